@@ -1,0 +1,267 @@
+"""Every error that pyraftkv raises. Each answers two questions: did it happen, and may I retry?
+
+.. code-block:: text
+
+    PyraftkvError
+    ├── NotApplied                 the request did not take effect and never will
+    │   ├── InvalidRequest         the request itself is wrong; a retry fails again (also a ValueError)
+    │   │   ├── DuplicateKey       one transaction writes a key twice
+    │   │   └── RequestTooLarge    over a named limit
+    │   ├── Compacted              that revision is gone; carries `compact_revision`
+    │   ├── FutureRevision         that revision does not exist yet; carries `revision`
+    │   ├── KeyNotFound            ignore_value/ignore_lease on a key that does not exist
+    │   ├── KeyExists              `create` of a key that is there; carries `key`, `mod_revision`
+    │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
+    │   ├── LeaseNotFound          the lease is unknown or expired
+    │   └── Unavailable            nobody could serve it now; a retry may succeed
+    │       ├── NoLeader           no leader within the deadline, and nothing was sent to one
+    │       ├── Overloaded         a named queue is full
+    │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
+    │       └── Closed             the node, client or watch is closed
+    ├── MaybeApplied               a write whose outcome is unknown: it may have happened, or may yet
+    │   ├── WriteTimeout           the deadline passed after the write was sent
+    │   ├── ConnectionLost         the connection broke while the write was under way
+    │   ├── SessionExpired         the session that made retries exactly-once was evicted
+    │   └── NodeFailed             the node stopped with the write under way
+    ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
+    ├── StorageError               the disk, or what stands on it
+    │   ├── DataDirLocked          another process has this data directory open
+    │   ├── ForeignDataDir         the directory belongs to another cluster or member
+    │   ├── UnsupportedFormat      written by a version that this one cannot read
+    │   ├── WalCorruption          damage that is not a torn tail; carries the exact place
+    │   ├── SnapshotCorruption     a snapshot file fails its checks
+    │   └── StorageFailed          an I/O error on the active log: final, never retried
+    └── TransportError             the network, or what came over it
+        ├── FrameError             garbage or oversized bytes; the connection is dropped
+        ├── HandshakeRejected      the other end refused our HELLO; carries `reason`
+        └── ConfigurationError     addresses, names or TLS settings that cannot work (also a ValueError)
+
+A caller of a write needs two `except` clauses, `NotApplied` and `MaybeApplied`; the rest is detail.
+Errors carry data as attributes and can cross the wire: `to_wire` and `from_wire`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PyraftkvError(Exception):
+    """The root of every error that pyraftkv raises on purpose.
+
+    Args:
+        message: What happened, for a person.
+        data: The attributes that the class documents, by keyword.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {}
+    """The attributes an error of this class carries, with their defaults."""
+
+    retryable: ClassVar[bool] = False
+    """Whether the same call may succeed later without a change."""
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message or _first_sentence(type(self)))
+        for name, default in self.defaults.items():
+            setattr(self, name, data.pop(name, default))
+        if data:
+            raise TypeError(f"{type(self).__name__} carries no {', '.join(sorted(data))}")
+
+
+def _first_sentence(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).splitlines()[0].rstrip(".")
+
+
+class NotApplied(PyraftkvError):
+    """The request did not take effect and never will."""
+
+
+class InvalidRequest(NotApplied, ValueError):
+    """The request itself is wrong; a retry fails again."""
+
+
+class DuplicateKey(InvalidRequest):
+    """One transaction writes the same key twice."""
+
+
+class RequestTooLarge(InvalidRequest):
+    """The request is larger than a named limit."""
+
+
+class Compacted(NotApplied):
+    """The revision asked for has been compacted away."""
+
+    defaults: ClassVar[dict[str, Any]] = {"compact_revision": 0}
+    compact_revision: int
+
+
+class FutureRevision(NotApplied):
+    """The revision asked for does not exist yet."""
+
+    defaults: ClassVar[dict[str, Any]] = {"revision": 0}
+    revision: int
+
+
+class KeyNotFound(NotApplied):
+    """The key does not exist, and the request needs it to."""
+
+
+class KeyExists(NotApplied):
+    """`create` found the key already there."""
+
+    defaults: ClassVar[dict[str, Any]] = {"key": b"", "mod_revision": 0}
+    key: bytes
+    mod_revision: int
+
+
+class RevisionMismatch(NotApplied):
+    """`if_revision=` did not hold: the key has another mod_revision (0: the key does not exist)."""
+
+    defaults: ClassVar[dict[str, Any]] = {"key": b"", "mod_revision": 0}
+    key: bytes
+    mod_revision: int
+
+
+class LeaseNotFound(NotApplied):
+    """The lease is unknown, revoked or expired."""
+
+
+class Unavailable(NotApplied):
+    """Nobody could serve the request now; a retry may succeed."""
+
+    retryable = True
+
+
+class NoLeader(Unavailable):
+    """No leader was known within the deadline; nothing was sent to one."""
+
+
+class Overloaded(Unavailable):
+    """A named queue is full."""
+
+
+class ReadTimeout(Unavailable):
+    """The read was not answered in time."""
+
+
+class Closed(Unavailable):
+    """The node, client or watch is closed."""
+
+    retryable = False
+
+
+class MaybeApplied(PyraftkvError):
+    """The outcome of the write is unknown: it may have happened, or may yet."""
+
+
+class WriteTimeout(MaybeApplied):
+    """The deadline passed after the write was sent."""
+
+
+class ConnectionLost(MaybeApplied):
+    """The connection broke while the write was under way."""
+
+
+class SessionExpired(MaybeApplied):
+    """The session that made retries exactly-once was evicted."""
+
+
+class NodeFailed(MaybeApplied):
+    """The node stopped with the write under way."""
+
+
+class WatchCancelled(PyraftkvError):
+    """The watch ended; start another at `resume_revision`, the first revision it has not delivered."""
+
+    defaults: ClassVar[dict[str, Any]] = {"resume_revision": 0, "compact_revision": 0}
+    resume_revision: int
+    compact_revision: int
+
+
+class StorageError(PyraftkvError):
+    """The disk, or what stands on it, is not usable."""
+
+
+class DataDirLocked(StorageError):
+    """Another process has this data directory open."""
+
+
+class ForeignDataDir(StorageError):
+    """The data directory belongs to another cluster or member."""
+
+
+class UnsupportedFormat(StorageError):
+    """The file was written in a format that this version cannot read."""
+
+
+class WalCorruption(StorageError):
+    """The write-ahead log is damaged in a place that a crash cannot have left so."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "segment": "",
+        "offset": 0,
+        "last_good_index": 0,
+        "lost_range": (0, 0),
+        "reason": "",
+    }
+    segment: str
+    offset: int
+    last_good_index: int
+    lost_range: tuple[int, int]
+    """The indexes `[lo, hi)` whose entries can no longer be read; `hi` is 0 if unknown."""
+    reason: str
+
+
+class SnapshotCorruption(StorageError):
+    """A snapshot file fails its checks."""
+
+    defaults: ClassVar[dict[str, Any]] = {"path": "", "offset": 0}
+    path: str
+    offset: int
+
+
+class StorageFailed(StorageError):
+    """An I/O error on the active log: the node stops, and the file is not touched again."""
+
+
+class TransportError(PyraftkvError):
+    """The network, or what came over it."""
+
+
+class FrameError(TransportError):
+    """Garbage or oversized bytes arrived; the connection is dropped."""
+
+
+class HandshakeRejected(TransportError):
+    """The other end refused our HELLO, or we refused theirs."""
+
+    defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": ""}
+    reason: str
+    """One of "wrong-cluster", "wrong-member", "unknown-member", "wrong-incarnation", "protocol", "unauthorized"."""
+    peer: str
+
+
+class ConfigurationError(TransportError, ValueError):
+    """Addresses, names or TLS settings that cannot work."""
+
+
+def _subclasses(cls: type[PyraftkvError]) -> dict[str, type[PyraftkvError]]:
+    table = {cls.__name__: cls}
+    for sub in cls.__subclasses__():
+        table |= _subclasses(sub)
+    return table
+
+
+_BY_NAME = _subclasses(PyraftkvError)
+
+
+def to_wire(error: PyraftkvError) -> tuple[str, str, dict[str, Any]]:
+    """Return the class name, message and data of ``error``, ready for the codec."""
+    return type(error).__name__, str(error), {name: getattr(error, name) for name in error.defaults}
+
+
+def from_wire(name: str, message: str, data: dict[str, Any]) -> PyraftkvError:
+    """Rebuild an error from `to_wire`; a class or attribute of a newer version falls back to its root."""
+    cls = _BY_NAME.get(name)
+    if cls is None:
+        return PyraftkvError(f"{name}: {message}")
+    return cls(message, **{key: value for key, value in data.items() if key in cls.defaults})

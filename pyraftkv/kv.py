@@ -1,0 +1,215 @@
+"""The `KV` protocol: one definition of what an application can ask, for every engine.
+
+`Node`, `Client` and the client of an in-memory cluster are all `KV`; recipes are written against nothing else.
+Keys and values are `str` (encoded as UTF-8) or `bytes`; results hold bytes. Options are keyword-only. `timeout` is
+a wait in seconds; None means the engine's default (5 s). Every write may raise `NotApplied` or `MaybeApplied`; every
+read may raise `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import field
+from typing import Literal, Protocol
+
+from typing_extensions import Self
+
+from pyraftkv._record import record
+from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget
+from pyraftkv.store.values import (
+    CompactResult,
+    DeleteResult,
+    Event,
+    KeyValue,
+    PutResult,
+    RangeResult,
+    TxnResult,
+    WatchBatch,
+)
+
+Consistency = Literal["linearizable", "lease", "local"]
+Bytes = str | bytes
+
+
+@record
+class PeerStatus:
+    """How a leader sees one peer, or how the transport does."""
+
+    id: int
+    name: str
+    address: str
+    connected: bool
+    match: int = 0
+    """The last index known to be stored there (leader only)."""
+    state: str = ""
+    """"probe", "replicate" or "snapshot" (leader only)."""
+
+
+@record
+class Status:
+    """One member's view of itself and of its cluster (etcd, `StatusResponse`, and more)."""
+
+    name: str
+    member_id: int
+    cluster_id: int
+    role: str
+    """"leader", "follower", "candidate", "pre-candidate" or "starting"."""
+    leader: int
+    """The leader's member id; 0 when none is known."""
+    leader_name: str
+    term: int
+    commit_index: int
+    applied_index: int
+    last_index: int
+    saved_index: int
+    revision: int
+    compact_revision: int
+    db_size_bytes: int
+    keys: int
+    has_quorum: bool
+    """Whether the member hears from a quorum: a leader by its CheckQuorum, a follower by its leader's heartbeats."""
+    storage: str
+    version: str
+    peers: list[PeerStatus] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+
+
+class Watch(Protocol):
+    """A running watch: an async context manager, and an async iterator over events.
+
+    Events arrive in revision order, each once, with no gap. Ends with `WatchCancelled` when it cannot go on.
+    """
+
+    @property
+    def revision(self) -> int:
+        """Everything up to this revision has been handed out."""
+        ...
+
+    async def synced(self, *, timeout: float | None = None) -> int:
+        """Wait until the watch is in place and history up to the present is delivered; return that revision."""
+        ...
+
+    def batches(self) -> AsyncIterator[WatchBatch]:
+        """Iterate over batches of whole revisions instead of single events."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Event]: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class TxnBuilder(Protocol):
+    """``await kv.txn().when(...).then(...).otherwise(...)``; every part is optional."""
+
+    def when(self, *compares: Compare) -> Self: ...
+
+    def then(self, *operations: Operation) -> Self: ...
+
+    def otherwise(self, *operations: Operation) -> Self: ...
+
+    async def commit(self, *, timeout: float | None = None) -> TxnResult: ...
+
+
+class KV(Protocol):
+    """The store as an application sees it."""
+
+    async def get(
+        self,
+        key: Bytes,
+        *,
+        revision: int = 0,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
+        ...
+
+    async def range(
+        self,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        revision: int = 0,
+        limit: int = 0,
+        sort: SortTarget = SortTarget.KEY,
+        order: SortOrder = SortOrder.NONE,
+        keys_only: bool = False,
+        count_only: bool = False,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`."""
+        ...
+
+    def scan(
+        self,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        revision: int = 0,
+        page: int = 1000,
+        consistency: Consistency = "linearizable",
+    ) -> AsyncIterator[KeyValue]:
+        """Iterate over a range of any size, page by page, all at one revision."""
+        ...
+
+    async def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Set the key. With `if_revision`, only if its mod_revision is that (0: it does not exist).
+
+        Raises `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
+        """
+        ...
+
+    async def create(self, key: Bytes, value: Bytes, *, lease: int = 0, timeout: float | None = None) -> PutResult:
+        """Set the key if it does not exist. Raises `KeyExists`."""
+        ...
+
+    async def delete(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        prev_kv: bool = False,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Delete one key, `[key, end)`, or every key with `prefix`."""
+        ...
+
+    def txn(self) -> TxnBuilder: ...
+
+    async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
+        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`."""
+        ...
+
+    def watch(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+    ) -> Watch:
+        """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
+        ...
+
+    async def status(self, *, timeout: float | None = None) -> Status: ...

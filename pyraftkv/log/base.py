@@ -1,0 +1,119 @@
+"""What the node needs of durability: `Storage`, and the records it exchanges.
+
+`FileStorage` (files.py) and `MemoryStorage` (memory.py) implement it. Calls come from one event loop; the disk is
+touched on the writer's and the snapshot writer's threads only, and completions return to the loop through the
+callables given. After the first error of the active log the storage has failed for good: `failed` is called once,
+nothing completes any more, and no file is touched again (durability rule: never retry an fsync).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from pyraftkv._record import record
+from pyraftkv.core.ready import Save
+from pyraftkv.core.types import Entry, HardState, SnapshotMeta
+
+
+@record
+class Identity:
+    """Whose directory this is. Zero means not known yet; once set, a value never changes (except `boot_count`)."""
+
+    cluster_id: int
+    member_id: int
+    incarnation: int
+    """Minted at random with the directory: a wiped disk comes back as somebody else."""
+    boot_count: int
+    """Counts the starts from this directory; durable before the start goes on."""
+
+
+@record
+class Recovered:
+    """What stood on disk when the storage was opened."""
+
+    identity: Identity
+    hard_state: HardState
+    snapshot: SnapshotMeta | None
+    """The newest usable snapshot: its data comes from `read_snapshot`."""
+    entries: list[Entry]
+    """Every entry after `snapshot`, in order."""
+    first_index: int
+    """The first index that `read_entries` can still return (it may precede the snapshot)."""
+    repaired: str = ""
+    """What was mended on the way, for the log; empty when nothing."""
+
+
+class SnapshotSink(Protocol):
+    """Where a snapshot's chunks go: a temporary file until `commit`."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Append one chunk. Raises `StorageError` if the disk refuses; the sink is then aborted."""
+        ...
+
+    async def commit(self) -> None:
+        """Make the snapshot durable: file synced, renamed, directory synced. Nothing uses it before this returns.
+
+        For a local snapshot the log then records it and purges what it replaces; for a received one that is done by
+        the `Save` that carries it.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Forget what was written. Idempotent; harmless after `commit`."""
+        ...
+
+
+class Storage(Protocol):
+    """The durable half of a member."""
+
+    @property
+    def kind(self) -> str:
+        """For `status()`: "files", "memory" or, without syncs, "files-without-fsync"."""
+        ...
+
+    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+        """Open or create everything, count the boot, and return what stood there.
+
+        Raises: `DataDirLocked`, `ForeignDataDir`, `UnsupportedFormat`, `WalCorruption`, `SnapshotCorruption`,
+        `StorageFailed`.
+        """
+        ...
+
+    async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
+        """Bind the directory to a cluster and a member, durably. Raises `ForeignDataDir` if it is bound otherwise."""
+        ...
+
+    def save(self, save: Save, then: Callable[[int], None]) -> None:
+        """Queue `save` for the writer and call ``then(save.number)`` on the loop when it is durable.
+
+        Never blocks. Saves queued together share one write and one fdatasync, and complete in order; a later
+        completion may stand for earlier ones.
+        """
+        ...
+
+    async def read_entries(self, *, lo: int, hi: int, bytes_max: int) -> list[Entry]:
+        """Return the entries from `lo`, at most to `hi`, one at least; empty if the log no longer has `lo`."""
+        ...
+
+    def create_snapshot(self, meta: SnapshotMeta, *, received: bool = False) -> SnapshotSink:
+        """Start writing a snapshot; `received` when it comes from the leader and a `Save` will name it."""
+        ...
+
+    def read_snapshot(self, meta: SnapshotMeta, *, from_chunk: int = 0) -> AsyncIterator[bytes]:
+        """Yield the chunks of a committed snapshot, verified. Raises `SnapshotCorruption`."""
+        ...
+
+    @property
+    def first_index(self) -> int:
+        """The first index that `read_entries` can still return."""
+        ...
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of log since the newest snapshot, for the snapshot policy."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is queued, sync and release everything. Idempotent."""
+        ...

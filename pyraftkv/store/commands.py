@@ -1,0 +1,121 @@
+"""What the store can be asked: imperatives that change it, and queries that read it.
+
+Key ranges are `[key, end)` in etcd's notation (etcd, `RangeRequest`): `end == b""` is the single key,
+`end == b"\\0"` everything from `key` on, `key == end == b"\\0"` everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from enum import IntEnum
+
+from pyraftkv._record import record
+
+SINGLE_KEY = b""
+FROM_KEY = b"\0"
+
+
+class SortTarget(IntEnum):
+    KEY = 0
+    VERSION = 1
+    CREATE = 2
+    MOD = 3
+    VALUE = 4
+
+
+class SortOrder(IntEnum):
+    NONE = 0
+    ASCEND = 1
+    DESCEND = 2
+
+
+class CompareTarget(IntEnum):
+    VERSION = 0
+    CREATE = 1
+    MOD = 2
+    VALUE = 3
+    LEASE = 4
+
+
+class CompareResult(IntEnum):
+    EQUAL = 0
+    GREATER = 1
+    LESS = 2
+    NOT_EQUAL = 3
+
+
+@record
+class PutKey:
+    """Set `key` to `value` (etcd, `PutRequest`)."""
+
+    key: bytes
+    value: bytes
+    lease: int = 0
+    prev_kv: bool = False
+    ignore_value: bool = False
+    ignore_lease: bool = False
+
+
+@record
+class DeleteRange:
+    """Delete the keys in `[key, end)` (etcd, `DeleteRangeRequest`)."""
+
+    key: bytes
+    end: bytes = SINGLE_KEY
+    prev_kv: bool = False
+
+
+@record
+class RangeQuery:
+    """Read the keys in `[key, end)` (etcd, `RangeRequest`)."""
+
+    key: bytes
+    end: bytes = SINGLE_KEY
+    revision: int = 0
+    """Read as of this revision; 0 or less: the latest."""
+    limit: int = 0
+    """At most this many keys; 0: all."""
+    sort_target: SortTarget = SortTarget.KEY
+    sort_order: SortOrder = SortOrder.NONE
+    keys_only: bool = False
+    count_only: bool = False
+    min_mod_revision: int = 0
+    max_mod_revision: int = 0
+    min_create_revision: int = 0
+    max_create_revision: int = 0
+
+
+@record
+class Compare:
+    """One comparison of a transaction's guard (etcd, `Compare`)."""
+
+    target: CompareTarget
+    result: CompareResult
+    key: bytes
+    operand: int | bytes
+    """Bytes for `CompareTarget.VALUE`, an integer otherwise."""
+    end: bytes = SINGLE_KEY
+    """With a range, every key in it must satisfy the comparison."""
+
+
+@record
+class Transaction:
+    """If every comparison holds do `success`, else `failure`: atomically, at one revision (etcd, `TxnRequest`)."""
+
+    compares: list[Compare] = field(default_factory=list)
+    success: list[Operation] = field(default_factory=list)
+    failure: list[Operation] = field(default_factory=list)
+
+
+@record
+class Compact:
+    """Forget history before `revision` (etcd, `CompactionRequest`)."""
+
+    revision: int
+
+
+Operation = PutKey | DeleteRange | RangeQuery | Transaction
+"""What may stand in a transaction's branches."""
+
+Command = PutKey | DeleteRange | Transaction | Compact
+"""What may be applied: everything that can change the store."""

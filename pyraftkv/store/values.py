@@ -1,0 +1,104 @@
+"""What the store answers: key-values with etcd's fields, results with their revision, watch events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import field
+from enum import IntEnum
+from typing import Any
+
+from pyraftkv._record import record
+
+
+@record
+class KeyValue:
+    """A key, its value and where they stand in history (etcd, `KeyValue`)."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    """The revision of the put that created the key, since it last did not exist."""
+    mod_revision: int
+    """The revision of the last change."""
+    version: int
+    """How many puts since the key was created, itself included."""
+    lease: int = 0
+
+    @property
+    def text(self) -> str:
+        """The value, decoded as UTF-8."""
+        return self.value.decode()
+
+    def json(self) -> Any:
+        """The value, parsed as JSON."""
+        return json.loads(self.value)
+
+
+@record
+class PutResult:
+    revision: int
+    """The revision that this put made."""
+    prev_kv: KeyValue | None = None
+    """What stood there before, if it was asked for and existed."""
+
+
+@record
+class DeleteResult:
+    revision: int
+    """The revision that the deletion made; the current one when nothing was deleted."""
+    deleted: int
+    prev_kvs: list[KeyValue] = field(default_factory=list)
+
+
+@record
+class RangeResult:
+    revision: int
+    """The store's current revision when the range was read (etcd's header), not the one that was asked for."""
+    kvs: list[KeyValue]
+    more: bool
+    """Whether `limit` cut the result."""
+    count: int
+    """How many keys are in the range, whatever `limit` says."""
+
+
+@record
+class TxnResult:
+    revision: int
+    succeeded: bool
+    responses: list[PutResult | DeleteResult | RangeResult | TxnResult] = field(default_factory=list)
+
+
+@record
+class CompactResult:
+    revision: int
+
+
+Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult
+
+
+class EventType(IntEnum):
+    PUT = 0
+    DELETE = 1
+
+
+@record
+class Event:
+    """One change of one key (etcd, `Event`)."""
+
+    type: EventType
+    kv: KeyValue
+    """For a DELETE only `key` and `mod_revision` are set."""
+    prev_kv: KeyValue | None = None
+
+    @property
+    def is_create(self) -> bool:
+        return self.type is EventType.PUT and self.kv.create_revision == self.kv.mod_revision
+
+
+@record
+class WatchBatch:
+    """The events of one or more whole revisions, in order; a revision is never split over two batches."""
+
+    events: list[Event]
+    revision: int
+    """Everything up to and including this revision has been delivered."""
