@@ -1,0 +1,69 @@
+# Everything a contributor runs, on a machine that has Python 3.11+, its venv module and make.
+# `make help` lists the targets. Each installs what it needs, and no more, into .venv beside this file.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+COVERED := --cov=pyraftkv.core --cov=pyraftkv.log --cov=pyraftkv.store --cov-branch --cov-report=term
+
+.PHONY: help demo test lint format bench soak clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-cli ## Start three nodes, kill the leader, watch it heal (ARGS="--help" for more)
+	@$(BIN)/python -m pyraftkv demo $(ARGS)
+
+test: $(VENV)/.installed-test ## Run every test, with the branch coverage of core, log and store
+	@$(BIN)/python -m pytest $(COVERED) $(ARGS)
+
+lint: $(VENV)/.installed-lint ## Check style, formatting and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-lint ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-bench ## Measure replicated puts, beside a real etcd and PySyncObj
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(VENV)/.installed-test ## Run the long versions of the random tests, with new seeds (they are printed)
+	@$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
+
+clean: ## Remove the virtual environment, caches and reports
+	rm -rf $(VENV) build dist htmlcov bench-results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment that works is kept, whoever made it; half of one (venv without ensurepip leaves that) is not.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here. Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "pyraftkv needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; \
+	    exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	    echo "Could not make $(VENV). On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# One stamp per set of extras; a change of pyproject.toml installs again.
+$(VENV)/.installed-cli: $(VENV)/.made pyproject.toml
+	@$(PIP) '.[cli]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.made pyproject.toml
+	@$(PIP) '.[cli,test]'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.made pyproject.toml
+	@$(PIP) '.[cli,uvloop,test,lint]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.made pyproject.toml
+	@$(PIP) '.[cli,uvloop,bench]'
+	@touch $@

@@ -1,0 +1,46 @@
+"""What every test shares: short and repeatable runs by default, long ones with new seeds under ``--soak``.
+
+A random test takes its seeds from a fixed list, and more of them when the fixture `soak` is true::
+
+    def test_anything_goes(soak: bool) -> None:
+        for seed in range(2_000 if soak else 20):
+            run(random.Random(seed))  # names the seed when it fails
+
+Hypothesis tests need nothing: their profile changes with the option. An explicit ``@settings(max_examples=...)``
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("short", derandomize=True, deadline=None)
+settings.register_profile(
+    "soak", max_examples=10_000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--soak``."""
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        default=os.environ.get("PYRAFTKV_SOAK") == "1",
+        help="run the long versions of the random tests (also: PYRAFTKV_SOAK=1)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the Hypothesis profile, and tell the processes that tests start."""
+    soak = config.getoption("--soak")
+    settings.load_profile("soak" if soak else "short")
+    os.environ["PYRAFTKV_SOAK"] = "1" if soak else "0"
+
+
+@pytest.fixture(scope="session")
+def soak(pytestconfig: pytest.Config) -> bool:
+    """Whether random tests should run long."""
+    return bool(pytestconfig.getoption("--soak"))
