@@ -1,0 +1,311 @@
+"""`Engine`: the whole `KV` protocol in terms of three things that differ: how to write, read and watch.
+
+`Node` and `Client` inherit it, so a call means the same and is checked the same wherever it is made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from pyraftkv import errors
+from pyraftkv.kv import Bytes, Consistency, Status, Watch
+from pyraftkv.store.commands import (
+    FROM_KEY,
+    SINGLE_KEY,
+    Command,
+    Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    Operation,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+    Transaction,
+)
+from pyraftkv.store.values import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
+
+R = TypeVar("R", PutResult, DeleteResult)
+
+REQUEST_BYTES_MAX = 3 * 512 * 1024
+"""The largest key and value (or transaction) in one request: 1.5 MiB, as etcd's default."""
+
+SCAN_PAGE_MAX = 100_000
+
+
+def to_bytes(value: Bytes) -> bytes:
+    """Return ``value`` as bytes; text is encoded as UTF-8. Raises `InvalidRequest` for anything else."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise errors.InvalidRequest(f"keys and values are str or bytes, not {type(value).__name__}")
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the first key that is past every key with ``prefix`` (etcd's `GetPrefixRangeEnd`)."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else FROM_KEY
+
+
+def key_range(start: Bytes | None, end: Bytes | None, prefix: Bytes | None) -> tuple[bytes, bytes]:
+    """Translate `start, end=` or `prefix=` into etcd's `[key, end)`; no end means everything from ``start`` on."""
+    if prefix is not None:
+        if start or end is not None:
+            raise errors.InvalidRequest("give either prefix= or a start and end, not both")
+        raw = to_bytes(prefix)
+        return raw or b"\0", prefix_end(raw)
+    first = to_bytes(start or b"") or b"\0"
+    return first, FROM_KEY if end is None else to_bytes(end)
+
+
+def single_or_range(key: Bytes | None, end: Bytes | None, prefix: Bytes | None) -> tuple[bytes, bytes]:
+    """As `key_range`, but a key without an end is that key alone."""
+    if prefix is None and end is None:
+        if key is None:
+            raise errors.InvalidRequest("give a key or prefix=")
+        return _key(key), SINGLE_KEY
+    return key_range(key, end, prefix)
+
+
+def _key(key: Bytes) -> bytes:
+    raw = to_bytes(key)
+    if not raw:
+        raise errors.InvalidRequest("a key must not be empty")
+    return raw
+
+
+def mod_revision_is(key: bytes, revision: int) -> Compare:
+    """Compare that the key was last changed at ``revision`` (0: does not exist)."""
+    return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, revision)
+
+
+class Txn:
+    """Collects a transaction; see `KV.txn`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._compares: list[Compare] = []
+        self._success: list[Operation] = []
+        self._failure: list[Operation] = []
+
+    def when(self, *compares: Compare) -> Txn:
+        """Add comparisons: all must hold for `then` to be done."""
+        self._compares += compares
+        return self
+
+    def then(self, *operations: Operation) -> Txn:
+        """Add operations to do when every comparison holds."""
+        self._success += operations
+        return self
+
+    def otherwise(self, *operations: Operation) -> Txn:
+        """Add operations to do when one does not."""
+        self._failure += operations
+        return self
+
+    async def commit(self, *, timeout: float | None = None) -> TxnResult:
+        """Do it, atomically and at one revision. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._engine.transact(Transaction(self._compares, self._success, self._failure), timeout=timeout)
+
+
+class Engine(ABC):
+    """The `KV` protocol over `write`, `read`, `watch_range` and `status`."""
+
+    @abstractmethod
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+
+    @abstractmethod
+    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+
+    @abstractmethod
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> Watch:
+        """Start a watch."""
+
+    @abstractmethod
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return this member's view of itself and of the cluster."""
+
+    async def get(
+        self,
+        key: Bytes,
+        *,
+        revision: int = 0,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
+        result = await self.read(RangeQuery(_key(key), revision=revision), consistency, timeout)
+        return result.kvs[0] if result.kvs else None
+
+    async def range(
+        self,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        revision: int = 0,
+        limit: int = 0,
+        sort: SortTarget = SortTarget.KEY,
+        order: SortOrder = SortOrder.NONE,
+        keys_only: bool = False,
+        count_only: bool = False,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`."""
+        first, last = key_range(start, end, prefix)
+        query = RangeQuery(
+            first,
+            last,
+            revision=revision,
+            limit=limit,
+            sort_target=sort,
+            sort_order=order,
+            keys_only=keys_only,
+            count_only=count_only,
+        )
+        return await self.read(query, consistency, timeout)
+
+    async def scan(
+        self,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        revision: int = 0,
+        page: int = 1000,
+        consistency: Consistency = "linearizable",
+    ) -> AsyncIterator[KeyValue]:
+        """Iterate over a range of any size, page by page, all at one revision."""
+        if not 1 <= page <= SCAN_PAGE_MAX:
+            raise errors.InvalidRequest(f"page is 1 to {SCAN_PAGE_MAX}, not {page}")
+        first, last = key_range(start, end, prefix)
+        while True:
+            query = RangeQuery(first, last, revision=revision, limit=page)
+            result = await self.read(query, consistency, None)
+            for kv in result.kvs:
+                yield kv
+            if not result.more:
+                return
+            revision = revision or result.revision
+            first = result.kvs[-1].key + b"\0"
+
+    async def put(
+        self,
+        key: Bytes,
+        value: Bytes,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Set the key. With `if_revision`, only if its mod_revision is that (0: it does not exist).
+
+        Raises: `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
+        """
+        raw = _key(key)
+        command = PutKey(raw, to_bytes(value), lease, prev_kv)
+        if len(raw) + len(command.value) > REQUEST_BYTES_MAX:
+            raise errors.RequestTooLarge(f"key and value have {len(raw) + len(command.value)} bytes, over 1.5 MiB")
+        if if_revision is not None:
+            return await self._guarded(raw, command, if_revision, errors.RevisionMismatch, PutResult, timeout)
+        result = await self.write(command, timeout)
+        assert type(result) is PutResult
+        return result
+
+    async def create(self, key: Bytes, value: Bytes, *, lease: int = 0, timeout: float | None = None) -> PutResult:
+        """Set the key if it does not exist. Raises `KeyExists`."""
+        raw = _key(key)
+        command = PutKey(raw, to_bytes(value), lease)
+        return await self._guarded(raw, command, 0, errors.KeyExists, PutResult, timeout)
+
+    async def delete(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        prev_kv: bool = False,
+        if_revision: int | None = None,
+        timeout: float | None = None,
+    ) -> DeleteResult:
+        """Delete one key, `[key, end)`, or every key with `prefix`.
+
+        Raises: `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
+        """
+        first, last = single_or_range(key, end, prefix)
+        command = DeleteRange(first, last, prev_kv)
+        if if_revision is not None:
+            if last:
+                raise errors.InvalidRequest("if_revision= guards a single key")
+            return await self._guarded(first, command, if_revision, errors.RevisionMismatch, DeleteResult, timeout)
+        result = await self.write(command, timeout)
+        assert isinstance(result, DeleteResult)
+        return result
+
+    def txn(self) -> Txn:
+        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``."""
+        return Txn(self)
+
+    async def transact(self, transaction: Transaction, *, timeout: float | None = None) -> TxnResult:
+        """Do a whole transaction. Raises `NotApplied`, `MaybeApplied`."""
+        result = await self.write(transaction, timeout)
+        assert isinstance(result, TxnResult)
+        return result
+
+    async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
+        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`."""
+        result = await self.write(Compact(revision), timeout)
+        assert isinstance(result, CompactResult)
+        return result
+
+    def watch(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+    ) -> Watch:
+        """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
+        first, last = single_or_range(key, end, prefix)
+        if start_revision < 0:
+            raise errors.InvalidRequest("start_revision must not be negative")
+        return self.watch_range(
+            first, last, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
+        )
+
+    async def _guarded(
+        self,
+        key: bytes,
+        command: PutKey | DeleteRange,
+        revision: int,
+        error: type[errors.KeyExists | errors.RevisionMismatch],
+        kind: type[R],
+        timeout: float | None,
+    ) -> R:
+        """Do ``command`` if the key's mod_revision is ``revision``, else raise ``error`` with the real one."""
+        txn = Transaction([mod_revision_is(key, revision)], [command], [RangeQuery(key)])
+        result = await self.transact(txn, timeout=timeout)
+        response = result.responses[0]
+        if result.succeeded:
+            assert isinstance(response, kind)
+            return response
+        assert isinstance(response, RangeResult)
+        actual = response.kvs[0].mod_revision if response.kvs else 0
+        raise error(f"{key!r} has mod_revision {actual}, not {revision}", key=key, mod_revision=actual)

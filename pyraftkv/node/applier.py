@@ -1,0 +1,129 @@
+"""Applying: committed entries reach the replica in slices of about a millisecond, so that the loop never blocks.
+
+A slice ends when its time is up, even in the middle of a long command. Between slices everything else has its turn:
+heartbeats, reads, watches, a snapshot being walked. Readers see a revision only when its entry is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from pyraftkv.core import Applied, Entry, Membership, SnapshotMeta
+from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
+
+ENTRIES_PER_CLOCK_READ = 32
+"""The clock is read after this many entries: reading it costs about a tenth of a small command."""
+
+STEP_BUDGET = 500
+"""Keys that a long command touches between two looks at the clock."""
+
+
+class Owner(Protocol):
+    """What the applier tells its node."""
+
+    def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
+        """A slice is complete: resolve who waits, wake the watches, tell the core."""
+        ...
+
+    def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
+        """Another replica, restored from a snapshot, takes over from here."""
+        ...
+
+
+class Applier:
+    """Feeds one replica, in order: entries, and snapshots that replace it."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        owner: Owner,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        read_snapshot: Callable[[SnapshotMeta], AsyncIterator[bytes]],
+        slice_seconds: float,
+    ) -> None:
+        self.replica = replica
+        self._owner = owner
+        self._loop = loop
+        self._read_snapshot = read_snapshot
+        self._slice_seconds = slice_seconds
+        self._work: deque[list[Entry] | SnapshotMeta] = deque()
+        self._offset = 0
+        """How many entries of the first list in `_work` are applied."""
+        self._wake = asyncio.Event()
+        self._restoring = False
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._work and not self._restoring
+
+    def submit(self, restore: SnapshotMeta | None, committed: list[Entry]) -> None:
+        """Take what a `Ready` says is to be applied. The first slice of it runs at once, when nothing is before it."""
+        idle = self.is_idle
+        if restore is not None:
+            self._work.append(restore)
+        if committed:
+            self._work.append(committed)
+        if idle and self._work and not isinstance(self._work[0], SnapshotMeta):
+            self._slice()
+        if self._work:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Apply whatever is left over from `submit`, slice by slice, until cancelled."""
+        while True:
+            await self._wake.wait()
+            while self._work:
+                first = self._work[0]
+                if isinstance(first, SnapshotMeta):
+                    await self.restore(first)
+                    self._work.popleft()
+                else:
+                    self._slice()
+                await asyncio.sleep(0)
+            self._wake.clear()
+
+    async def restore(self, snapshot: SnapshotMeta) -> None:
+        """Build a replica from a snapshot, a chunk at a time, and swap it in. Raises `SnapshotCorruption`."""
+        self._restoring = True
+        restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+        async for chunk in self._read_snapshot(snapshot):
+            restorer.feed(chunk)
+            await asyncio.sleep(0)
+        self.replica = restorer.finish()
+        self._restoring = False
+        self._owner.replica_restored(self.replica, snapshot)
+
+    def _slice(self) -> None:
+        """Apply for about `slice_seconds`, then report what came of it."""
+        deadline = self._loop.time() + self._slice_seconds
+        effects: list[Effect] = []
+        membership: Membership | None = None
+        replica = self.replica
+        while self._work and not isinstance(self._work[0], SnapshotMeta):
+            changed = self._some_entries(self._work[0], effects)
+            membership = changed or membership
+            if self._loop.time() >= deadline:
+                break
+        self._owner.effects_applied(effects, Applied(replica.applied_index, membership))
+
+    def _some_entries(self, entries: list[Entry], effects: list[Effect]) -> Membership | None:
+        """Apply the next few of ``entries``, or a step of the one under way; return a membership that one set."""
+        replica = self.replica
+        membership = None
+        for entry in entries[self._offset : self._offset + ENTRIES_PER_CLOCK_READ]:
+            consequence = replica.step(STEP_BUDGET) if replica.is_busy else replica.apply(entry)
+            if consequence is BUSY:
+                break
+            self._offset += 1
+            if type(consequence) is Effect:
+                effects.append(consequence)
+            elif isinstance(consequence, MembershipApplied):
+                membership = consequence.membership
+        if self._offset == len(entries):
+            self._work.popleft()
+            self._offset = 0
+        return membership

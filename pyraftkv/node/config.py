@@ -1,0 +1,61 @@
+"""Every knob of a node, with its unit and its bounds."""
+
+from __future__ import annotations
+
+from pyraftkv import errors
+from pyraftkv._record import record
+
+
+@record
+class NodeConfig:
+    """How a node keeps time and where its limits are. The defaults are for a local network."""
+
+    tick_seconds: float = 0.01
+    """How often the Raft machine is told that time passes."""
+    heartbeat_seconds: float = 0.1
+    """How often an idle leader says so."""
+    election_timeout_seconds: float = 1.0
+    """How long a follower waits for its leader: a random time between this and twice this."""
+    request_timeout_seconds: float = 5.0
+    """The deadline of a call that names none."""
+    retry_seconds: float = 1.0
+    """A write or read round not heard of for this long is sent again (under its session; with a fresh context)."""
+    apply_slice_seconds: float = 0.001
+    """How long applying may hold the event loop at a time."""
+    apply_backlog_bytes_max: int = 16 * 1024 * 1024
+    """Committed bytes handed to the applier and not applied yet."""
+    snapshot_log_bytes_min: int = 64 * 1024 * 1024
+    """A snapshot is taken when the log since the last one exceeds this and half the last one's size."""
+    snapshot_chunks_in_flight_max: int = 4
+    """Chunks sent to a follower beyond the last one it acknowledged."""
+    snapshot_stall_seconds: float = 10.0
+    """A snapshot transfer without an acknowledgement for this long is given up, and begun again if still needed."""
+    close_seconds: float = 2.0
+    """How long a graceful close waits for writes under way, and then again for leadership to be handed over."""
+    append_bytes_max: int = 1024 * 1024
+    """Entries in one message to a follower."""
+    uncommitted_bytes_max: int = 64 * 1024 * 1024
+    """What a leader takes on before anything of it commits; more is sent back and offered again later."""
+    log_cache_bytes_max: int = 16 * 1024 * 1024
+    """Entries kept in memory for followers that are a little behind; older ones are read from the log's files."""
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` that names the pair of values that cannot work together."""
+        pairs = (
+            ("tick_seconds", "heartbeat_seconds", 1),
+            ("heartbeat_seconds", "election_timeout_seconds", 3),
+        )
+        for small, large, factor in pairs:
+            low, high = getattr(self, small), getattr(self, large)
+            if not 0 < low * factor <= high:
+                raise errors.ConfigurationError(
+                    f"{large} ({high}) must be at least {factor} times {small} ({low}), and both above 0"
+                )
+
+    @property
+    def heartbeat_ticks(self) -> int:
+        return max(1, round(self.heartbeat_seconds / self.tick_seconds))
+
+    @property
+    def election_ticks(self) -> int:
+        return max(2, round(self.election_timeout_seconds / self.tick_seconds))

@@ -1,0 +1,115 @@
+"""The driver: the one loop in which core, log, transport and replica meet.
+
+Nothing here waits for the disk, the network or the state machine: each is handed its part of a `Ready`, and what
+comes of it returns through the inbox as one more input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from pyraftkv.codec import PeerMessage
+from pyraftkv.core import EntryFetch, Fetched, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
+from pyraftkv.log.base import Storage
+from pyraftkv.node.applier import Applier
+from pyraftkv.node.inbox import Inbox
+from pyraftkv.node.reads import ReadRounds
+from pyraftkv.node.snapshots import SnapshotSender
+from pyraftkv.transport.base import Transport
+from pyraftkv.writes import PendingWrites
+
+
+class Driver:
+    """Runs one Raft machine against a disk, a network and a replica."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        *,
+        inbox: Inbox,
+        storage: Storage,
+        transport: Transport,
+        applier: Applier,
+        reads: ReadRounds,
+        writes: PendingWrites,
+        snapshots: SnapshotSender,
+        led: Callable[[SoftState], None],
+    ) -> None:
+        self._raft = raft
+        self._inbox = inbox
+        self._storage = storage
+        self._transport = transport
+        self._applier = applier
+        self._reads = reads
+        self._writes = writes
+        self._snapshots = snapshots
+        self._led = led
+        self._saved_number = 0
+        self._held: deque[tuple[int, list[PeerMessage]]] = deque()
+        """Messages that wait for a save, by its number."""
+        self._fetches: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Drive the machine until cancelled."""
+        while True:
+            self._raft.feed(await self._inbox.drain())
+            self._reads.seal()
+            ready = self._raft.ready()
+            self._send(ready)
+            if ready.save is not None:
+                self._storage.save(ready.save, self._saved)
+            if ready.restore is not None or ready.committed:
+                self._applier.submit(ready.restore, ready.committed)
+            if ready.reads:
+                self._reads.confirmed(ready.reads)
+            if ready.fetches or ready.soft_state or ready.rejected_proposals:
+                self._handle_rare(ready)
+
+    async def tick(self, seconds: float) -> None:
+        """Tell the machine that time passes. A late tick counts once, however late (design: never replayed in bulk)."""
+        while True:
+            await asyncio.sleep(seconds)
+            self._inbox.put(Tick())
+
+    def _send(self, ready: Ready) -> None:
+        """Send what may leave now; hold what waits for a save that is not on disk yet."""
+        messages: list[PeerMessage] = []
+        for message in ready.messages:
+            if type(message) is InstallSnapshot:
+                self._snapshots.start(message)
+            else:
+                messages.append(message)
+        waiting = ready.messages_after_save
+        if waiting:
+            if ready.after_save <= self._saved_number:
+                messages += waiting
+            else:
+                self._held.append((ready.after_save, list(waiting)))
+        if messages:
+            self._transport.send(messages)
+
+    def _saved(self, number: int) -> None:
+        """A save is on disk: release what waited for it at once, then let the machine count it."""
+        self._saved_number = number
+        released: list[PeerMessage] = []
+        while self._held and self._held[0][0] <= number:
+            released += self._held.popleft()[1]
+        if released:
+            self._transport.send(released)
+        self._inbox.put(Saved(number))
+
+    def _handle_rare(self, ready: Ready) -> None:
+        if ready.rejected_proposals:
+            self._writes.returned(ready.rejected_proposals)
+        for fetch in ready.fetches:
+            task = asyncio.get_running_loop().create_task(self._fetch(fetch), name="pyraftkv-fetch")
+            self._fetches.add(task)
+            task.add_done_callback(self._fetches.discard)
+        if ready.soft_state is not None:
+            self._led(ready.soft_state)
+
+    async def _fetch(self, fetch: EntryFetch) -> None:
+        entries = await self._storage.read_entries(lo=fetch.lo, hi=fetch.hi, bytes_max=fetch.bytes_max)
+        self._inbox.put(Fetched(fetch.lo, entries))

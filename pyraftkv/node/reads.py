@@ -1,0 +1,131 @@
+"""Linearizable reads: rounds of ReadIndex that many reads share (thesis §6.4).
+
+A read joins the round that has not been sent yet; when the round is confirmed at some index, and this member has
+applied up to it, its reads may be answered from local state. A round that is not answered (the leader changed, a
+message was lost) is begun again with a *fresh* context: an answer to the old one could be from before the reads in
+question even arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pyraftkv import errors
+from pyraftkv.core import ReadReady
+
+READS_WAITING_MAX = 65_536
+"""Linearizable reads under way; one more is refused as `Overloaded`."""
+
+
+class _Round:
+    __slots__ = ("sent_at", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: list[tuple[asyncio.Future[None], float]] = []
+        self.sent_at = 0.0
+
+
+class ReadRounds:
+    """The reads that wait for a read index, and those that wait for it to be applied."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, send: Callable[[int], None], retry_seconds: float, first_context: int
+    ) -> None:
+        self._loop = loop
+        self._send = send
+        self._retry_seconds = retry_seconds
+        self._context = first_context
+        self._gathering: _Round | None = None
+        self._sent: dict[int, _Round] = {}
+        self._confirmed: list[tuple[int, _Round]] = []
+        self._applied = 0
+        self._count = 0
+
+    def join(self, deadline: float) -> asyncio.Future[None]:
+        """Return a future that resolves once local state is as fresh as this moment."""
+        if self._count >= READS_WAITING_MAX:
+            raise errors.Overloaded(f"{self._count} linearizable reads are under way already")
+        if self._gathering is None:
+            self._gathering = _Round()
+            self._start(self._gathering)
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._gathering.waiters.append((future, deadline))
+        self._count += 1
+        return future
+
+    def seal(self) -> None:
+        """The round being gathered is on its way: a read that arrives now must join the next one."""
+        self._gathering = None
+
+    def confirmed(self, reads: list[ReadReady]) -> None:
+        """Take the rounds that the core confirmed."""
+        for ready in reads:
+            waiting = self._sent.pop(ready.context, None)
+            if waiting is not None:
+                self._confirmed.append((ready.index, waiting))
+        self.applied(self._applied)
+
+    def applied(self, index: int) -> None:
+        """Local state now reflects everything up to ``index``: release the rounds that waited for it."""
+        self._applied = index
+        if not self._confirmed:
+            return
+        waiting = []
+        for read_index, round_ in self._confirmed:
+            if read_index <= index:
+                self._count -= len(round_.waiters)
+                for future, _ in round_.waiters:
+                    if not future.done():
+                        future.set_result(None)
+            else:
+                waiting.append((read_index, round_))
+        self._confirmed = waiting
+
+    def retry(self) -> None:
+        """Begin every unanswered round again: the leader changed."""
+        rounds, self._sent = list(self._sent.values()), {}
+        for round_ in rounds:
+            self._start(round_)
+
+    def scan(self) -> None:
+        """Give up reads past their deadline, and begin old rounds again. Call every 100 ms or so."""
+        now = self._loop.time()
+        for context, round_ in list(self._sent.items()):
+            self._expire(round_, now)
+            if not round_.waiters and round_ is not self._gathering:
+                del self._sent[context]
+            elif now - round_.sent_at >= self._retry_seconds:
+                del self._sent[context]
+                self._start(round_)
+        for _, round_ in self._confirmed:
+            self._expire(round_, now)
+
+    def fail_all(self, error: Callable[[], errors.PyraftkvError]) -> None:
+        """Fail every read: the node is going away."""
+        for round_ in [*self._sent.values(), *(r for _, r in self._confirmed)]:
+            for future, _ in round_.waiters:
+                if not future.done():
+                    future.set_exception(error())
+        self._sent.clear()
+        self._confirmed.clear()
+        self._gathering = None
+        self._count = 0
+
+    def _start(self, round_: _Round) -> None:
+        self._context += 1
+        round_.sent_at = self._loop.time()
+        self._sent[self._context] = round_
+        self._send(self._context)
+
+    def _expire(self, round_: _Round, now: float) -> None:
+        keep = []
+        for future, deadline in round_.waiters:
+            if future.done():
+                continue
+            if now >= deadline:
+                future.set_exception(errors.ReadTimeout("no leader confirmed the read before its deadline"))
+            else:
+                keep.append((future, deadline))
+        self._count -= len(round_.waiters) - len(keep)
+        round_.waiters = keep

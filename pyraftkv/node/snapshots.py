@@ -1,0 +1,274 @@
+"""Snapshots: taken of this member's state, sent to followers that are too far behind, received from a leader.
+
+Taking one pins a revision and walks it in slices while entries go on applying. Sending is a conversation on the bulk
+lane, driven by the receiver:
+
+.. code-block:: text
+
+    leader                                   follower
+      InstallSnapshot(meta)   ────────────►    opens a temporary file (or finds the one it had begun)
+                              ◄────────────  SnapshotAck(next_number=0)
+      SnapshotChunk(0) (1) .. ────────────►    writes each, in order
+                              ◄────────────  SnapshotAck(next_number=n)     ... up to the window beyond it
+      SnapshotChunk(last)     ────────────►    verifies, syncs, renames; then steps InstallSnapshot into its core
+                              ◄────────────  SnapshotAck(next_number=end), and an AppendResponse from the core
+
+A lost message stops the conversation; the leader begins it again with `InstallSnapshot`, and the follower answers
+with the first chunk that it does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from pyraftkv import errors
+from pyraftkv.codec import PeerMessage
+from pyraftkv.core import Input, InstallSnapshot, SnapshotMeta, SnapshotSent, SnapshotTaken
+from pyraftkv.log.base import SnapshotSink, Storage
+from pyraftkv.node.config import NodeConfig
+from pyraftkv.protocol import SnapshotAck, SnapshotChunk
+from pyraftkv.replica import ReplicaSnapshot
+
+logger = logging.getLogger("pyraftkv.node")
+
+RECEIVED_MAX = 64
+"""Messages of a snapshot conversation waiting to be written."""
+
+GIVE_UP = -1
+"""Instead of the next chunk's number: the follower wants no more of this snapshot."""
+
+
+class SnapshotTaker:
+    """Writes a snapshot of the replica when the log has grown enough; one at a time."""
+
+    def __init__(self, storage: Storage, config: NodeConfig, *, taken: Callable[[SnapshotTaken, int], None]) -> None:
+        self._storage = storage
+        self._config = config
+        self._taken = taken
+        self._last_size_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the log since the last snapshot is worth a new one, and none is being written."""
+        threshold = max(self._config.snapshot_log_bytes_min, self._last_size_bytes // 2)
+        return self._task is None and self._storage.log_bytes > threshold
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None
+
+    def start(self, snapshot: ReplicaSnapshot) -> None:
+        """Begin writing ``snapshot``, which is closed at the end."""
+        assert self._task is None
+        self._task = asyncio.get_running_loop().create_task(self._write(snapshot), name="pyraftkv-snapshot")
+
+    async def wait(self) -> None:
+        """Wait for the snapshot under way, if any."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def close(self) -> None:
+        """Give up the snapshot under way, if any."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _write(self, snapshot: ReplicaSnapshot) -> None:
+        meta = SnapshotMeta(snapshot.index, snapshot.term, snapshot.membership)
+        sink = self._storage.create_snapshot(meta)
+        size = 0
+        try:
+            for chunk in snapshot.chunks():
+                size += len(chunk)
+                await sink.write(chunk)
+                await asyncio.sleep(0)
+            await sink.commit()
+        except errors.StorageError as error:
+            logger.warning("the snapshot at index %d was given up: %s", meta.index, error)
+        else:
+            self._last_size_bytes = size
+            self._taken(SnapshotTaken(meta, self._storage.first_index), size)
+        finally:
+            self._task = None
+            snapshot.close()
+            await sink.abort()
+
+
+class SnapshotSender:
+    """Streams the newest snapshot to the followers that need it; one conversation per follower."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: NodeConfig,
+        *,
+        send: Callable[[list[PeerMessage]], None],
+        feed: Callable[[Input], None],
+    ) -> None:
+        self._storage = storage
+        self._config = config
+        self._send = send
+        self._feed = feed
+        self._acks: dict[int, asyncio.Queue[SnapshotAck]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def start(self, message: InstallSnapshot) -> None:
+        """Begin a conversation with ``message.to``; one under way with it is given up."""
+        self.stop(message.to)
+        self._acks[message.to] = asyncio.Queue()
+        task = asyncio.get_running_loop().create_task(self._converse(message), name=f"pyraftkv-send-{message.to}")
+        self._tasks[message.to] = task
+
+    def acknowledged(self, ack: SnapshotAck) -> None:
+        """Take a follower's acknowledgement."""
+        queue = self._acks.get(ack.sender)
+        if queue is not None:
+            queue.put_nowait(ack)
+
+    def stop(self, peer: int) -> None:
+        """Give up the conversation with ``peer``, if any."""
+        task = self._tasks.pop(peer, None)
+        if task is not None:
+            task.cancel()
+        self._acks.pop(peer, None)
+
+    def stop_all(self) -> None:
+        """Give up every conversation: this member no longer leads, or closes."""
+        for peer in list(self._tasks):
+            self.stop(peer)
+
+    async def _converse(self, message: InstallSnapshot) -> None:
+        peer = message.to
+        ok = False
+        try:
+            async with asyncio.timeout(None) as stall:
+                ok = await self._stream(message, stall)
+        except (TimeoutError, errors.StorageError) as error:
+            logger.warning("the snapshot for member %d was given up: %s", peer, error or "no acknowledgement")
+        if self._tasks.get(peer) is asyncio.current_task():
+            del self._tasks[peer]
+            self._feed(SnapshotSent(peer, ok))
+
+    async def _stream(self, message: InstallSnapshot, stall: asyncio.Timeout) -> bool:
+        """Send chunks as the follower acknowledges them; True when it has them all, False when it wants no more."""
+        loop = asyncio.get_running_loop()
+        meta = message.snapshot
+
+        async def wanted() -> int:
+            while True:
+                stall.reschedule(loop.time() + self._config.snapshot_stall_seconds)
+                ack = await self._acks[message.to].get()
+                if (ack.index, ack.snapshot_term) == (meta.index, meta.term):
+                    return ack.next_number
+
+        self._send([message])
+        acked = number = await wanted()
+        if acked < 0:
+            return False
+        pending: bytes | None = None
+        async for chunk in self._storage.read_snapshot(meta, from_chunk=number):
+            if pending is not None:
+                self._send([self._chunk(message, number, pending, last=False)])
+                number += 1
+            while number - acked >= self._config.snapshot_chunks_in_flight_max:
+                acked = await wanted()
+                if acked < 0:
+                    return False
+            pending = chunk
+        if pending is not None:
+            self._send([self._chunk(message, number, pending, last=True)])
+            number += 1
+        while 0 <= acked < number:
+            acked = await wanted()
+        return acked >= 0
+
+    @staticmethod
+    def _chunk(message: InstallSnapshot, number: int, data: bytes, *, last: bool) -> SnapshotChunk:
+        meta = message.snapshot
+        return SnapshotChunk(
+            message.to, message.sender, message.term, meta.index, meta.term, number, data, last
+        )
+
+
+class SnapshotReceiver:
+    """Takes the leader's snapshot, chunk by chunk, into a temporary file; one at a time."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        send: Callable[[list[PeerMessage]], None],
+        feed: Callable[[Input], None],
+        is_covered: Callable[[SnapshotMeta], bool],
+    ) -> None:
+        self._storage = storage
+        self._send = send
+        self._feed = feed
+        self._is_covered = is_covered
+        self._message: InstallSnapshot | None = None
+        self._sink: SnapshotSink | None = None
+        self._next_number = 0
+        self._queue: asyncio.Queue[InstallSnapshot | SnapshotChunk] = asyncio.Queue(RECEIVED_MAX)
+
+    def received(self, message: InstallSnapshot | SnapshotChunk) -> None:
+        """Queue a part of the conversation for `run`; over `RECEIVED_MAX` it is lost, like any message may be."""
+        if not self._queue.full():
+            self._queue.put_nowait(message)
+
+    async def run(self) -> None:
+        """Handle what was received, in order, until cancelled."""
+        try:
+            while True:
+                message = await self._queue.get()
+                if isinstance(message, InstallSnapshot):
+                    await self._begin(message)
+                else:
+                    await self._write(message)
+        finally:
+            await self._drop()
+
+    async def _begin(self, message: InstallSnapshot) -> None:
+        """Begin a conversation, or go on where an earlier one about the same snapshot stopped."""
+        if self._is_covered(message.snapshot):
+            self._acknowledge(message, GIVE_UP)
+            self._feed(message)
+            return
+        if self._sink is None or self._message is None or self._message.snapshot != message.snapshot:
+            await self._drop()
+            self._sink = self._storage.create_snapshot(message.snapshot, received=True)
+            self._next_number = 0
+        self._message = message
+        self._acknowledge(message, self._next_number)
+
+    async def _write(self, chunk: SnapshotChunk) -> None:
+        message, sink = self._message, self._sink
+        if message is None or sink is None or chunk.number != self._next_number:
+            return
+        if (chunk.index, chunk.snapshot_term) != (message.snapshot.index, message.snapshot.term):
+            return
+        try:
+            await sink.write(chunk.data)
+            if chunk.last:
+                await sink.commit()
+        except errors.StorageError as error:
+            logger.warning("the leader's snapshot at index %d could not be written: %s", chunk.index, error)
+            await self._drop()
+            self._acknowledge(message, GIVE_UP)
+            return
+        self._next_number += 1
+        self._acknowledge(message, self._next_number)
+        if chunk.last:
+            self._sink = None
+            self._feed(message)
+
+    async def _drop(self) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            await sink.abort()
+
+    def _acknowledge(self, message: InstallSnapshot, next_number: int) -> None:
+        meta = message.snapshot
+        self._send([SnapshotAck(message.sender, message.to, meta.index, meta.term, next_number)])

@@ -1,0 +1,170 @@
+"""Watches on a node: the store decides what each one gets, this wakes those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from typing_extensions import Self
+
+from pyraftkv import errors
+from pyraftkv.protocol import WatchCall
+from pyraftkv.store import Store, Watcher
+from pyraftkv.store.values import Event, WatchBatch
+
+WATCHES_MAX = 10_000
+"""Watches on one node; one more is refused as `Overloaded`."""
+
+BATCH_EVENTS_MAX = 1000
+"""Events taken from the store at a time (a revision is never split, so a larger one comes whole)."""
+
+
+class NodeWatch:
+    """One watch; see `kv.Watch`. Made by `WatchHub.open`."""
+
+    def __init__(self, hub: WatchHub, watcher: Watcher, call: WatchCall) -> None:
+        self._hub = hub
+        self._watcher = watcher
+        self._call = call
+        self._ready = asyncio.Event()
+        self._synced = asyncio.Event()
+        if watcher.synced:
+            self._synced.set()
+        self._error: errors.PyraftkvError | None = None
+        self.revision = watcher.revision
+
+    @property
+    def watcher(self) -> Watcher:
+        return self._watcher
+
+    @property
+    def call(self) -> WatchCall:
+        return self._call
+
+    def wake(self) -> None:
+        """There may be something to take."""
+        self._ready.set()
+
+    def reattach(self, watcher: Watcher) -> None:
+        """Go on with a watcher of a restored store."""
+        self._watcher = watcher
+        self._ready.set()
+
+    def end(self, error: errors.PyraftkvError) -> None:
+        """End the watch: whoever iterates gets ``error``."""
+        self._error = error
+        self._ready.set()
+        self._synced.set()
+
+    async def synced(self, *, timeout: float | None = None) -> int:
+        """Wait until history up to the present was handed to whoever iterates; return that revision.
+
+        A watch that starts now is synced at once. Raises `TimeoutError`, and what ends the watch.
+        """
+        async with asyncio.timeout(timeout):
+            await self._synced.wait()
+        if self._error is not None:
+            raise self._error
+        return self.revision
+
+    async def batches(self) -> AsyncIterator[WatchBatch]:
+        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
+        while True:
+            if self._error is not None:
+                raise self._error
+            self._ready.clear()
+            batch = self._watcher.take(BATCH_EVENTS_MAX)
+            if batch is not None:
+                self.revision = batch.revision
+                if batch.events:
+                    yield batch
+            if self._watcher.synced:
+                self._synced.set()
+            if batch is None:
+                await self._ready.wait()
+            else:
+                await asyncio.sleep(0)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        async for batch in self.batches():
+            for event in batch.events:
+                yield event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop watching. Idempotent."""
+        self._hub.forget(self)
+        self.end(errors.Closed("the watch was closed"))
+
+
+class WatchHub:
+    """Every watch on this node, by its watcher in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watches: dict[int, NodeWatch] = {}
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def open(self, call: WatchCall) -> NodeWatch:
+        """Start a watch. Raises `WatchCancelled`, `Overloaded`."""
+        if len(self._watches) >= WATCHES_MAX:
+            raise errors.Overloaded(f"{WATCHES_MAX} watches are open already")
+        watch = NodeWatch(self, self._attach(call, call.start_revision), call)
+        self._watches[id(watch.watcher)] = watch
+        return watch
+
+    def forget(self, watch: NodeWatch) -> None:
+        """Drop a watch. Idempotent."""
+        if self._watches.pop(id(watch.watcher), None) is not None:
+            watch.watcher.cancel()
+
+    def advance(self) -> None:
+        """The store published revisions: wake the watches that they concern. O(1) when there are none."""
+        for watcher in self._store.advance():
+            watch = self._watches.get(id(watcher))
+            if watch is not None:
+                watch.wake()
+
+    def replace_store(self, store: Store) -> None:
+        """Carry every watch over to a restored store, from the revision that it had reached."""
+        self._store = store
+        watches, self._watches = list(self._watches.values()), {}
+        for watch in watches:
+            try:
+                watcher = self._attach(watch.call, watch.revision + 1)
+            except errors.PyraftkvError as error:
+                watch.end(error)
+                continue
+            watch.reattach(watcher)
+            self._watches[id(watcher)] = watch
+
+    def close(self, error: errors.PyraftkvError) -> None:
+        """End every watch with ``error``."""
+        for watch in list(self._watches.values()):
+            watch.watcher.cancel()
+            watch.end(error)
+        self._watches.clear()
+
+    def _attach(self, call: WatchCall, start_revision: int) -> Watcher:
+        try:
+            return self._store.watch(
+                call.key,
+                call.end,
+                start_revision=start_revision,
+                prev_kv=call.prev_kv,
+                no_put=call.no_put,
+                no_delete=call.no_delete,
+            )
+        except errors.Compacted as error:
+            raise errors.WatchCancelled(
+                "the history to watch was compacted",
+                resume_revision=error.compact_revision,
+                compact_revision=error.compact_revision,
+            ) from None

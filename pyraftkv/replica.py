@@ -1,0 +1,214 @@
+"""The replica: everything the members of a cluster must agree on, as a function of the log.
+
+It decodes committed entries and applies them: commands to the store, once each (see `sessions`), and the cluster's
+identity and members. Two replicas that applied the same entries are equal, whatever their Python, their slices or
+their clock: nothing here reads anything but the log.
+
+A long command (a delete of a million keys is one entry) is applied in slices: `apply` returns `BUSY`, and `step` is
+called until it returns the effect. Readers see nothing of it before it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Final
+
+from pyraftkv import codec, errors
+from pyraftkv._record import record
+from pyraftkv.core import Entry, Membership
+from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
+from pyraftkv.sessions import Outcome, Refusal, Sessions
+from pyraftkv.store import Restorer, Store, Work
+from pyraftkv.store.values import Result
+
+SNAPSHOT_VERSION = 1
+
+
+class Busy(Enum):
+    """The type of `BUSY`."""
+
+    BUSY = "busy"
+
+
+BUSY: Final = Busy.BUSY
+"""The entry is being applied in slices: call `Replica.step`."""
+
+
+@record
+class Effect:
+    """What an entry came to, for whoever waits for it."""
+
+    session: int
+    """0 when a session was opened: `sequence` is then its nonce and `outcome` its id."""
+    sequence: int
+    outcome: Outcome
+
+
+@record
+class MembershipApplied:
+    """An entry changed the membership, which is in force from here on."""
+
+    membership: Membership
+
+
+Consequence = Effect | MembershipApplied | None
+
+
+class Replica:
+    """The store, the sessions, and who the members are.
+
+    Invariant: everything reflects exactly the entries up to `applied_index`, except while `BUSY`, when the store's
+    published revision still shows the state before the entry under way.
+    """
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.sessions = Sessions()
+        self.cluster_id = 0
+        self.members: dict[int, MemberInfo] = {}
+        self.applied_index = 0
+        self.applied_term = 0
+        self._under_way: tuple[Entry, Envelope, Work[Result]] | None = None
+
+    @property
+    def membership(self) -> Membership:
+        """The members as the core wants them."""
+        voters = frozenset(m.id for m in self.members.values() if not m.learner)
+        return Membership(voters=voters, learners=frozenset(self.members) - voters)
+
+    def apply(self, entry: Entry) -> Consequence | Busy:
+        """Apply the next committed entry.
+
+        Raises:
+            UnsupportedFormat: The command is of a newer version; the member must stop rather than skip it.
+        """
+        assert entry.index == self.applied_index + 1, (entry.index, self.applied_index)
+        assert self._under_way is None
+        payload = entry.payload
+        consequence: Consequence | Busy = None
+        if payload:
+            logged = codec.decode_logged(payload)
+            consequence = self._handlers[type(logged)](self, entry, logged)
+            if consequence is BUSY:
+                return BUSY
+        self.applied_index = entry.index
+        self.applied_term = entry.term
+        return consequence
+
+    def step(self, budget: int) -> Effect | Busy:
+        """Go on with the entry under way, touching about `budget` keys."""
+        assert self._under_way is not None
+        entry, envelope, work = self._under_way
+        result = work.step(budget)
+        if result is None:
+            return BUSY
+        self._under_way = None
+        self.sessions.finish(envelope.session, envelope.sequence, entry.payload, result)
+        self.applied_index = entry.index
+        self.applied_term = entry.term
+        return Effect(envelope.session, envelope.sequence, result)
+
+    @property
+    def is_busy(self) -> bool:
+        return self._under_way is not None
+
+    def _apply_envelope(self, entry: Entry, envelope: Envelope) -> Effect | Busy:
+        def execute() -> Outcome | None:
+            try:
+                result = self.store.apply(envelope.command)
+            except errors.NotApplied as error:
+                return Refusal.of(error)
+            if isinstance(result, Work):
+                self._under_way = (entry, envelope, result)
+                return None
+            return result
+
+        outcome = self.sessions.once(
+            envelope.session, envelope.sequence, envelope.acked_below, entry.payload, execute
+        )
+        return BUSY if outcome is None else Effect(envelope.session, envelope.sequence, outcome)
+
+    def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
+        self.sessions.open(entry.index)
+        return Effect(0, command.nonce, entry.index)
+
+    def _found(self, entry: Entry, genesis: Genesis) -> MembershipApplied:
+        assert entry.index == 1, "a cluster begins once"
+        self.cluster_id = genesis.cluster_id
+        self.members = {member.id: member for member in genesis.members}
+        return MembershipApplied(self.membership)
+
+    _handlers: dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]] = {
+        Envelope: _apply_envelope,
+        RegisterSession: _open_session,
+        Genesis: _found,
+    }
+
+    # --- Snapshots -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> ReplicaSnapshot:
+        """Pin the present state; iterate over the result in slices while further entries apply."""
+        assert not self.is_busy, "a snapshot stands between entries"
+        return ReplicaSnapshot(self)
+
+
+class ReplicaSnapshot:
+    """Every table as of one entry: the small ones copied now, the store's walked from a pinned revision."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.index = replica.applied_index
+        self.term = replica.applied_term
+        self.membership = replica.membership
+        self._tables = codec.encode_table(
+            [
+                SNAPSHOT_VERSION,
+                replica.cluster_id,
+                [[m.id, m.name, m.address, m.incarnation, m.learner] for m in replica.members.values()],
+                replica.sessions.dump(),
+            ]
+        )
+        self._store = replica.store.snapshot()
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the tables, then the store: each chunk costs at most a few milliseconds."""
+        yield self._tables
+        yield from self._store
+
+    def close(self) -> None:
+        """Let go of the pinned revision."""
+        self._store.close()
+
+
+class ReplicaRestorer:
+    """Builds a second replica from a snapshot's chunks; the first one serves until it is swapped in."""
+
+    def __init__(self, *, index: int, term: int) -> None:
+        self._index = index
+        self._term = term
+        self._replica: Replica | None = None
+        self._store = Restorer()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next chunk. Raises `SnapshotCorruption`."""
+        if self._replica is not None:
+            self._store.feed(chunk)
+            return
+        table = codec.decode_table(chunk)
+        if not isinstance(table, list) or not table or table[0] != SNAPSHOT_VERSION:
+            raise errors.UnsupportedFormat("the snapshot was written by a newer version")
+        _, cluster_id, members, sessions = table
+        replica = Replica()
+        replica.cluster_id = cluster_id
+        replica.members = {row[0]: MemberInfo(*row) for row in members}
+        replica.sessions = Sessions.load(sessions)
+        replica.applied_index = self._index
+        replica.applied_term = self._term
+        self._replica = replica
+
+    def finish(self) -> Replica:
+        """Return the restored replica. Raises `SnapshotCorruption` if chunks are missing."""
+        if self._replica is None:
+            raise errors.SnapshotCorruption("the snapshot is empty")
+        self._replica.store = self._store.finish()
+        return self._replica

@@ -1,0 +1,171 @@
+"""Sessions: how a retried write is applied exactly once (thesis §6.3).
+
+A proposer that does not hear of its command sends it again, perhaps to another leader, so the same command may stand
+in the log twice. Every member therefore remembers, per session, what each recent sequence number came to:
+
+1.  A session is opened through the log; its id is the index of the entry that opened it.
+2.  The first time a sequence number is met its command is applied, and the outcome remembered.
+3.  The next time the remembered outcome is returned and nothing is applied.
+4.  The owner says with every command which outcomes it has (`acked_below`); those are forgotten.
+5.  A command of a session that is unknown, or of a sequence already forgotten, is refused as `SessionExpired`
+    (a `MaybeApplied`) and never executed: it may have been applied when it was first met.
+
+Everything here is a function of the log: which session is evicted, and when, depends on log positions alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+from zlib import crc32
+
+from pyraftkv import codec, errors
+from pyraftkv._record import record
+from pyraftkv.store.values import Result
+
+SESSIONS_MAX = 4096
+"""Sessions kept; one more evicts the one whose last command stands farthest back in the log."""
+
+RESULTS_MAX = 4096
+"""Unacknowledged outcomes kept per session; one more forgets the oldest."""
+
+
+@record
+class Refusal:
+    """A command that came to an error, in the form that it is kept and travels in."""
+
+    name: str
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: errors.PyraftkvError) -> Refusal:
+        return cls(*errors.to_wire(error))
+
+    def error(self) -> errors.PyraftkvError:
+        """Return a fresh exception: one instance must never be raised to two callers."""
+        return errors.from_wire(self.name, self.message, self.data)
+
+
+Outcome = Result | Refusal | int
+"""What a logged command came to; an int is the id of a session just opened."""
+
+EXPIRED = Refusal.of(errors.SessionExpired("the session, or this command's outcome, is no longer remembered"))
+REUSED = Refusal.of(errors.InvalidRequest("this sequence number was used for another command"))
+
+
+class Session:
+    """The outcomes that one proposer may still ask for."""
+
+    __slots__ = ("floor", "id", "results")
+
+    def __init__(self, id_: int, floor: int = 1) -> None:
+        self.id = id_
+        self.floor = floor
+        """Outcomes of sequences below this are forgotten."""
+        self.results: dict[int, tuple[int, Outcome]] = {}
+        """Sequence to (fingerprint of the command, outcome), in the order they were applied."""
+
+    def forget_below(self, acked_below: int) -> None:
+        """Drop what the owner has acknowledged. Amortised O(1) per command."""
+        results = self.results
+        if acked_below - self.floor > len(results):
+            for sequence in [s for s in results if s < acked_below]:
+                del results[sequence]
+        else:
+            for sequence in range(self.floor, acked_below):
+                results.pop(sequence, None)
+        self.floor = acked_below
+
+    def remember(self, sequence: int, fingerprint: int, outcome: Outcome) -> None:
+        self.results[sequence] = (fingerprint, outcome)
+        if len(self.results) > RESULTS_MAX:
+            oldest = min(self.results)
+            del self.results[oldest]
+            self.floor = max(self.floor, oldest + 1)
+
+
+class Sessions:
+    """Every open session, the one used least recently (by log position) first."""
+
+    def __init__(self) -> None:
+        self._by_id: OrderedDict[int, Session] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def open(self, session_id: int) -> None:
+        """Open a session, evicting the least recently used one when there are `SESSIONS_MAX`."""
+        self._by_id[session_id] = Session(session_id)
+        if len(self._by_id) > SESSIONS_MAX:
+            self._by_id.popitem(last=False)
+
+    def once(
+        self, session_id: int, sequence: int, acked_below: int, payload: bytes, execute: Callable[[], Outcome | None]
+    ) -> Outcome | None:
+        """Return what the command came to, executing it only if this is the first time that it is met.
+
+        Args:
+            session_id: The proposer's session.
+            sequence: The command's number in it.
+            acked_below: What the proposer has the outcomes of.
+            payload: The command's bytes: a retry has the same ones.
+            execute: Applies the command. None means that it goes on in slices: `finish` brings the outcome.
+        """
+        session = self._by_id.get(session_id)
+        if session is None:
+            return EXPIRED
+        self._by_id.move_to_end(session_id)
+        fingerprint = crc32(payload)
+        known = session.results.get(sequence)
+        if known is not None:
+            return known[1] if known[0] == fingerprint else REUSED
+        if sequence < session.floor:
+            return EXPIRED
+        if acked_below > session.floor:
+            session.forget_below(acked_below)
+        outcome = execute()
+        if outcome is not None:
+            session.remember(sequence, fingerprint, outcome)
+        return outcome
+
+    def finish(self, session_id: int, sequence: int, payload: bytes, outcome: Outcome) -> None:
+        """Remember the outcome of a command that was applied in slices."""
+        self._by_id[session_id].remember(sequence, crc32(payload), outcome)
+
+    def outcome(self, session_id: int, sequence: int) -> Outcome | None:
+        """Return the remembered outcome, or None. For callers that wait while a snapshot is installed."""
+        session = self._by_id.get(session_id)
+        known = session.results.get(sequence) if session is not None else None
+        return known[1] if known is not None else None
+
+    def dump(self) -> list[Any]:
+        """Return everything as plain values, for a snapshot."""
+        return [
+            [s.id, s.floor, [[seq, print_, _plain(out)] for seq, (print_, out) in s.results.items()]]
+            for s in self._by_id.values()
+        ]
+
+    @classmethod
+    def load(cls, table: list[Any]) -> Sessions:
+        """Rebuild from `dump`."""
+        sessions = cls()
+        for session_id, floor, results in table:
+            session = Session(session_id, floor)
+            session.results = {sequence: (print_, _outcome(plain)) for sequence, print_, plain in results}
+            sessions._by_id[session_id] = session
+        return sessions
+
+
+def _plain(outcome: Outcome) -> Any:
+    if isinstance(outcome, Refusal):
+        return [outcome.name, outcome.message, outcome.data]
+    return outcome if isinstance(outcome, int) else codec.encode_result(outcome)
+
+
+def _outcome(plain: Any) -> Outcome:
+    if isinstance(plain, bytes):
+        return codec.decode_result(plain)
+    return plain if isinstance(plain, int) else Refusal(*plain)

@@ -1,0 +1,185 @@
+"""Writes on their way: proposed, sent again until they are heard of, resolved once.
+
+`OwnSession` numbers and encodes the commands of one proposer; `PendingWrites` keeps every one until its outcome is
+known. A node and a remote client use both: what differs is only where `send` leads and where outcomes come from.
+
+A write may be sent any number of times, to any leader: its session makes it apply once (see `sessions`). What its
+caller gets follows from what is known at the end:
+
+* the outcome, from the member's own apply, or
+* `NoLeader` (`NotApplied`) if the deadline passed and it was never handed to anybody, or
+* `WriteTimeout` (`MaybeApplied`) if it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from pyraftkv import codec, errors
+from pyraftkv.protocol import Envelope
+from pyraftkv.sessions import Outcome, Refusal
+from pyraftkv.store.commands import Command
+
+PENDING_COUNT_MAX = 65_536
+"""Writes under way per node or client; one more is refused as `Overloaded`."""
+
+PENDING_BYTES_MAX = 128 * 1024 * 1024
+
+
+class OwnSession:
+    """The session of one proposer: its id, the next sequence number, and which outcomes it has."""
+
+    __slots__ = ("acked_below", "id", "next_sequence")
+
+    def __init__(self, session_id: int) -> None:
+        self.id = session_id
+        self.next_sequence = 1
+        self.acked_below = 1
+        """Every outcome below this is known here; told to the members with each command."""
+
+    def encode(self, command: Command) -> tuple[int, bytes]:
+        """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""
+        sequence = self.next_sequence
+        self.next_sequence = sequence + 1
+        return sequence, codec.encode_logged(Envelope(self.id, sequence, self.acked_below, command))
+
+
+class PendingWrite:
+    """One write that was not heard of yet."""
+
+    __slots__ = ("deadline", "future", "payload", "sent", "sent_at")
+
+    def __init__(self, payload: bytes, deadline: float, now: float, future: asyncio.Future[Outcome]) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.future = future
+        self.sent = False
+        """Whether it was ever handed to somebody who may have taken it."""
+        self.sent_at = now
+
+
+class PendingWrites:
+    """Every write under way, by session and sequence.
+
+    Invariant: a future here is resolved exactly once, and leaves the table as it is resolved.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, send: Callable[[bytes], None], retry_seconds: float) -> None:
+        self._loop = loop
+        self._send = send
+        self._retry_seconds = retry_seconds
+        self._sessions: dict[int, dict[int, PendingWrite]] = {}
+        self._count = 0
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def submit(self, session: int, sequence: int, payload: bytes, deadline: float) -> asyncio.Future[Outcome]:
+        """Send a write and return the future of its outcome. Submitting it again returns the same future.
+
+        Raises: `Overloaded` when `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached.
+        """
+        table = self._sessions.get(session)
+        if table is None:
+            table = self._sessions[session] = {}
+        known = table.get(sequence)
+        if known is not None:
+            return known.future
+        if self._count >= PENDING_COUNT_MAX or self._bytes >= PENDING_BYTES_MAX:
+            raise errors.Overloaded(f"{self._count} writes ({self._bytes} bytes) are under way already")
+        write = PendingWrite(payload, deadline, self._loop.time(), self._loop.create_future())
+        table[sequence] = write
+        self._count += 1
+        self._bytes += len(payload)
+        write.sent = True
+        self._send(payload)
+        return write.future
+
+    def resolve(self, session: int, sequence: int, outcome: Outcome) -> bool:
+        """Give a write its outcome; False when nobody here waits for it."""
+        table = self._sessions.get(session)
+        if table is None:
+            return False
+        write = table.pop(sequence, None)
+        if write is None:
+            return False
+        self._count -= 1
+        self._bytes -= len(write.payload)
+        future = write.future
+        if not future.done():
+            if type(outcome) is Refusal:
+                future.set_exception(outcome.error())
+            else:
+                future.set_result(outcome)
+        return True
+
+    def lowest(self, own: OwnSession) -> int:
+        """Return the lowest sequence of ``own`` that is still open. Amortised O(1) per write."""
+        table = self._sessions.get(own.id, {})
+        low = own.acked_below
+        while low < own.next_sequence and low not in table:
+            low += 1
+        return low
+
+    def returned(self, payloads: list[bytes]) -> None:
+        """Take back writes that nobody took (no leader, or its queue is full); `resend` or `scan` offers them again."""
+        unsent = {id(payload) for payload in payloads}
+        for table in self._sessions.values():
+            for write in table.values():
+                if id(write.payload) in unsent:
+                    write.sent = False
+
+    def resend(self) -> None:
+        """Offer every write again: there is a new leader, or a new connection."""
+        now = self._loop.time()
+        for table in self._sessions.values():
+            for write in table.values():
+                self._offer(write, now)
+
+    def scan(self) -> None:
+        """Give up writes past their deadline, and send again those not heard of for a while. Call every 100 ms or so."""
+        now = self._loop.time()
+        for session in list(self._sessions):
+            table = self._sessions[session]
+            if not table:
+                del self._sessions[session]
+                continue
+            for sequence, write in list(table.items()):
+                if now >= write.deadline or write.future.cancelled():
+                    self._give_up(session, sequence, write)
+                elif not write.sent or now - write.sent_at >= self._retry_seconds:
+                    self._offer(write, now)
+
+    def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
+        """Fail every write with ``error(sent)``: the node or client is going away."""
+        for table in self._sessions.values():
+            for write in table.values():
+                if not write.future.done():
+                    write.future.set_exception(error(write.sent))
+        self._sessions.clear()
+        self._count = self._bytes = 0
+
+    def keys(self) -> list[tuple[int, int]]:
+        """Return (session, sequence) of everything under way."""
+        return [(session, sequence) for session, table in self._sessions.items() for sequence in table]
+
+    def _offer(self, write: PendingWrite, now: float) -> None:
+        write.sent = True
+        write.sent_at = now
+        self._send(write.payload)
+
+    def _give_up(self, session: int, sequence: int, write: PendingWrite) -> None:
+        del self._sessions[session][sequence]
+        self._count -= 1
+        self._bytes -= len(write.payload)
+        if not write.future.done():
+            write.future.set_exception(timed_out(sent=write.sent))
+
+
+def timed_out(*, sent: bool) -> errors.PyraftkvError:
+    """Return the error of a write whose deadline passed."""
+    if sent:
+        return errors.WriteTimeout("the deadline passed after the write was proposed; it may still be applied")
+    return errors.NoLeader("no leader took the write before its deadline")
