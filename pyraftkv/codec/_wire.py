@@ -1,0 +1,358 @@
+"""The bricks of the codec: bounded msgpack, runs of payloads, columns of key-values, and tables of fields.
+
+Whatever is decoded here was written by somebody else, so three rules hold:
+
+1. **Nothing is believed before it is checked.** Lengths are compared with what is there before anything is
+   allocated; types are compared exactly (`True` is no integer here); integers fit in 63 bits and a sign.
+2. **Nesting costs memory before it costs bytes.** Every array header in a msgpack text reserves its claimed
+   length at once, and the C unpacker goes 1,024 levels deep, so a text of a few kilobytes can reserve megabytes.
+   Flat texts are unpacked with at most `FIELDS_MAX` items per array, nested ones with `ITEMS_MAX` (8 MiB reserved
+   at the very worst); the few texts that may hold maps are scanned for depth first (`check_depth`).
+3. **One exception leaves.** Everything wrong ends as `Malformed`, which the public functions turn into the typed
+   error of their family; no msgpack, struct, unicode or recursion error ever escapes.
+
+An unpacker is never reused: each text gets its own `unpackb` (a reused one has crashed after an error).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from struct import Struct
+from typing import Any, Final
+
+import msgpack
+
+from pyraftkv._record import record
+from pyraftkv.store.values import KeyValue
+
+INT_END: Final = 1 << 63
+"""Integers that count or name something are in `[0, INT_END)`."""
+FIELDS_MAX: Final = 16
+"""Items in an array of a flat text."""
+ITEMS_MAX: Final = 1024
+"""Items in an array of a nested text."""
+MAP_LENGTH_MAX: Final = 64
+"""Keys in one map."""
+DEPTH_MAX: Final = 8
+"""Levels of a text with maps."""
+CONTROL_BYTES_MAX: Final = 256 * 1024
+"""Bytes of a text with maps."""
+RUN_COUNT_MAX: Final = 1 << 20
+"""Payloads in one run."""
+
+Buffer = bytes | memoryview
+
+
+class Malformed(Exception):
+    """What was to be decoded (or encoded) does not follow the format. Never leaves the codec."""
+
+
+class UnknownTag(Malformed):
+    """A tag that this version does not know."""
+
+
+_msgpack: Any = msgpack  # it has no types of its own
+pack: Callable[[Any], bytes] = _msgpack.Packer(autoreset=True).pack
+unpackb: Callable[..., Any] = _msgpack.unpackb
+
+
+def unpack_flat(data: Buffer) -> tuple[Any, ...]:
+    """Unpack an array of scalars. O(bytes). Raises `Malformed`."""
+    try:
+        fields = unpackb(data, use_list=False, max_array_len=FIELDS_MAX, max_map_len=0, max_ext_len=0)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not msgpack: {error}") from None
+    if type(fields) is not tuple:
+        raise Malformed("not an array")
+    array: tuple[Any, ...] = fields
+    return array
+
+
+def unpack_nested(data: Buffer) -> tuple[Any, ...]:
+    """Unpack an array of scalars and arrays, without maps. O(bytes). Raises `Malformed`."""
+    try:
+        fields = unpackb(data, use_list=False, max_array_len=ITEMS_MAX, max_map_len=0, max_ext_len=0)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not msgpack: {error}") from None
+    if type(fields) is not tuple:
+        raise Malformed("not an array")
+    array: tuple[Any, ...] = fields
+    return array
+
+
+def unpack_control(data: Buffer) -> list[Any]:
+    """Unpack an array that may hold maps; every array in it becomes a list. O(bytes). Raises `Malformed`."""
+    check_depth(data)
+    try:
+        fields = unpackb(
+            data,
+            object_pairs_hook=_unique_keys,
+            max_array_len=ITEMS_MAX,
+            max_map_len=MAP_LENGTH_MAX,
+            max_ext_len=0,
+        )
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not msgpack: {error}") from None
+    if type(fields) is not list:
+        raise Malformed("not an array")
+    array: list[Any] = fields
+    return array
+
+
+def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Build a map, refusing a key that comes twice (msgpack alone keeps the last, other readers the first)."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key comes twice")
+    for key in table:
+        if type(key) is not str:
+            raise ValueError("a key is not a string")
+    return table
+
+
+# --- Depth ---------------------------------------------------------------------------------------------------------
+
+_SCALAR, _BLOB, _ARRAY, _MAP = range(4)
+
+
+def _lead_table() -> list[tuple[int, int, int]]:
+    """Return what each first byte of a msgpack value opens: (family, bytes of length field, fixed length)."""
+    table = [(_SCALAR, 0, 0)] * 256
+    for lead in range(0x80, 0x90):
+        table[lead] = (_MAP, 0, lead - 0x80)
+    for lead in range(0x90, 0xA0):
+        table[lead] = (_ARRAY, 0, lead - 0x90)
+    for lead in range(0xA0, 0xC0):
+        table[lead] = (_BLOB, 0, lead - 0xA0)
+    for first in (0xC4, 0xD9):  # bin 8/16/32, str 8/16/32
+        for step, width in enumerate((1, 2, 4)):
+            table[first + step] = (_BLOB, width, 0)
+    for lead, size in zip(range(0xCA, 0xD4), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8), strict=True):
+        table[lead] = (_SCALAR, 0, size)
+    for first, family in ((0xDC, _ARRAY), (0xDE, _MAP)):
+        for step, width in enumerate((2, 4)):
+            table[first + step] = (family, width, 0)
+    for lead in (0xC1, *range(0xC7, 0xCA), *range(0xD4, 0xD9)):  # never used; ext
+        table[lead] = (_SCALAR, 0, -1)
+    return table
+
+
+_LEADS: Final = _lead_table()
+
+
+def check_depth(data: Buffer) -> None:
+    """Refuse a msgpack text nested deeper than `DEPTH_MAX`, before anything is allocated for it. O(values)."""
+    if len(data) > CONTROL_BYTES_MAX:
+        raise Malformed(f"{len(data)} bytes of control data, over {CONTROL_BYTES_MAX}")
+    missing = [1]  # how many values are still to come, level by level
+    position, end = 0, len(data)
+    while missing:
+        if not missing[-1]:
+            missing.pop()
+            continue
+        missing[-1] -= 1
+        if position >= end:
+            raise Malformed("cut short")
+        family, width, length = _LEADS[data[position]]
+        position += 1
+        if length < 0:
+            raise Malformed("an extension type")
+        if width:
+            length = int.from_bytes(data[position : position + width], "big")
+            position += width
+        if family in (_SCALAR, _BLOB):
+            position += length
+        elif len(missing) > DEPTH_MAX:
+            raise Malformed(f"nested deeper than {DEPTH_MAX}")
+        else:
+            missing.append(length * (1 if family == _ARRAY else 2))
+
+
+# --- Runs and columns ----------------------------------------------------------------------------------------------
+
+_COUNT = Struct("<I")
+
+
+def pack_run(payloads: Sequence[bytes]) -> bytes:
+    """Lay payloads end to end behind a table of their lengths: count, lengths (u32 little endian), bytes. O(bytes)."""
+    lengths = Struct(f"<I{len(payloads)}I").pack(len(payloads), *map(len, payloads))
+    return b"".join((lengths, *payloads))
+
+
+def unpack_run(data: bytes, offset: int = 0) -> tuple[list[bytes], int]:
+    """Read the payloads that `pack_run` laid out at ``offset``, and where they end. O(bytes). Raises `Malformed`."""
+    end = offset + 4
+    if end > len(data):
+        raise Malformed("a run is cut short")
+    (count,) = _COUNT.unpack_from(data, offset)
+    if count > RUN_COUNT_MAX or end + 4 * count > len(data):
+        raise Malformed("a run's table is cut short")
+    lengths = Struct(f"<{count}I").unpack_from(data, end)
+    start = end + 4 * count
+    if start + sum(lengths) > len(data):
+        raise Malformed("a run's bytes are cut short")
+    payloads: list[bytes] = []
+    append = payloads.append
+    for length in lengths:
+        end = start + length
+        append(data[start:end])
+        start = end
+    return payloads, start
+
+
+def pack_kvs(kvs: Sequence[KeyValue]) -> bytes:
+    """Lay key-values out in columns: count, four integers each, key and value as one run. O(bytes).
+
+    Columns need no type checks (a column of integers holds nothing else) and cannot nest.
+    """
+    numbers: list[int] = []
+    blobs: list[bytes] = []
+    for kv in kvs:
+        numbers += (kv.create_revision, kv.mod_revision, kv.version, kv.lease)
+        blobs += (kv.key, kv.value)
+    return b"".join((Struct(f"<I{len(numbers)}q").pack(len(kvs), *numbers), pack_run(blobs)))
+
+
+def unpack_kvs(data: bytes) -> list[KeyValue]:
+    """Read what `pack_kvs` laid out. O(bytes). Raises `Malformed`."""
+    if len(data) < 4:
+        raise Malformed("key-values are cut short")
+    (count,) = _COUNT.unpack_from(data)
+    if 4 + 32 * count > len(data):
+        raise Malformed("key-values are cut short")
+    numbers = iter(Struct(f"<{4 * count}q").unpack_from(data, 4))
+    run, end = unpack_run(data, 4 + 32 * count)
+    if len(run) != 2 * count or end != len(data):
+        raise Malformed("key-values do not fit their count")
+    blobs = iter(run)
+    columns = zip(blobs, blobs, numbers, numbers, numbers, numbers, strict=True)
+    return [KeyValue(key, value, create, mod, version, lease) for key, value, create, mod, version, lease in columns]
+
+
+# --- Tables of fields ----------------------------------------------------------------------------------------------
+
+
+@record
+class Shape:
+    """How one field stands in an array: two functions that check what they convert."""
+
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+def scalar(check: Callable[[Any], Any]) -> Shape:
+    """A field that stands for itself, checked the same way in both directions."""
+    return Shape(check, check)
+
+
+def _natural(value: Any) -> Any:
+    if type(value) is not int or not 0 <= value < INT_END:
+        raise Malformed("not an integer in [0, 2**63)")
+    return value
+
+
+def _integer(value: Any) -> Any:
+    if type(value) is not int or not -INT_END <= value < INT_END:
+        raise Malformed("not an integer of 64 bits")
+    return value
+
+
+def _boolean(value: Any) -> Any:
+    if type(value) is not bool:
+        raise Malformed("not a boolean")
+    return value
+
+
+def _blob(value: Any) -> Any:
+    if type(value) is not bytes:
+        raise Malformed("not bytes")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if type(value) is not str:
+        raise Malformed("not a string")
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    if type(value) is not float or not 0.0 <= value < float("inf"):  # a NaN fails both
+        raise Malformed("not a finite, positive number of seconds")
+    return value
+
+
+NATURAL: Final = scalar(_natural)
+INTEGER: Final = scalar(_integer)
+BOOLEAN: Final = scalar(_boolean)
+BLOB: Final = scalar(_blob)
+TEXT: Final = scalar(_text)
+SECONDS: Final = scalar(_seconds)
+
+
+def choice(kind: Callable[[int], Any]) -> Shape:
+    """A field of an `IntEnum`."""
+
+    def decode(value: Any) -> Any:
+        try:
+            return kind(_natural(value))
+        except ValueError:
+            raise Malformed(f"{value} is no {kind}") from None
+
+    return Shape(int, decode)
+
+
+class Schema:
+    """How one record stands in an array: its fields in this order, whatever the order in its class.
+
+    A layout never changes once it was released: a record that gains a field gets a new tag and a new schema.
+    """
+
+    def __init__(self, kind: type, **shapes: Shape) -> None:
+        self.kind = kind
+        self.names = tuple(shapes)
+        self._fetch = attrgetter(*shapes) if len(shapes) > 1 else None
+        self._encoders = [shape.encode for shape in shapes.values()]
+        self._decoders = [shape.decode for shape in shapes.values()]
+
+    def encode(self, value: Any) -> tuple[Any, ...]:
+        """Return the fields of a record as the items of an array. Raises `Malformed`."""
+        fields = self._fetch(value) if self._fetch else (getattr(value, self.names[0]),)
+        return tuple([encode(item) for encode, item in zip(self._encoders, fields, strict=True)])
+
+    def decode(self, items: Sequence[Any]) -> Any:
+        """Build the record from the items of an array. Raises `Malformed`."""
+        if len(items) != len(self.names):
+            raise Malformed(f"{len(items)} fields for a {self.kind.__name__}, which has {len(self.names)}")
+        fields = [decode(item) for decode, item in zip(self._decoders, items, strict=True)]
+        return self.kind(**dict(zip(self.names, fields, strict=True)))
+
+
+def each(schema: Schema) -> Shape:
+    """A field that is a list of records of one kind."""
+
+    def encode(values: Sequence[Any]) -> Any:
+        if len(values) > ITEMS_MAX:
+            raise Malformed(f"{len(values)} items, over {ITEMS_MAX}")
+        return [schema.encode(value) for value in values]
+
+    def decode(items: Any) -> Any:
+        return [schema.decode(array_of(item)) for item in array_of(items)]
+
+    return Shape(encode, decode)
+
+
+def map_of(value: Any) -> dict[str, Any]:
+    """Return ``value`` if it is a map (`unpack_control` has checked its keys). Raises `Malformed`."""
+    if type(value) is not dict:
+        raise Malformed("not a map")
+    table: dict[str, Any] = value
+    return table
+
+
+def array_of(value: Any) -> tuple[Any, ...]:
+    """Return ``value`` if it is an array. Raises `Malformed`."""
+    if type(value) is not tuple:
+        raise Malformed("not an array")
+    array: tuple[Any, ...] = value
+    return array

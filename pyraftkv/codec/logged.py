@@ -1,0 +1,316 @@
+"""What an entry's payload holds, to and from bytes: envelopes with their commands, sessions, genesis.
+
+A payload is a msgpack array whose first item is a tag: a kind and a version at once. A layout never changes once it
+was released; it gets a new tag, and the cluster's feature level says when members may propose it. A member that meets
+a tag it does not know cannot go on applying: `decode_logged` raises `UnsupportedFormat` and the node stops.
+
+That is why the encoder is as strict as the decoder: a payload that one member proposes and all refuse would stop them
+all. Whatever the decoder refuses, the encoder refuses first, as `InvalidRequest`; and a payload that a client encoded
+is decoded once before it is proposed.
+
+Nested transactions stand as arrays within arrays. Their depth has a bound of its own (`TRANSACTION_DEPTH_MAX`), counted
+the same on both sides: had the interpreter's recursion limit been the bound, members with deeper call stacks
+would refuse what others accept.
+
+A put is nearly every payload there is, so it has its own path without tables (measured in tests/bench).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pyraftkv.codec._wire import (
+    BLOB,
+    BOOLEAN,
+    INT_END,
+    INTEGER,
+    ITEMS_MAX,
+    NATURAL,
+    TEXT,
+    Malformed,
+    Schema,
+    Shape,
+    UnknownTag,
+    array_of,
+    choice,
+    each,
+    pack,
+    unpack_nested,
+    unpackb,
+)
+from pyraftkv.errors import InvalidRequest, UnsupportedFormat
+from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
+from pyraftkv.store.commands import (
+    Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+    Transaction,
+)
+
+TRANSACTION_DEPTH_MAX: Final = 8
+"""Levels of transactions within transactions, the outermost included."""
+
+TAG_PUT: Final = 1
+TAG_DELETE: Final = 2
+TAG_TRANSACTION: Final = 3
+TAG_COMPACT: Final = 4
+TAG_RANGE: Final = 5
+TAG_REGISTER_SESSION: Final = 16
+TAG_GENESIS: Final = 17
+
+# --- Operations ----------------------------------------------------------------------------------------------------
+
+_FLAGS_END: Final = 8
+"""A put's flags: 1 prev_kv, 2 ignore_value, 4 ignore_lease."""
+
+
+def _put_flags(put: PutKey) -> int:
+    return put.prev_kv | put.ignore_value << 1 | put.ignore_lease << 2
+
+
+class _PutSchema(Schema):
+    """A put, whose three booleans share one integer."""
+
+    def encode(self, value: PutKey) -> tuple[Any, ...]:
+        return *super().encode(value), _put_flags(value)
+
+    def decode(self, items: Sequence[Any]) -> PutKey:
+        flags = NATURAL.decode(items[-1]) if items else _FLAGS_END
+        if flags >= _FLAGS_END:
+            raise Malformed(f"unknown flags {flags} of a put")
+        put: PutKey = super().decode(items[:-1])
+        return PutKey(put.key, put.value, put.lease, bool(flags & 1), bool(flags & 2), bool(flags & 4))
+
+
+def _encode_operand(value: Any) -> Any:
+    return BLOB.encode(value) if isinstance(value, bytes) else INTEGER.encode(value)
+
+
+_OPERAND = Shape(_encode_operand, _encode_operand)
+
+
+class _CompareSchema(Schema):
+    """A comparison, whose operand is bytes exactly when the target is the value."""
+
+    def encode(self, value: Compare) -> tuple[Any, ...]:
+        _check_operand(value)
+        return super().encode(value)
+
+    def decode(self, items: Sequence[Any]) -> Compare:
+        compare: Compare = super().decode(items)
+        _check_operand(compare)
+        return compare
+
+
+def _check_operand(compare: Compare) -> None:
+    if isinstance(compare.operand, bytes) is not (compare.target == CompareTarget.VALUE):
+        raise Malformed("the operand of a comparison does not fit its target")
+
+
+RANGE_QUERY: Final = Schema(
+    RangeQuery,
+    key=BLOB,
+    end=BLOB,
+    revision=INTEGER,
+    limit=INTEGER,
+    sort_target=choice(SortTarget),
+    sort_order=choice(SortOrder),
+    keys_only=BOOLEAN,
+    count_only=BOOLEAN,
+    min_mod_revision=INTEGER,
+    max_mod_revision=INTEGER,
+    min_create_revision=INTEGER,
+    max_create_revision=INTEGER,
+)
+_COMPARE = each(
+    _CompareSchema(
+        Compare, target=choice(CompareTarget), result=choice(CompareResult), key=BLOB, operand=_OPERAND, end=BLOB
+    )
+)
+_FLAT: Final[dict[int, Schema]] = {
+    TAG_PUT: _PutSchema(PutKey, key=BLOB, value=BLOB, lease=INTEGER),
+    TAG_DELETE: Schema(DeleteRange, key=BLOB, end=BLOB, prev_kv=BOOLEAN),
+    TAG_COMPACT: Schema(Compact, revision=INTEGER),
+    TAG_RANGE: RANGE_QUERY,
+}
+_FLAT_TAGS: Final = {schema.kind: tag for tag, schema in _FLAT.items()}
+
+
+def _encode_operation(operation: Any, *, depth: int) -> tuple[Any, ...]:
+    """Return an operation as tag and fields."""
+    if type(operation) is Transaction:
+        return _encode_transaction(operation, depth=depth)
+    kind: type = type(operation)
+    tag = _FLAT_TAGS.get(kind)
+    if tag is None:
+        raise Malformed(f"{kind.__name__} is no operation")
+    return tag, *_FLAT[tag].encode(operation)
+
+
+def _encode_transaction(transaction: Transaction, *, depth: int) -> tuple[Any, ...]:
+    if depth > TRANSACTION_DEPTH_MAX:
+        raise Malformed(f"transactions nested deeper than {TRANSACTION_DEPTH_MAX}")
+    return (
+        TAG_TRANSACTION,
+        _COMPARE.encode(transaction.compares),
+        _encode_branch(transaction.success, depth=depth),
+        _encode_branch(transaction.failure, depth=depth),
+    )
+
+
+def _encode_branch(operations: Sequence[Any], *, depth: int) -> list[tuple[Any, ...]]:
+    if len(operations) > ITEMS_MAX:
+        raise Malformed(f"{len(operations)} operations, over {ITEMS_MAX}")
+    for operation in operations:
+        if type(operation) is Compact:
+            raise Malformed("a compaction cannot stand in a transaction")
+    return [_encode_operation(operation, depth=depth + 1) for operation in operations]
+
+
+def _decode_operation(items: Sequence[Any], *, depth: int) -> Any:
+    """Rebuild an operation from tag and fields."""
+    tag = items[0] if items else None
+    if tag == TAG_TRANSACTION:
+        return _decode_transaction(items[1:], depth=depth)
+    schema = _FLAT.get(NATURAL.decode(tag))
+    if schema is None:
+        raise UnknownTag(f"tag {tag}")
+    return schema.decode(items[1:])
+
+
+def _decode_transaction(items: Sequence[Any], *, depth: int) -> Transaction:
+    if depth > TRANSACTION_DEPTH_MAX:
+        raise Malformed(f"transactions nested deeper than {TRANSACTION_DEPTH_MAX}")
+    if len(items) != 3:
+        raise Malformed(f"{len(items)} parts of a transaction")
+    compares, success, failure = items
+    return Transaction(
+        _COMPARE.decode(compares), _decode_branch(success, depth=depth), _decode_branch(failure, depth=depth)
+    )
+
+
+def _decode_branch(items: Any, *, depth: int) -> list[Any]:
+    operations = [_decode_operation(array_of(item), depth=depth + 1) for item in array_of(items)]
+    if any(type(operation) is Compact for operation in operations):
+        raise Malformed("a compaction cannot stand in a transaction")
+    return operations
+
+
+# --- Payloads ------------------------------------------------------------------------------------------------------
+
+MEMBER_INFO: Final = Schema(MemberInfo, id=NATURAL, name=TEXT, address=TEXT, incarnation=NATURAL, learner=BOOLEAN)
+_PLAIN: Final[dict[int, Schema]] = {
+    TAG_REGISTER_SESSION: Schema(RegisterSession, nonce=NATURAL),
+    TAG_GENESIS: Schema(Genesis, cluster_id=NATURAL, members=each(MEMBER_INFO)),
+}
+_PLAIN_TAGS: Final = {schema.kind: tag for tag, schema in _PLAIN.items()}
+
+
+def encode_put(put: PutKey, *, session: int, sequence: int, acked_below: int) -> bytes:
+    """Encode an `Envelope` with a `PutKey`, without making the envelope. O(bytes).
+
+    Raises:
+        InvalidRequest: A field is out of range; nothing that every member would refuse may be proposed.
+    """
+    key, value, lease = put.key, put.value, put.lease
+    if not 0 <= session | sequence | acked_below < INT_END or type(key) is not bytes or type(value) is not bytes:
+        raise InvalidRequest("a put whose session, sequence, key or value cannot be encoded")
+    if lease and not (type(lease) is int and -INT_END <= lease < INT_END):
+        raise InvalidRequest("a put's lease is not an integer of 64 bits")
+    flags = put.prev_kv or put.ignore_value or put.ignore_lease
+    return pack((TAG_PUT, session, sequence, acked_below, key, value, lease, _put_flags(put) if flags else 0))
+
+
+def encode_logged(logged: Logged) -> bytes:
+    """Encode an entry's payload. The same record always has the same bytes. O(bytes).
+
+    Raises:
+        InvalidRequest: The record cannot be represented; nothing that every member would refuse may be proposed.
+    """
+    if type(logged) is Envelope:
+        command = logged.command
+        if type(command) is PutKey:
+            return encode_put(command, session=logged.session, sequence=logged.sequence, acked_below=logged.acked_below)
+    try:
+        return pack(_encode_plain(logged))
+    except Malformed as error:
+        raise InvalidRequest(f"{type(logged).__name__}: {error}") from None
+
+
+def _encode_plain(logged: Logged) -> tuple[Any, ...]:
+    if type(logged) is Envelope:
+        tag, *fields = _encode_operation(logged.command, depth=1)
+        numbers = [NATURAL.encode(number) for number in (logged.session, logged.sequence, logged.acked_below)]
+        return tag, *numbers, *fields
+    tag = _PLAIN_TAGS[type(logged)]
+    return tag, *_PLAIN[tag].encode(logged)
+
+
+def decode_logged(payload: bytes) -> Logged:
+    """Decode an entry's payload. O(bytes).
+
+    Raises:
+        UnsupportedFormat: The payload has a tag or a layout that this version does not know. For a committed entry
+            the member must stop: it cannot know what the others did.
+    """
+    if payload[:2] == _PUT_LEAD:
+        return _decode_put(payload)
+    try:
+        return _decode_plain(unpack_nested(payload))
+    except UnknownTag as error:
+        raise UnsupportedFormat(f"an entry of a newer version: {error}") from None
+    except Malformed as error:
+        raise UnsupportedFormat(f"an entry's payload: {error}") from None
+
+
+_PUT_LEAD: Final = bytes((0x98, TAG_PUT))
+"""How the payload of a put begins: an array of eight items, then its tag."""
+
+
+def _decode_put(payload: bytes) -> Envelope:
+    """Decode the payload of a put. The exact checks of the tables, unrolled."""
+    try:
+        _, session, sequence, acked_below, key, value, lease, flags = unpackb(
+            payload, use_list=False, max_array_len=8, max_map_len=0, max_ext_len=0
+        )
+    except (ValueError, RecursionError) as error:
+        raise UnsupportedFormat(f"a put: {error}") from None
+    if not (
+        type(session) is type(sequence) is type(acked_below) is type(lease) is type(flags) is int
+        and type(key) is type(value) is bytes
+        and 0 <= session | sequence | acked_below < INT_END  # one comparison for all three
+        and -INT_END <= lease < INT_END
+        and 0 <= flags < _FLAGS_END
+    ):
+        raise UnsupportedFormat("a put: a field of the wrong type or out of range")
+    if flags:
+        put = PutKey(key, value, lease, bool(flags & 1), bool(flags & 2), bool(flags & 4))
+    else:
+        put = PutKey(key, value, lease)
+    return Envelope(session, sequence, acked_below, put)
+
+
+def _decode_plain(items: tuple[Any, ...]) -> Logged:
+    tag = NATURAL.decode(items[0] if items else None)
+    if tag in _PLAIN:
+        logged: Logged = _PLAIN[tag].decode(items[1:])
+        return logged
+    if tag == TAG_RANGE or (tag not in _FLAT and tag != TAG_TRANSACTION):
+        raise UnknownTag(f"tag {tag}")
+    session, sequence, acked_below = (_natural_at(items, place) for place in (1, 2, 3))
+    command = _decode_operation((tag, *items[4:]), depth=1)
+    return Envelope(session, sequence, acked_below, command)
+
+
+def _natural_at(items: tuple[Any, ...], place: int) -> int:
+    if len(items) <= place:
+        raise Malformed("cut short")
+    number: int = NATURAL.decode(items[place])
+    return number
