@@ -57,6 +57,11 @@ class Applier:
         self._restoring = False
 
     @property
+    def is_restored(self) -> bool:
+        """Whether the replica is whole: no snapshot is being loaded."""
+        return not self._restoring
+
+    @property
     def is_idle(self) -> bool:
         return not self._work and not self._restoring
 

@@ -61,7 +61,7 @@ class Bootstrap:
         self._ids = first_ids(members)
         self._hellos = {own.member_id: own}
         self._genesis: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._consider()
+        self._is_ready = False
 
     @property
     def missing(self) -> list[str]:
@@ -89,8 +89,18 @@ class Bootstrap:
         if own and not self._genesis.done():
             self._genesis.set_result(offer.payload)
 
-    async def genesis(self) -> bytes:
-        """Wait for the genesis and return its bytes, saying now and then for whom."""
+    async def genesis(self, address: str) -> bytes:
+        """Wait for the genesis and return its bytes, saying now and then for whom.
+
+        Args:
+            address: Where this member is reached, as it tells the others.
+        """
+        own = self._own
+        self._hellos[own.member_id] = Hello(
+            own.cluster_id, own.member_id, own.name, own.incarnation, own.boot_count, address
+        )
+        self._is_ready = True
+        self._consider()
         while True:
             done, _ = await asyncio.wait([self._genesis], timeout=WAIT_LOG_SECONDS)
             if done:
@@ -98,5 +108,5 @@ class Bootstrap:
             logger.warning("%s: first start waits for %s", self._own.name, ", ".join(self.missing))
 
     def _consider(self) -> None:
-        if not self.missing and not self._genesis.done():
+        if self._is_ready and not self.missing and not self._genesis.done():
             self._genesis.set_result(codec.encode_logged(genesis_of(self._hellos)))

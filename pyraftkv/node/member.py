@@ -1,0 +1,297 @@
+"""`Member`: a node after its start, with every part wired to the others.
+
+.. code-block:: text
+
+    KV calls ──► writes, reads ──► inbox ──► driver ──► core
+                     ▲    ▲                    │ │ └──► transport ──► peers
+                     │    │                    │ └────► storage ────► disk
+                     │    └── applier ◄────────┘
+                     └── effects ┘ └──► watches
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+
+from pyraftkv import codec, errors
+from pyraftkv.codec import PeerMessage
+from pyraftkv.core import (
+    LEADER,
+    Applied,
+    Config,
+    InstallSnapshot,
+    PeerUnreachable,
+    Raft,
+    ReadIndex,
+    SnapshotMeta,
+    SnapshotTaken,
+    SoftState,
+    Stored,
+)
+from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.node.applier import Applier
+from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.driver import Driver
+from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
+from pyraftkv.node.inbox import Inbox
+from pyraftkv.node.peers import Peers
+from pyraftkv.node.reads import ReadRounds
+from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.node.watches import WatchHub
+from pyraftkv.protocol import RegisterSession, SnapshotAck, SnapshotChunk
+from pyraftkv.replica import Effect, Replica
+from pyraftkv.transport.base import Transport
+from pyraftkv.writes import OwnSession, PendingWrites
+
+logger = logging.getLogger("pyraftkv.node")
+
+HOUSEKEEPING_SECONDS = 0.1
+"""How often deadlines are looked at and lost messages are sent again."""
+
+COMPACTION_BUDGET = 1000
+"""Versions that physical compaction touches at a time."""
+
+
+class Member:
+    """Everything that runs between `Node.start` and `Node.close`."""
+
+    def __init__(
+        self,
+        recovered: Recovered,
+        *,
+        storage: Storage,
+        transport: Transport,
+        peers: Peers,
+        events: EventHub,
+        config: NodeConfig,
+        rng: random.Random,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._storage = storage
+        self._transport = transport
+        self._peers = peers
+        self._events = events
+        self._config = config
+        self._rng = rng
+        self._own: OwnSession | None = None
+        self._opening: asyncio.Task[OwnSession] | None = None
+        self._compacting: asyncio.Task[None] | None = None
+        self._applied_changed = asyncio.Event()
+        self.soft_state_changed = asyncio.Event()
+        self.inbox = Inbox(loop)
+        self.raft = Raft(_core_config(recovered.identity.member_id, config), stored=_stored(recovered), rng=rng)
+        self.writes = PendingWrites(loop, send=self.inbox.propose, retry_seconds=config.retry_seconds)
+        self.reads = ReadRounds(
+            loop, send=self._ask_read_index, retry_seconds=config.retry_seconds, first_context=rng.getrandbits(48)
+        )
+        self.applier = Applier(
+            Replica(),
+            self,
+            loop=loop,
+            read_snapshot=storage.read_snapshot,
+            slice_seconds=config.apply_slice_seconds,
+        )
+        self.watches = WatchHub(self.replica.store)
+        self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
+        self.sender = SnapshotSender(storage, config, send=transport.send, feed=self.inbox.put)
+        self.receiver = SnapshotReceiver(
+            storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered
+        )
+        self.driver = Driver(
+            self.raft,
+            inbox=self.inbox,
+            storage=storage,
+            transport=transport,
+            applier=self.applier,
+            reads=self.reads,
+            writes=self.writes,
+            snapshots=self.sender,
+            led=self._led,
+        )
+
+    @property
+    def replica(self) -> Replica:
+        return self.applier.replica
+
+    # --- Writing ---------------------------------------------------------------------------------------------------
+
+    def own_session(self) -> OwnSession | None:
+        """Return this member's own session, if it has one yet."""
+        return self._own
+
+    async def open_own_session(self, deadline: float) -> OwnSession:
+        """Register this member's own session; callers at the same time share the attempt."""
+        if self._own is not None:
+            return self._own
+        if self._opening is None or self._opening.done():
+            self._opening = self._loop.create_task(self._open_own(deadline), name="pyraftkv-session")
+        return await asyncio.shield(self._opening)
+
+    async def open_session(self, deadline: float) -> int:
+        """Register a session through the log and return its id. Raises `NoLeader`, `WriteTimeout`."""
+        nonce = self._rng.getrandbits(62)
+        payload = codec.encode_logged(RegisterSession(nonce))
+        session_id = await self.writes.submit(0, nonce, payload, deadline)
+        assert isinstance(session_id, int)
+        return session_id
+
+    def forget_own_session(self, session: OwnSession) -> None:
+        """The cluster no longer knows the session: the next write opens another."""
+        if self._own is session:
+            self._own = None
+
+    async def _open_own(self, deadline: float) -> OwnSession:
+        try:
+            self._own = OwnSession(await self.open_session(deadline))
+        except errors.MaybeApplied:
+            raise errors.NoLeader("no session could be opened before the deadline; nothing was written") from None
+        return self._own
+
+    # --- What the parts tell ---------------------------------------------------------------------------------------
+
+    def received(self, messages: Sequence[PeerMessage]) -> None:
+        """Take what a peer sent."""
+        inputs = []
+        for message in messages:
+            kind = type(message)
+            if kind is SnapshotAck:
+                self.sender.acknowledged(message)  # type: ignore[arg-type]
+            elif kind is InstallSnapshot or kind is SnapshotChunk:
+                self.receiver.received(message)  # type: ignore[arg-type]
+            else:
+                inputs.append(message)
+        if inputs:
+            self.inbox.extend(inputs)  # type: ignore[arg-type]
+
+    def peer_lost(self, member_id: int) -> None:
+        """Messages to a peer were lost."""
+        self.inbox.put(PeerUnreachable(member_id))
+
+    def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
+        """A slice was applied: resolve who waits for it, wake readers and watchers, tell the core."""
+        self.inbox.put(applied)
+        resolve = self.writes.resolve
+        for effect in effects:
+            resolve(effect.session, effect.sequence, effect.outcome)
+        if self._own is not None:
+            self._own.acked_below = self.writes.lowest(self._own)
+        self.watches.advance()
+        self.reads.applied(applied.index)
+        self._applied_changed.set()
+
+    def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
+        """The state now comes from a snapshot: writes that it covers are resolved from its sessions."""
+        self.watches.replace_store(replica.store)
+        for session, sequence in self.writes.keys():
+            outcome = replica.sessions.outcome(session, sequence)
+            if outcome is not None:
+                self.writes.resolve(session, sequence, outcome)
+        self.inbox.put(Applied(snapshot.index, replica.membership))
+        self.reads.applied(snapshot.index)
+        self._events.emit(SnapshotInstalled(snapshot.index))
+        self._applied_changed.set()
+
+    def _led(self, soft: SoftState) -> None:
+        """Role, term or leader changed."""
+        if soft.role is not LEADER:
+            self.sender.stop_all()
+        if soft.leader:
+            self.writes.resend()
+            self.reads.retry()
+        role = soft.role.name.lower().replace("_", "-")
+        leader = self._peers.name(soft.leader)
+        logger.info("%s in term %d, leader %s", role, soft.term, leader or "unknown")
+        self._events.emit(RoleChanged(role, soft.term, soft.leader, leader))
+        self.soft_state_changed.set()
+
+    def _snapshot_taken(self, taken: SnapshotTaken, size_bytes: int) -> None:
+        self.inbox.put(taken)
+        self._events.emit(SnapshotWritten(taken.snapshot.index, size_bytes))
+
+    def _is_covered(self, snapshot: SnapshotMeta) -> bool:
+        return snapshot.index <= self.raft.commit
+
+    def _ask_read_index(self, context: int) -> None:
+        self.inbox.put(ReadIndex(context))
+
+    # --- Running ---------------------------------------------------------------------------------------------------
+
+    def loops(self) -> dict[str, Callable[[], Coroutine[None, None, None]]]:
+        """The coroutines that make up a running member, by name. The first one to end ends the node."""
+        return {
+            "driver": self.driver.run,
+            "ticks": lambda: self.driver.tick(self._config.tick_seconds),
+            "applier": self.applier.run,
+            "snapshot-receiver": self.receiver.run,
+            "housekeeping": self._housekeeping,
+        }
+
+    async def applied_to(self, index: int, deadline: float) -> None:
+        """Wait until everything up to ``index`` is applied. Raises `TimeoutError`."""
+        async with asyncio.timeout_at(deadline):
+            while self.replica.applied_index < index:
+                self._applied_changed.clear()
+                await self._applied_changed.wait()
+
+    async def close(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
+        """Stop what runs beside the loops, and fail who still waits."""
+        self.sender.stop_all()
+        await self.taker.close()
+        if self._compacting is not None:
+            self._compacting.cancel()
+        self.writes.fail_all(error)
+        self.reads.fail_all(lambda: error(False))
+        self.watches.close(error(False))
+
+    async def take_snapshot(self) -> None:
+        """Write a snapshot of the present state now, unless one is being written; wait until it is done."""
+        while self.replica.is_busy:
+            await asyncio.sleep(0)
+        if not self.taker.is_running:
+            self.taker.start(self.replica.snapshot())
+        await self.taker.wait()
+
+    async def _housekeeping(self) -> None:
+        """Look after deadlines, the log's size and compaction, ten times a second."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self.writes.scan()
+            self.reads.scan()
+            if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
+                self.taker.start(self.replica.snapshot())
+            if self._compacting is None or self._compacting.done():
+                self._compacting = self._loop.create_task(self._compact(), name="pyraftkv-compaction")
+
+    async def _compact(self) -> None:
+        """Remove what a compaction made unreachable, a little at a time."""
+        store = self.replica.store
+        work = store.compaction()
+        while work is not None and work.step(COMPACTION_BUDGET) is None:
+            await asyncio.sleep(0)
+            if self.replica.store is not store:
+                return
+
+
+def _core_config(member_id: int, config: NodeConfig) -> Config:
+    return Config(
+        id=member_id,
+        heartbeat_ticks=config.heartbeat_ticks,
+        election_ticks=config.election_ticks,
+        append_bytes_max=config.append_bytes_max,
+        uncommitted_bytes_max=config.uncommitted_bytes_max,
+        committed_bytes_max=config.apply_backlog_bytes_max,
+        log_cache_bytes_max=config.log_cache_bytes_max,
+    )
+
+
+def _stored(recovered: Recovered) -> Stored:
+    return Stored(
+        hard_state=recovered.hard_state,
+        snapshot=recovered.snapshot,
+        entries=recovered.entries,
+        first_index=recovered.first_index,
+    )

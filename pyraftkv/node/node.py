@@ -1,0 +1,426 @@
+"""`Node`: a member of the cluster inside your process, with the `KV` protocol on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from typing_extensions import Self
+
+from pyraftkv import codec, errors
+from pyraftkv._version import __version__
+from pyraftkv.codec import PeerMessage
+from pyraftkv.core import LEADER, Save, TransferLeadership
+from pyraftkv.engine import Engine
+from pyraftkv.kv import Consistency, PeerStatus, Status
+from pyraftkv.log.base import Identity, Recovered, Storage
+from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
+from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
+from pyraftkv.node.member import Member
+from pyraftkv.node.peers import Peers
+from pyraftkv.node.watches import NodeWatch
+from pyraftkv.protocol import Envelope, Genesis, GenesisOffer, Hello, WatchCall
+from pyraftkv.server import ClientPort
+from pyraftkv.sessions import Outcome
+from pyraftkv.store import Work, validate
+from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.values import RangeResult, Result
+from pyraftkv.transport.base import Connection, Transport
+
+logger = logging.getLogger("pyraftkv.node")
+
+READ_STEP_BUDGET = 2000
+"""Keys that a large range touches before others have their turn."""
+
+
+class Node(Engine):
+    """One member: an asynchronous context manager that runs while it is entered.
+
+    Args:
+        name: This member's name; one of ``members``.
+        members: The names and addresses of the cluster's first members. Ignored once the data directory belongs to
+            a cluster: the log says who its members are.
+        storage: Where the log and the snapshots are kept.
+        transport: How messages reach the other members.
+        config: Timing and limits.
+        rng: The source of election jitter and nonces; give a seeded one for repeatable tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        members: Mapping[str, str],
+        storage: Storage,
+        transport: Transport,
+        config: NodeConfig | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.config = config or NodeConfig()
+        self.config.check()
+        self._members = dict(members)
+        self._storage = storage
+        self._transport = transport
+        self._rng = rng or random.Random()  # noqa: S311  (jitter and nonces, not secrets)
+        self._events = EventHub()
+        self._clients = ClientPort(self)
+        self._hello: Hello | None = None
+        self._peers: Peers | None = None
+        self._bootstrap: Bootstrap | None = None
+        self._member: Member | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping: asyncio.Task[None] | None = None
+        self.failed: asyncio.Future[None] | None = None
+        """Set with the error if the node stops by itself (a disk failed, a bug was met); None before the start."""
+
+    def __repr__(self) -> str:
+        if self._member is None:
+            return f"<Node {self.name}: {'closed' if self._stopping else 'starting'}>"
+        raft = self._member.raft
+        return f"<Node {self.name}: {raft.role.name.lower()} in term {raft.term}, applied {raft.applied}>"
+
+    @property
+    def address(self) -> str:
+        """Where this member is reached."""
+        return self._transport.address
+
+    # --- Life ------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+        if self.failed is not None and self.failed.done() and not self.failed.cancelled() and exc[0] is None:
+            self.failed.result()
+
+    async def start(self) -> None:
+        """Open the storage, find the other members, and run.
+
+        Returns when this member runs (on a first start: when every listed member was heard of); a leader may not be
+        elected yet, and calls wait for one.
+
+        Raises:
+            StorageError: The data directory cannot be used.
+            ConfigurationError: Names or addresses that cannot work.
+        """
+        self.failed = asyncio.get_running_loop().create_future()
+        try:
+            recovered = await self._storage.start(failed=self._storage_failed)
+            if recovered.repaired:
+                logger.warning("%s: %s", self.name, recovered.repaired)
+            await self._join(recovered)
+        except BaseException:
+            await self._transport.close()
+            await self._storage.close()
+            raise
+
+    async def _join(self, recovered: Recovered) -> None:
+        """Become somebody: the member that the directory says, or one of the first of a new cluster."""
+        identity = recovered.identity
+        own = identity.member_id or first_ids(self._members).get(self.name, 0)
+        self._hello = Hello(identity.cluster_id, own, self.name, identity.incarnation, identity.boot_count, "")
+        self._peers = Peers(self._hello, self._members)
+        is_new = recovered.snapshot is None and not recovered.entries
+        if is_new:
+            self._bootstrap = Bootstrap(self._hello, self._members)
+        await self._transport.start(self._hello, self)
+        if self._bootstrap is not None:
+            self._transport.set_peers(self._peers.addresses)
+            recovered = await self._found(self._bootstrap, recovered)
+            self._bootstrap = None
+        await self._run(recovered)
+
+    async def _found(self, bootstrap: Bootstrap, recovered: Recovered) -> Recovered:
+        """Agree on entry 1 with the other first members and make it durable."""
+        payload = await bootstrap.genesis(self._transport.address)
+        entry, hard_state = genesis_entry(payload)
+        saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._storage.save(Save(0, hard_state, [entry], None), saved.set_result)
+        await saved
+        return Recovered(recovered.identity, hard_state, None, [entry], 1)
+
+    async def _run(self, recovered: Recovered) -> None:
+        """Bind the directory to its cluster, wire the parts and start the loops."""
+        assert self._hello is not None
+        assert self._peers is not None
+        member = Member(
+            recovered,
+            storage=self._storage,
+            transport=self._transport,
+            peers=self._peers,
+            events=self._events,
+            config=self.config,
+            rng=self._rng,
+        )
+        if recovered.snapshot is not None:
+            await member.applier.restore(recovered.snapshot)
+            cluster_id, table = member.replica.cluster_id, member.replica.members
+        else:
+            genesis = codec.decode_logged(recovered.entries[0].payload)
+            assert isinstance(genesis, Genesis)
+            cluster_id, table = genesis.cluster_id, {m.id: m for m in genesis.members}
+        ids = {m.name: m.id for m in table.values()}
+        if self.name not in ids:
+            raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {self.name!r}")
+        identity = await self._storage.identify(cluster_id=cluster_id, member_id=ids[self.name])
+        self._hello = Hello(
+            cluster_id,
+            identity.member_id,
+            self.name,
+            identity.incarnation,
+            identity.boot_count,
+            self._transport.address,
+        )
+        self._peers.adopt(self._hello, table)
+        self._transport.identify(self._hello)
+        self._transport.set_peers(self._peers.addresses)
+        self._member = member
+        for name, loop in member.loops().items():
+            task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
+            task.add_done_callback(self._loop_ended)
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Leave gracefully: finish writes under way, hand leadership over, then stop. Idempotent.
+
+        Writes that could not finish within ``config.close_seconds`` fail as `MaybeApplied`.
+        """
+        member = self._member
+        if member is not None and self._stopping is None:
+            await self._hand_over(member)
+        await self._stop(None)
+
+    async def kill(self) -> None:
+        """Stop at once, as if the process had died: nothing is finished and nobody is told. For tests."""
+        await self._stop(None)
+
+    async def _hand_over(self, member: Member) -> None:
+        """Let writes finish, then give leadership to the best follower; each as far as its time allows."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.close_seconds
+        while len(member.writes) and loop.time() < deadline:
+            await asyncio.sleep(self.config.tick_seconds)
+        if member.raft.role is not LEADER or len(member.raft.membership.voters) < 2:
+            return
+        member.inbox.put(TransferLeadership(0))
+        try:
+            async with asyncio.timeout(self.config.close_seconds):
+                while member.raft.role is LEADER:
+                    member.soft_state_changed.clear()
+                    await member.soft_state_changed.wait()
+        except TimeoutError:
+            logger.warning("%s: closed as leader, nobody took over in time", self.name)
+
+    async def _stop(self, cause: BaseException | None) -> None:
+        """Stop once; whoever else asks waits for the same stop."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop_once(cause), name="pyraftkv-stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop_once(self, cause: BaseException | None) -> None:
+        for task in self._tasks:
+            task.remove_done_callback(self._loop_ended)
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._member is not None:
+            await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
+        self._clients.close()
+        await self._transport.close()
+        await self._storage.close()
+        if self.failed is not None and not self.failed.done():
+            if cause is None:
+                self.failed.cancel()
+            else:
+                self.failed.set_exception(cause)
+                self.failed.exception()
+        self._events.emit(NodeStopped(cause))
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A loop never ends by itself: a bug, or the disk. The node stops, loudly."""
+        error = None if task.cancelled() else task.exception()
+        self._fail(error or RuntimeError(f"{task.get_name()} ended"))
+
+    def _storage_failed(self, error: BaseException) -> None:
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._stopping is None:
+            logger.critical("%s stops: %s", self.name, error, exc_info=error)
+            self._stopping = asyncio.get_running_loop().create_task(self._stop_once(error), name="pyraftkv-stop")
+
+    # --- The KV protocol -------------------------------------------------------------------------------------------
+
+    def _running(self) -> Member:
+        if self._member is None or self._stopping is not None:
+            raise errors.Closed(f"{self.name} is not running")
+        return self._member
+
+    def _deadline(self, timeout: float | None) -> float:
+        seconds = self.config.request_timeout_seconds if timeout is None else timeout
+        return asyncio.get_running_loop().time() + seconds
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        member = self._running()
+        deadline = self._deadline(timeout)
+        session = member.own_session() or await member.open_own_session(deadline)
+        sequence, payload = session.encode(command)
+        try:
+            result = await member.writes.submit(session.id, sequence, payload, deadline)
+        except errors.SessionExpired:
+            member.forget_own_session(session)
+            raise
+        return result  # type: ignore[return-value]
+
+    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
+
+        "lease" is answered as "linearizable" until lease reads exist: never weaker than asked for.
+        """
+        member = self._running()
+        if consistency != "local":
+            await member.reads.join(self._deadline(timeout))
+        result = member.replica.store.read(query)
+        while isinstance(result, Work):
+            await asyncio.sleep(0)
+            done = result.step(READ_STEP_BUDGET)
+            if done is not None:
+                return done
+        return result
+
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> NodeWatch:
+        """Start a watch. Raises `WatchCancelled`, `Overloaded`, `Closed`."""
+        return self.open_watch(WatchCall(0, key, end, start_revision, prev_kv, no_put, no_delete))
+
+    async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
+        """Return this member's view of itself and of the cluster."""
+        member = self._running()
+        assert self._peers is not None
+        assert self._hello is not None
+        raft, store = member.raft.status(), member.replica.store
+        return Status(
+            name=self.name,
+            member_id=self._hello.member_id,
+            cluster_id=self._hello.cluster_id,
+            role=raft.role.name.lower().replace("_", "-"),
+            leader=raft.leader,
+            leader_name=self._peers.name(raft.leader),
+            term=raft.term,
+            commit_index=raft.commit,
+            applied_index=member.replica.applied_index,
+            last_index=raft.last_index,
+            saved_index=raft.saved,
+            revision=store.published_revision,
+            compact_revision=store.compact_revision,
+            db_size_bytes=store.size_bytes,
+            keys=store.key_count,
+            has_quorum=raft.has_quorum,
+            storage=self._storage.kind,
+            version=__version__,
+            peers=self._peer_statuses(member, self._peers),
+        )
+
+    @staticmethod
+    def _peer_statuses(member: Member, peers: Peers) -> list[PeerStatus]:
+        progress = member.raft.status().progress
+        statuses = []
+        for id_ in peers.ids:
+            seen = progress.get(id_)
+            statuses.append(
+                PeerStatus(
+                    id=id_,
+                    name=peers.name(id_),
+                    address=peers.address(id_),
+                    connected=peers.is_connected(id_),
+                    match=seen.match if seen else 0,
+                    state=seen.state.name.lower() if seen else "",
+                )
+            )
+        return statuses
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        """Yield what happens to this member from now on (see `node.events`), until it stops."""
+        return self._events.subscribe()
+
+    async def take_snapshot(self) -> None:
+        """Write a snapshot of the present state to the data directory, and drop the log that it replaces."""
+        await self._running().take_snapshot()
+
+    # --- For the server (see `server.Member`) ----------------------------------------------------------------------
+
+    def write_encoded(self, payload: bytes, timeout: float) -> asyncio.Future[Outcome]:
+        """Propose a client's encoded command. Raises `InvalidRequest`, `Overloaded`, `Closed`."""
+        member = self._running()
+        try:
+            envelope = codec.decode_logged(payload)
+        except errors.PyraftkvError as error:
+            raise errors.InvalidRequest(f"the command cannot be read: {error}") from None
+        if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
+            raise errors.InvalidRequest("the command names no session")
+        validate(envelope.command)
+        return member.writes.submit(envelope.session, envelope.sequence, payload, self._deadline(timeout))
+
+    async def open_session(self, timeout: float) -> int:
+        """Register a session for a client and return its id. Raises `NoLeader`, `WriteTimeout`."""
+        return await self._running().open_session(self._deadline(timeout))
+
+    def open_watch(self, call: WatchCall) -> NodeWatch:
+        """Start a watch. Raises `WatchCancelled`, `Overloaded`, `Closed`."""
+        return self._running().watches.open(call)
+
+    # --- For the transport (see `transport.Handler`) ---------------------------------------------------------------
+
+    def peer_hello(self, hello: Hello) -> None:
+        """Judge a peer's HELLO. Raises `HandshakeRejected`."""
+        assert self._peers is not None
+        self._peers.judge(hello)
+        if self._bootstrap is not None:
+            self._bootstrap.heard(hello)
+        if self._peers.heard(hello):
+            self._transport.set_peers(self._peers.addresses)
+        self._events.emit(PeerConnected(hello.member_id, hello.name))
+        if hello.cluster_id == 0 and self._member is not None and self._hello is not None:
+            offer = codec.encode_logged(Genesis(self._hello.cluster_id, self._peers.table))
+            self._transport.send([GenesisOffer(hello.member_id, self._hello.member_id, offer)])
+
+    def receive(self, messages: Sequence[PeerMessage]) -> None:
+        """Take messages from a peer."""
+        if self._member is not None:
+            self._member.received(messages)
+        elif self._bootstrap is not None:
+            for message in messages:
+                if isinstance(message, GenesisOffer):
+                    self._bootstrap.offered(message)
+
+    def peer_lost(self, member_id: int) -> None:
+        """Messages to a peer were lost."""
+        assert self._peers is not None
+        if self._peers.lost(member_id):
+            self._events.emit(PeerLost(member_id, self._peers.name(member_id)))
+        if self._member is not None:
+            self._member.peer_lost(member_id)
+
+    def client_connected(self, connection: Connection) -> None:
+        """Serve a client, if this member runs."""
+        if self._member is None or self._stopping is not None:
+            connection.close()
+        else:
+            self._clients.accept(connection)
+
+
+def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:
+    """Return what a caller gets who waits while the node stops."""
+    if not sent:
+        return errors.Closed("the node stopped before the request was sent to anybody")
+    if cause is None:
+        return errors.NodeFailed("the node was closed with the write under way")
+    return errors.NodeFailed(f"the node stopped with the write under way: {cause}")
