@@ -1,1 +1,27 @@
+"""A member of the cluster: where core, replica, log and transport meet."""
 
+from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.events import (
+    EventsDropped,
+    NodeEvent,
+    NodeStopped,
+    PeerConnected,
+    PeerLost,
+    RoleChanged,
+    SnapshotInstalled,
+    SnapshotWritten,
+)
+from pyraftkv.node.node import Node
+
+__all__ = [
+    "EventsDropped",
+    "Node",
+    "NodeConfig",
+    "NodeEvent",
+    "NodeStopped",
+    "PeerConnected",
+    "PeerLost",
+    "RoleChanged",
+    "SnapshotInstalled",
+    "SnapshotWritten",
+]

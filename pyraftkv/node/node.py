@@ -88,6 +88,16 @@ class Node(Engine):
         """Where this member is reached."""
         return self._transport.address
 
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member leads, as far as it knows."""
+        return self._member is not None and self._stopping is None and self._member.raft.role is LEADER
+
+    @property
+    def term(self) -> int:
+        """The Raft term this member is in; 0 before it runs."""
+        return self._member.raft.term if self._member is not None else 0
+
     # --- Life ------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:

@@ -1,0 +1,458 @@
+"""`Client`: the `KV` protocol for programs that are not members, over one connection to whichever member answers.
+
+A client keeps a session of its own in the cluster. When its connection breaks it dials the next member and sends
+again what was under way, the same bytes under the same session, so each write applies once although it was sent
+twice. Reads are asked again; watches go on after the last revision that they delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from typing_extensions import Self
+
+from pyraftkv import codec, errors
+from pyraftkv.engine import Engine
+from pyraftkv.kv import Consistency, PeerStatus, Status
+from pyraftkv.protocol import (
+    Answer,
+    Call,
+    CancelCall,
+    Hello,
+    OpenSessionCall,
+    ReadCall,
+    Reply,
+    StatusCall,
+    WatchCall,
+    WatchUpdate,
+    WriteCall,
+)
+from pyraftkv.sessions import Refusal
+from pyraftkv.store import validate
+from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
+from pyraftkv.transport.base import Connection, Dialer
+from pyraftkv.writes import OwnSession, PendingWrites
+
+logger = logging.getLogger("pyraftkv.client")
+
+HOUSEKEEPING_SECONDS = 0.1
+RETRY_SECONDS = 2.0
+"""A call not answered for this long is sent again, under the same id or session."""
+
+DIAL_SECONDS = 3.0
+"""How long one member gets to answer a dial."""
+
+BACKOFF_SECONDS_MIN = 0.02
+BACKOFF_SECONDS_MAX = 1.0
+"""The pause after every member was tried in vain, doubling from the first to the second, with jitter."""
+
+WATCH_BATCHES_MAX = 256
+"""Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
+
+
+class _Ask:
+    """A call that expects one answer and may be asked again: a read, a status, a session."""
+
+    __slots__ = ("call", "deadline", "future")
+
+    def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
+        self.call = call
+        self.deadline = deadline
+        self.future = future
+
+
+class Client(Engine):
+    """A connection to a cluster that outlives its members; an asynchronous context manager.
+
+    Args:
+        addresses: Members to try, in this order at first and in turn ever after.
+        dialer: How to reach them.
+        name: What the members call this client in their logs.
+        timeout: The deadline in seconds of a call that names none.
+        rng: The source of back-off jitter.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        dialer: Dialer,
+        name: str = "client",
+        timeout: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not addresses:
+            raise errors.ConfigurationError("a client needs one address at least")
+        self._addresses = list(addresses)
+        self._dialer = dialer
+        self._hello = Hello(0, 0, name, 0, 0, "")
+        self._timeout = timeout
+        self._rng = rng or random.Random()  # noqa: S311  (jitter, not secrets)
+        self._connection: Connection | None = None
+        self._lost = asyncio.Event()
+        self._next_id = 1
+        self._asks: dict[int, _Ask] = {}
+        self._write_ids: dict[int, tuple[int, int]] = {}
+        self._watches: dict[int, ClientWatch] = {}
+        self._session: OwnSession | None = None
+        self._opening: asyncio.Task[OwnSession] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writes: PendingWrites | None = None
+        self._last_error: Exception | None = None
+
+    def __repr__(self) -> str:
+        peer = self._connection.peer.name if self._connection is not None else "nobody"
+        return f"<Client connected to {peer}>"
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def start(self) -> None:
+        """Begin to connect, in the background. Calls wait for the connection as long as their deadline allows."""
+        loop = asyncio.get_running_loop()
+        self._writes = PendingWrites(loop, send=self._send_write, retry_seconds=RETRY_SECONDS)
+        for work in (self._stay_connected(), self._housekeeping()):
+            self._tasks.append(loop.create_task(work, name="pyraftkv-client"))
+
+    async def close(self) -> None:
+        """Disconnect; calls under way fail. Idempotent."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._writes is not None:
+            self._writes.fail_all(_closed_error)
+        for ask in self._asks.values():
+            if not ask.future.done():
+                ask.future.set_exception(errors.Closed("the client was closed"))
+        self._asks.clear()
+        for watch in list(self._watches.values()):
+            watch.end(errors.Closed("the client was closed"))
+        self._watches.clear()
+
+    # --- The KV protocol -------------------------------------------------------------------------------------------
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        writes = self._running()
+        validate(command)
+        deadline = self._deadline(timeout)
+        session = self._session or await self._open_session(deadline)
+        sequence, payload = session.encode(command)
+        try:
+            result = await writes.submit(session.id, sequence, payload, deadline)
+        except errors.SessionExpired:
+            if self._session is session:
+                self._session = None
+            raise
+        finally:
+            session.acked_below = writes.lowest(session)
+        return result  # type: ignore[return-value]
+
+    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        seconds = self._timeout if timeout is None else timeout
+        result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds), timeout)
+        assert isinstance(result, RangeResult)
+        return result
+
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> ClientWatch:
+        """Start a watch; it goes on through reconnections."""
+        self._running()
+        watch = ClientWatch(self, WatchCall(0, key, end, start_revision, prev_kv, no_put, no_delete))
+        self.subscribe(watch)
+        return watch
+
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return the status of the member that this client is connected to."""
+        table = await self._ask(StatusCall, timeout)
+        known = {field.name for field in fields(Status)}
+        peer_known = {field.name for field in fields(PeerStatus)}
+        peers = [PeerStatus(**{k: v for k, v in row.items() if k in peer_known}) for row in table.pop("peers", [])]
+        return Status(**{k: v for k, v in table.items() if k in known}, peers=peers)
+
+    # --- Calls -----------------------------------------------------------------------------------------------------
+
+    def _running(self) -> PendingWrites:
+        if self._writes is None or not self._tasks:
+            raise errors.Closed("the client is not running")
+        return self._writes
+
+    def _deadline(self, timeout: float | None) -> float:
+        return asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+
+    def _id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    async def _ask(self, make: Any, timeout: float | None) -> Any:
+        """Send a call that may be repeated, and wait for its answer. Raises `ReadTimeout`, and what it came to."""
+        self._running()
+        call = make(self._id())
+        future = asyncio.get_running_loop().create_future()
+        self._asks[call.id] = _Ask(call, self._deadline(timeout), future)
+        self._send(call)
+        try:
+            return await future
+        finally:
+            if self._asks.pop(call.id, None) is not None:
+                self._send(CancelCall(call.id))
+
+    async def _open_session(self, deadline: float) -> OwnSession:
+        """Open this client's session; callers at the same time share the attempt."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._open(deadline), name="pyraftkv-session")
+        return await asyncio.shield(self._opening)
+
+    async def _open(self, deadline: float) -> OwnSession:
+        timeout = deadline - asyncio.get_running_loop().time()
+        try:
+            self._session = OwnSession(await self._ask(OpenSessionCall, timeout))
+        except (errors.ReadTimeout, errors.MaybeApplied) as error:
+            raise errors.NoLeader(f"no session could be opened, nothing was written: {error}") from None
+        return self._session
+
+    def _send_write(self, payload: bytes) -> None:
+        envelope = codec.decode_logged(payload)
+        call_id = self._id()
+        self._write_ids[call_id] = (envelope.session, envelope.sequence)  # type: ignore[union-attr]
+        if not self._send(WriteCall(call_id, payload, self._timeout)):
+            self._running().returned([payload])
+
+    def _send(self, call: Call) -> bool:
+        """Send if connected; what was not sent goes out upon the next connection."""
+        if self._connection is None:
+            return False
+        self._connection.send(codec.encode_call(call))
+        return True
+
+    # --- Connection ------------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        """Dial the members in turn, for ever."""
+        addresses = deque(self._addresses)
+        backoff = BACKOFF_SECONDS_MIN
+        while True:
+            for _ in range(len(addresses)):
+                if await self._connect(addresses[0]):
+                    backoff = BACKOFF_SECONDS_MIN
+                    await self._lost.wait()
+                addresses.rotate(-1)
+            await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.0))
+            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+
+    async def _connect(self, address: str) -> bool:
+        """Connect to one member and send everything that is under way; False if it does not answer."""
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                connection = await self._dialer(address, self._hello)
+        except (OSError, errors.TransportError) as error:
+            if repr(error) != repr(self._last_error):
+                logger.info("%s does not answer: %s", address, error)
+            self._last_error = error
+            return False
+        self._lost.clear()
+        self._connection = connection
+        connection.open(received=self._received, closed=self._disconnected)
+        self._write_ids.clear()
+        self._running().resend()
+        for ask in list(self._asks.values()):
+            self._send(ask.call)
+        for watch in list(self._watches.values()):
+            self.subscribe(watch)
+        return True
+
+    def _disconnected(self, error: Exception | None) -> None:
+        logger.info("disconnected: %s", error or "closed")
+        self._connection = None
+        self._lost.set()
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._running().scan()
+            now = asyncio.get_running_loop().time()
+            for ask in list(self._asks.values()):
+                if now >= ask.deadline and not ask.future.done():
+                    ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
+
+    # --- Replies ---------------------------------------------------------------------------------------------------
+
+    def _received(self, frame: bytes) -> None:
+        try:
+            reply: Reply = codec.decode_reply(frame)
+        except errors.FrameError as error:
+            logger.warning("a reply cannot be read: %s", error)
+            if self._connection is not None:
+                self._connection.close()
+            return
+        if isinstance(reply, WatchUpdate):
+            watch = self._watches.get(reply.id)
+            if watch is not None:
+                watch.deliver(reply.batch)
+        else:
+            self._answered(reply)
+
+    def _answered(self, answer: Answer) -> None:
+        key = self._write_ids.pop(answer.id, None)
+        if key is not None:
+            self._write_answered(key, answer)
+            return
+        ask = self._asks.pop(answer.id, None)
+        if ask is not None:
+            self._ask_answered(ask, answer)
+            return
+        watch = self._watches.pop(answer.id, None)
+        if watch is not None and answer.error is not None:
+            watch.end(errors.from_wire(*answer.error))
+
+    def _write_answered(self, key: tuple[int, int], answer: Answer) -> None:
+        """Resolve a write; an answer of the member about itself (closing, overloaded) is no outcome: try elsewhere."""
+        if answer.error is None:
+            assert answer.result is not None
+            assert not isinstance(answer.result, dict)
+            self._running().resolve(*key, answer.result)
+        elif answer.error[0] in RETRY_ELSEWHERE:
+            if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
+                self._connection.close()
+        else:
+            self._running().resolve(*key, Refusal(*answer.error))
+
+    def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
+        if answer.error is not None and answer.error[0] in LEAVE_MEMBER:
+            self._asks[ask.call.id] = ask
+            if self._connection is not None:
+                self._connection.close()
+        elif ask.future.done():
+            return
+        elif answer.error is not None:
+            ask.future.set_exception(errors.from_wire(*answer.error))
+        else:
+            ask.future.set_result(answer.result)
+
+    def subscribe(self, watch: ClientWatch) -> None:
+        """Ask for a watch from where it stands, under a fresh id: updates for an older one are ignored."""
+        self._watches.pop(watch.id, None)
+        call = watch.next_call(self._id())
+        self._watches[call.id] = watch
+        self._send(call)
+
+    def unsubscribe(self, watch: ClientWatch) -> None:
+        """Stop the updates of a watch, for good or until it subscribes again."""
+        if self._watches.pop(watch.id, None) is not None:
+            self._send(CancelCall(watch.id))
+
+
+LEAVE_MEMBER = {"Closed", "NodeFailed"}
+"""Answers of a member that goes away: another one may know better."""
+
+RETRY_ELSEWHERE = LEAVE_MEMBER | {"Overloaded", "NoLeader", "WriteTimeout", "ConnectionLost"}
+"""Answers that say nothing final about a write that has a session: it is sent again until its own deadline."""
+
+
+def _closed_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
+    if sent:
+        return errors.ConnectionLost("the client was closed with the write under way")
+    return errors.Closed("the client was closed before the write was sent")
+
+
+class ClientWatch:
+    """A watch over the wire; see `kv.Watch`."""
+
+    def __init__(self, client: Client, call: WatchCall) -> None:
+        self._client = client
+        self._call = call
+        self.revision = max(0, call.start_revision - 1)
+        self._delivered = self.revision
+        self._in_place = call.start_revision > 0
+        self._queue: deque[WatchBatch] = deque()
+        self._is_paused = False
+        self._ready = asyncio.Event()
+        self._placed = asyncio.Event()
+        self._error: errors.PyraftkvError | None = None
+
+    @property
+    def id(self) -> int:
+        """What the present subscription is called on the wire."""
+        return self._call.id
+
+    def next_call(self, call_id: int) -> WatchCall:
+        """Return the call that goes on after the last revision received."""
+        call = self._call
+        start = self._delivered + 1 if self._in_place else call.start_revision
+        self._call = WatchCall(call_id, call.key, call.end, start, call.prev_kv, call.no_put, call.no_delete)
+        return self._call
+
+    def deliver(self, batch: WatchBatch) -> None:
+        """Take a batch from the wire. Over `WATCH_BATCHES_MAX` the server is told to stop until the reader catches up."""
+        self._in_place = True
+        self._delivered = max(self._delivered, batch.revision)
+        self._placed.set()
+        if batch.events:
+            self._queue.append(batch)
+            self._ready.set()
+            if len(self._queue) >= WATCH_BATCHES_MAX:
+                self._is_paused = True
+                self._client.unsubscribe(self)
+
+    def end(self, error: errors.PyraftkvError) -> None:
+        """End the watch: whoever iterates gets ``error`` after what is queued."""
+        self._error = error
+        self._ready.set()
+        self._placed.set()
+
+    async def synced(self, *, timeout: float | None = None) -> int:
+        """Wait until a member has the watch in place; return the revision that it stands at."""
+        async with asyncio.timeout(timeout):
+            await self._placed.wait()
+        if self._error is not None:
+            raise self._error
+        return self._delivered
+
+    async def batches(self) -> AsyncIterator[WatchBatch]:
+        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
+        while True:
+            while self._queue:
+                batch = self._queue.popleft()
+                self.revision = batch.revision
+                yield batch
+            if self._error is not None:
+                raise self._error
+            if self._is_paused:
+                self._is_paused = False
+                self._client.subscribe(self)
+            self._ready.clear()
+            await self._ready.wait()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        async for batch in self.batches():
+            for event in batch.events:
+                yield event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop watching. Idempotent."""
+        self._client.unsubscribe(self)
+        self.end(errors.Closed("the watch was closed"))

@@ -1,0 +1,128 @@
+"""`Cluster`: several real nodes in one process, to try things and to test with.
+
+The nodes talk through an in-memory network that encodes and decodes every message, and keep their logs in memory: no
+ports, no disk, and otherwise the same code as in production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+from typing_extensions import Self
+
+from pyraftkv import errors
+from pyraftkv.client import Client
+from pyraftkv.log import MemoryStorage
+from pyraftkv.node import Node, NodeConfig
+from pyraftkv.transport import MemoryNetwork
+
+LEADER_POLL_SECONDS = 0.01
+
+
+class Cluster:
+    """Nodes ``n1``, ``n2`` ... of one cluster: an asynchronous context manager.
+
+    Invariant: a name is either in `nodes` (running) or has only its storage (killed), from which `restart` revives it.
+    """
+
+    def __init__(self, names: list[str], *, config: NodeConfig | None = None, seed: int | None = None) -> None:
+        self._rng = random.Random(seed)  # noqa: S311  (jitter, not secrets)
+        self._config = config
+        self._members = {name: name for name in names}
+        self._storages = {name: MemoryStorage() for name in names}
+        self._clients: list[Client] = []
+        self.network = MemoryNetwork()
+        """The network between the nodes, where messages can be cut off, lost or delayed."""
+        self.nodes: dict[str, Node] = {}
+        """The nodes that run, by name."""
+
+    @classmethod
+    def in_memory(cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None) -> Cluster:
+        """Make a cluster of ``size`` nodes; it starts when it is entered."""
+        if size < 1:
+            raise errors.ConfigurationError("a cluster has one member at least")
+        return cls([f"n{number}" for number in range(1, size + 1)], config=config, seed=seed)
+
+    def __repr__(self) -> str:
+        return f"<Cluster {list(self.nodes.values())}>"
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes.values())
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name in self._members:
+                    group.create_task(self._start(name))
+            await self.wait_for_leader()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @property
+    def leader(self) -> Node:
+        """The running node that leads in the highest term. Raises `NoLeader`."""
+        leaders = [node for node in self.nodes.values() if node.is_leader]
+        if not leaders:
+            raise errors.NoLeader("no node leads at the moment")
+        return max(leaders, key=lambda node: node.term)
+
+    @property
+    def followers(self) -> list[Node]:
+        """The running nodes that do not lead."""
+        leader = self.leader
+        return [node for node in self.nodes.values() if node is not leader]
+
+    async def wait_for_leader(self, *, timeout: float = 10.0) -> Node:
+        """Wait until somebody leads. Raises `TimeoutError`."""
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return self.leader
+                except errors.NoLeader:
+                    await asyncio.sleep(LEADER_POLL_SECONDS)
+
+    def client(self) -> Client:
+        """Return a connected client, which finds the nodes that run. It closes with the cluster."""
+        client = Client(list(self._members.values()), dialer=self.network.dialer(), rng=self._rng)
+        client.start()
+        self._clients.append(client)
+        return client
+
+    async def kill(self, node: Node | str) -> None:
+        """Stop a node at once, as if its process had died. What it had saved stays, for `restart`."""
+        name = node if isinstance(node, str) else node.name
+        await self.nodes.pop(name).kill()
+
+    async def restart(self, name: str) -> Node:
+        """Start a killed node again from what it had saved."""
+        if name in self.nodes:
+            raise errors.ConfigurationError(f"{name} runs already")
+        return await self._start(name)
+
+    async def close(self) -> None:
+        """Stop every client and node. Idempotent."""
+        clients, self._clients = self._clients, []
+        for client in clients:
+            await client.close()
+        nodes, self.nodes = list(self.nodes.values()), {}
+        await asyncio.gather(*(node.kill() for node in nodes))
+
+    async def _start(self, name: str) -> Node:
+        node = Node(
+            name,
+            members=self._members,
+            storage=self._storages[name],
+            transport=self.network.transport(self._members[name]),
+            config=self._config,
+            rng=random.Random(self._rng.getrandbits(64)),  # noqa: S311
+        )
+        self.nodes[name] = node
+        await node.start()
+        return node

@@ -1,0 +1,91 @@
+"""The short forms: `open` a node on a data directory, `connect` to a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyraftkv import errors
+from pyraftkv.client import Client
+from pyraftkv.log import FileStorage
+from pyraftkv.node import Node, NodeConfig
+from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
+
+DEFAULT_NAME = "default"
+"""What a node is called that names itself nothing, as in etcd."""
+
+
+def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
+    data_dir: str | Path,
+    *,
+    name: str = DEFAULT_NAME,
+    listen: str | None = None,
+    advertise: str | None = None,
+    members: Mapping[str, str] | str | None = None,
+    tls: TLS | None = None,
+    insecure: bool = False,
+    config: NodeConfig | None = None,
+) -> Node:
+    """Return a node with its log in ``data_dir``: enter it with ``async with`` to run it.
+
+    ``open(path)`` alone is a durable cluster of one.
+
+    Args:
+        data_dir: Made if it does not exist; belongs to this member for ever.
+        name: This member's name.
+        listen: ``host:port`` to listen on; without it nobody else can reach the node. Port 0 takes a free one.
+        advertise: ``host:port`` that the others dial, where it differs from ``listen``.
+        members: Names and addresses of the cluster's first members, as a mapping or as ``"a=host:port,b=host:port"``.
+        tls: Certificates for members and clients.
+        insecure: Allow an address that other machines can reach without TLS.
+        config: Timing and limits.
+
+    Raises:
+        ConfigurationError: Names or addresses that cannot work.
+    """
+    table = parse_members(members) if isinstance(members, str) else dict(members or {})
+    if listen is None and len(table) > 1:
+        raise errors.ConfigurationError("listen= is needed to talk to other members")
+    transport: Transport
+    if listen is None:
+        transport = MemoryNetwork().transport(name)
+    else:
+        transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
+    if not table:
+        table = {name: advertise or listen or name}
+    return Node(name, members=table, storage=FileStorage(data_dir), transport=transport, config=config)
+
+
+def connect(
+    addresses: str,
+    *,
+    tls: TLS | None = None,
+    timeout: float = 5.0,
+    name: str = "client",
+) -> Client:
+    """Return a client for the cluster at ``"host:port,host:port"``: enter it with ``async with`` to connect.
+
+    Args:
+        addresses: Members to try, separated by commas; one that answers is enough.
+        tls: The client's certificates.
+        timeout: The deadline in seconds of a call that names none.
+        name: What the members call this client in their logs.
+
+    Raises:
+        ConfigurationError: An address that cannot work.
+    """
+    listed = [address.strip() for address in addresses.split(",") if address.strip()]
+    return Client(listed, dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
+
+
+def parse_members(text: str) -> dict[str, str]:
+    """Parse ``"a=host:port,b=host:port"``. Raises `ConfigurationError`."""
+    table: dict[str, str] = {}
+    for part in text.split(","):
+        name, separator, address = part.strip().partition("=")
+        if not (name and separator and address):
+            raise errors.ConfigurationError(f"members are written name=host:port, not {part!r}")
+        if name in table:
+            raise errors.ConfigurationError(f"two members are called {name!r}")
+        table[name] = address
+    return table
