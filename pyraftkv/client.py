@@ -13,9 +13,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from pyraftkv import codec, errors
 from pyraftkv.engine import Engine
@@ -24,6 +22,7 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
+    Envelope,
     Hello,
     OpenSessionCall,
     ReadCall,
@@ -94,7 +93,7 @@ class Client(Engine):
         self._dialer = dialer
         self._hello = Hello(0, 0, name, 0, 0, "")
         self._timeout = timeout
-        self._rng = rng or random.Random()  # noqa: S311  (jitter, not secrets)
+        self._rng = rng or random.Random()
         self._connection: Connection | None = None
         self._lost = asyncio.Event()
         self._next_id = 1
@@ -229,12 +228,14 @@ class Client(Engine):
             raise errors.NoLeader(f"no session could be opened, nothing was written: {error}") from None
         return self._session
 
-    def _send_write(self, payload: bytes) -> None:
+    def _send_write(self, payload: bytes) -> bool:
+        if self._connection is None:
+            return False
         envelope = codec.decode_logged(payload)
+        assert isinstance(envelope, Envelope)
         call_id = self._id()
-        self._write_ids[call_id] = (envelope.session, envelope.sequence)  # type: ignore[union-attr]
-        if not self._send(WriteCall(call_id, payload, self._timeout)):
-            self._running().returned([payload])
+        self._write_ids[call_id] = (envelope.session, envelope.sequence)
+        return self._send(WriteCall(call_id, payload, self._timeout))
 
     def _send(self, call: Call) -> bool:
         """Send if connected; what was not sent goes out upon the next connection."""
@@ -330,6 +331,8 @@ class Client(Engine):
             assert not isinstance(answer.result, dict)
             self._running().resolve(*key, answer.result)
         elif answer.error[0] in RETRY_ELSEWHERE:
+            if answer.error[0] in DECLINED:
+                self._running().declined(*key)
             if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
                 self._connection.close()
         else:
@@ -359,6 +362,9 @@ class Client(Engine):
         if self._watches.pop(watch.id, None) is not None:
             self._send(CancelCall(watch.id))
 
+
+DECLINED = {"Closed", "Overloaded", "NoLeader"}
+"""Answers that say that this member, at least, did not take the write."""
 
 LEAVE_MEMBER = {"Closed", "NodeFailed"}
 """Answers of a member that goes away: another one may know better."""
@@ -401,7 +407,7 @@ class ClientWatch:
         return self._call
 
     def deliver(self, batch: WatchBatch) -> None:
-        """Take a batch from the wire. Over `WATCH_BATCHES_MAX` the server is told to stop until the reader catches up."""
+        """Take a batch from the wire; over `WATCH_BATCHES_MAX` the server is told to stop until the reader catches up."""
         self._in_place = True
         self._delivered = max(self._delivered, batch.revision)
         self._placed.set()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-
-from typing_extensions import Self
+from typing import Self
 
 from pyraftkv import errors
 from pyraftkv.client import Client
@@ -28,7 +27,7 @@ class Cluster:
     """
 
     def __init__(self, names: list[str], *, config: NodeConfig | None = None, seed: int | None = None) -> None:
-        self._rng = random.Random(seed)  # noqa: S311  (jitter, not secrets)
+        self._rng = random.Random(seed)
         self._config = config
         self._members = {name: name for name in names}
         self._storages = {name: MemoryStorage() for name in names}
@@ -121,7 +120,7 @@ class Cluster:
             storage=self._storages[name],
             transport=self.network.transport(self._members[name]),
             config=self._config,
-            rng=random.Random(self._rng.getrandbits(64)),  # noqa: S311
+            rng=random.Random(self._rng.getrandbits(64)),
         )
         self.nodes[name] = node
         await node.start()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import field
-from typing import Literal, Protocol
-
-from typing_extensions import Self
+from typing import Literal, Protocol, Self
 
 from pyraftkv._record import record
 from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget

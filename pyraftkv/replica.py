@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
@@ -139,7 +139,7 @@ class Replica:
         self.members = {member.id: member for member in genesis.members}
         return MembershipApplied(self.membership)
 
-    _handlers: dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]] = {
+    _handlers: ClassVar[dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]]] = {
         Envelope: _apply_envelope,
         RegisterSession: _open_session,
         Genesis: _found,

@@ -48,14 +48,14 @@ class OwnSession:
 class PendingWrite:
     """One write that was not heard of yet."""
 
-    __slots__ = ("deadline", "future", "payload", "sent", "sent_at")
+    __slots__ = ("deadline", "future", "offers", "payload", "sent_at")
 
     def __init__(self, payload: bytes, deadline: float, now: float, future: asyncio.Future[Outcome]) -> None:
         self.payload = payload
         self.deadline = deadline
         self.future = future
-        self.sent = False
-        """Whether it was ever handed to somebody who may have taken it."""
+        self.offers = 0
+        """How often it was handed to somebody who may have taken it, and did not give it back."""
         self.sent_at = now
 
 
@@ -65,7 +65,7 @@ class PendingWrites:
     Invariant: a future here is resolved exactly once, and leaves the table as it is resolved.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, send: Callable[[bytes], None], retry_seconds: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, send: Callable[[bytes], bool], retry_seconds: float) -> None:
         self._loop = loop
         self._send = send
         self._retry_seconds = retry_seconds
@@ -86,6 +86,9 @@ class PendingWrites:
             table = self._sessions[session] = {}
         known = table.get(sequence)
         if known is not None:
+            if known.future.cancelled():
+                known.future = self._loop.create_future()
+                known.deadline = deadline
             return known.future
         if self._count >= PENDING_COUNT_MAX or self._bytes >= PENDING_BYTES_MAX:
             raise errors.Overloaded(f"{self._count} writes ({self._bytes} bytes) are under way already")
@@ -93,8 +96,8 @@ class PendingWrites:
         table[sequence] = write
         self._count += 1
         self._bytes += len(payload)
-        write.sent = True
-        self._send(payload)
+        if self._send(payload):
+            write.offers = 1
         return write.future
 
     def resolve(self, session: int, sequence: int, outcome: Outcome) -> bool:
@@ -124,12 +127,21 @@ class PendingWrites:
         return low
 
     def returned(self, payloads: list[bytes]) -> None:
-        """Take back writes that nobody took (no leader, or its queue is full); `resend` or `scan` offers them again."""
+        """Take back writes that nobody took (no leader, or its queue is full); `resend` or `scan` offers them again.
+
+        O(writes under way): this is rare.
+        """
         unsent = {id(payload) for payload in payloads}
         for table in self._sessions.values():
             for write in table.values():
                 if id(write.payload) in unsent:
-                    write.sent = False
+                    write.offers -= 1
+
+    def declined(self, session: int, sequence: int) -> None:
+        """Somebody to whom the write was sent says that it did not take it."""
+        write = self._sessions.get(session, {}).get(sequence)
+        if write is not None:
+            write.offers -= 1
 
     def resend(self) -> None:
         """Offer every write again: there is a new leader, or a new connection."""
@@ -139,7 +151,7 @@ class PendingWrites:
                 self._offer(write, now)
 
     def scan(self) -> None:
-        """Give up writes past their deadline, and send again those not heard of for a while. Call every 100 ms or so."""
+        """Give up writes past their deadline, and send again those not heard of for a while. Call every 100 ms."""
         now = self._loop.time()
         for session in list(self._sessions):
             table = self._sessions[session]
@@ -149,33 +161,33 @@ class PendingWrites:
             for sequence, write in list(table.items()):
                 if now >= write.deadline or write.future.cancelled():
                     self._give_up(session, sequence, write)
-                elif not write.sent or now - write.sent_at >= self._retry_seconds:
+                elif not write.offers or now - write.sent_at >= self._retry_seconds:
                     self._offer(write, now)
 
     def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
-        """Fail every write with ``error(sent)``: the node or client is going away."""
+        """Fail every write with ``error(may_be_applied)``: the node or client is going away."""
         for table in self._sessions.values():
             for write in table.values():
                 if not write.future.done():
-                    write.future.set_exception(error(write.sent))
+                    write.future.set_exception(error(write.offers > 0))
         self._sessions.clear()
         self._count = self._bytes = 0
 
-    def keys(self) -> list[tuple[int, int]]:
+    def under_way(self) -> list[tuple[int, int]]:
         """Return (session, sequence) of everything under way."""
         return [(session, sequence) for session, table in self._sessions.items() for sequence in table]
 
     def _offer(self, write: PendingWrite, now: float) -> None:
-        write.sent = True
         write.sent_at = now
-        self._send(write.payload)
+        if self._send(write.payload):
+            write.offers += 1
 
     def _give_up(self, session: int, sequence: int, write: PendingWrite) -> None:
         del self._sessions[session][sequence]
         self._count -= 1
         self._bytes -= len(write.payload)
         if not write.future.done():
-            write.future.set_exception(timed_out(sent=write.sent))
+            write.future.set_exception(timed_out(sent=write.offers > 0))
 
 
 def timed_out(*, sent: bool) -> errors.PyraftkvError:

@@ -30,11 +30,11 @@ class Inbox:
         self._inputs += items
         self._wake()
 
-    def propose(self, payload: bytes) -> None:
-        """Add a payload to the batch that is proposed next."""
+    def propose(self, payload: bytes) -> bool:
+        """Add a payload to the batch that is proposed next; it is always taken."""
         self._payloads.append(payload)
-        if self._waiter is not None:
-            self._wake()
+        self._wake()
+        return True
 
     async def drain(self) -> list[Input]:
         """Wait for something, and return all of it. Gives every other task one turn, so that batches can grow."""

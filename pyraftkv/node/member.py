@@ -186,7 +186,7 @@ class Member:
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
         """The state now comes from a snapshot: writes that it covers are resolved from its sessions."""
         self.watches.replace_store(replica.store)
-        for session, sequence in self.writes.keys():
+        for session, sequence in self.writes.under_way():
             outcome = replica.sessions.outcome(session, sequence)
             if outcome is not None:
                 self.writes.resolve(session, sequence, outcome)

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-
-from typing_extensions import Self
+from typing import Self
 
 from pyraftkv import codec, errors
 from pyraftkv._version import __version__
@@ -15,7 +14,7 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core import LEADER, Save, TransferLeadership
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
-from pyraftkv.log.base import Identity, Recovered, Storage
+from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
@@ -65,7 +64,7 @@ class Node(Engine):
         self._members = dict(members)
         self._storage = storage
         self._transport = transport
-        self._rng = rng or random.Random()  # noqa: S311  (jitter and nonces, not secrets)
+        self._rng = rng or random.Random()
         self._events = EventHub()
         self._clients = ClientPort(self)
         self._hello: Hello | None = None

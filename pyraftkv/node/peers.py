@@ -51,7 +51,7 @@ class Peers:
         self._addresses = {m.id: self._addresses.get(m.id) or m.address for m in table.values()}
 
     def judge(self, hello: Hello) -> None:
-        """Raise `HandshakeRejected` unless ``hello`` comes from a member of this cluster, in the life it joined with."""
+        """Raise `HandshakeRejected` unless ``hello`` is a member's of this cluster, in the life it joined with."""
         own = self._own
         if hello.cluster_id and own.cluster_id and hello.cluster_id != own.cluster_id:
             raise _rejected(hello, "wrong-cluster", f"cluster {hello.cluster_id:x} is not {own.cluster_id:x}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-
-from typing_extensions import Self
+from typing import Self
 
 from pyraftkv import errors
 from pyraftkv.protocol import WatchCall
