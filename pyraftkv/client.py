@@ -22,7 +22,6 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
-    Envelope,
     Hello,
     OpenSessionCall,
     ReadCall,
@@ -228,13 +227,11 @@ class Client(Engine):
             raise errors.NoLeader(f"no session could be opened, nothing was written: {error}") from None
         return self._session
 
-    def _send_write(self, payload: bytes) -> bool:
+    def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
         if self._connection is None:
             return False
-        envelope = codec.decode_logged(payload)
-        assert isinstance(envelope, Envelope)
         call_id = self._id()
-        self._write_ids[call_id] = (envelope.session, envelope.sequence)
+        self._write_ids[call_id] = (session, sequence)
         return self._send(WriteCall(call_id, payload, self._timeout))
 
     def _send(self, call: Call) -> bool:

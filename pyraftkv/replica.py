@@ -18,7 +18,7 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
-from pyraftkv.sessions import Outcome, Refusal, Sessions
+from pyraftkv.sessions import Outcome, Refusal, Sessions, fingerprint_of
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.values import Result
 
@@ -104,7 +104,7 @@ class Replica:
         if result is None:
             return BUSY
         self._under_way = None
-        self.sessions.finish(envelope.session, envelope.sequence, entry.payload, result)
+        self.sessions.remember(envelope.session, envelope.sequence, fingerprint_of(entry.payload), result)
         self.applied_index = entry.index
         self.applied_term = entry.term
         return Effect(envelope.session, envelope.sequence, result)
@@ -114,20 +114,23 @@ class Replica:
         return self._under_way is not None
 
     def _apply_envelope(self, entry: Entry, envelope: Envelope) -> Effect | Busy:
-        def execute() -> Outcome | None:
-            try:
-                result = self.store.apply(envelope.command)
-            except errors.NotApplied as error:
-                return Refusal.of(error)
+        session, sequence = envelope.session, envelope.sequence
+        fingerprint = fingerprint_of(entry.payload)
+        known = self.sessions.recall(session, sequence, envelope.acked_below, fingerprint)
+        if known is not None:
+            return Effect(session, sequence, known)
+        outcome: Outcome
+        try:
+            result = self.store.apply(envelope.command)
+        except errors.NotApplied as error:
+            outcome = Refusal.of(error)
+        else:
             if isinstance(result, Work):
                 self._under_way = (entry, envelope, result)
-                return None
-            return result
-
-        outcome = self.sessions.once(
-            envelope.session, envelope.sequence, envelope.acked_below, entry.payload, execute
-        )
-        return BUSY if outcome is None else Effect(envelope.session, envelope.sequence, outcome)
+                return BUSY
+            outcome = result
+        self.sessions.remember(session, sequence, fingerprint, outcome)
+        return Effect(session, sequence, outcome)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
         self.sessions.open(entry.index)

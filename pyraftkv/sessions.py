@@ -16,7 +16,6 @@ Everything here is a function of the log: which session is evicted, and when, de
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 from zlib import crc32
@@ -51,6 +50,9 @@ class Refusal:
 
 Outcome = Result | Refusal | int
 """What a logged command came to; an int is the id of a session just opened."""
+
+fingerprint_of = crc32
+"""Tells two commands apart that claim the same sequence number."""
 
 EXPIRED = Refusal.of(errors.SessionExpired("the session, or this command's outcome, is no longer remembered"))
 REUSED = Refusal.of(errors.InvalidRequest("this sequence number was used for another command"))
@@ -102,23 +104,19 @@ class Sessions:
         if len(self._by_id) > SESSIONS_MAX:
             self._by_id.popitem(last=False)
 
-    def once(
-        self, session_id: int, sequence: int, acked_below: int, payload: bytes, execute: Callable[[], Outcome | None]
-    ) -> Outcome | None:
-        """Return what the command came to, executing it only if this is the first time that it is met.
+    def recall(self, session_id: int, sequence: int, acked_below: int, fingerprint: int) -> Outcome | None:
+        """Return what the command came to before, or None if it is met for the first time and must be executed now.
 
         Args:
             session_id: The proposer's session.
             sequence: The command's number in it.
             acked_below: What the proposer has the outcomes of.
-            payload: The command's bytes: a retry has the same ones.
-            execute: Applies the command. None means that it goes on in slices: `finish` brings the outcome.
+            fingerprint: Of the command's bytes (`fingerprint_of`): a retry has the same ones.
         """
         session = self._by_id.get(session_id)
         if session is None:
             return EXPIRED
         self._by_id.move_to_end(session_id)
-        fingerprint = crc32(payload)
         known = session.results.get(sequence)
         if known is not None:
             return known[1] if known[0] == fingerprint else REUSED
@@ -126,14 +124,11 @@ class Sessions:
             return EXPIRED
         if acked_below > session.floor:
             session.forget_below(acked_below)
-        outcome = execute()
-        if outcome is not None:
-            session.remember(sequence, fingerprint, outcome)
-        return outcome
+        return None
 
-    def finish(self, session_id: int, sequence: int, payload: bytes, outcome: Outcome) -> None:
-        """Remember the outcome of a command that was applied in slices."""
-        self._by_id[session_id].remember(sequence, crc32(payload), outcome)
+    def remember(self, session_id: int, sequence: int, fingerprint: int, outcome: Outcome) -> None:
+        """Keep what a command came to, once it was executed."""
+        self._by_id[session_id].remember(sequence, fingerprint, outcome)
 
     def outcome(self, session_id: int, sequence: int) -> Outcome | None:
         """Return the remembered outcome, or None. For callers that wait while a snapshot is installed."""

@@ -65,7 +65,9 @@ class PendingWrites:
     Invariant: a future here is resolved exactly once, and leaves the table as it is resolved.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, send: Callable[[bytes], bool], retry_seconds: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, send: Callable[[int, int, bytes], bool], retry_seconds: float
+    ) -> None:
         self._loop = loop
         self._send = send
         self._retry_seconds = retry_seconds
@@ -96,7 +98,7 @@ class PendingWrites:
         table[sequence] = write
         self._count += 1
         self._bytes += len(payload)
-        if self._send(payload):
+        if self._send(session, sequence, payload):
             write.offers = 1
         return write.future
 
@@ -146,9 +148,9 @@ class PendingWrites:
     def resend(self) -> None:
         """Offer every write again: there is a new leader, or a new connection."""
         now = self._loop.time()
-        for table in self._sessions.values():
-            for write in table.values():
-                self._offer(write, now)
+        for session, table in self._sessions.items():
+            for sequence, write in table.items():
+                self._offer(session, sequence, write, now)
 
     def scan(self) -> None:
         """Give up writes past their deadline, and send again those not heard of for a while. Call every 100 ms."""
@@ -162,7 +164,7 @@ class PendingWrites:
                 if now >= write.deadline or write.future.cancelled():
                     self._give_up(session, sequence, write)
                 elif not write.offers or now - write.sent_at >= self._retry_seconds:
-                    self._offer(write, now)
+                    self._offer(session, sequence, write, now)
 
     def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
         """Fail every write with ``error(may_be_applied)``: the node or client is going away."""
@@ -177,9 +179,13 @@ class PendingWrites:
         """Return (session, sequence) of everything under way."""
         return [(session, sequence) for session, table in self._sessions.items() for sequence in table]
 
-    def _offer(self, write: PendingWrite, now: float) -> None:
+    def futures(self) -> list[asyncio.Future[Outcome]]:
+        """Return the futures of everything under way."""
+        return [write.future for table in self._sessions.values() for write in table.values()]
+
+    def _offer(self, session: int, sequence: int, write: PendingWrite, now: float) -> None:
         write.sent_at = now
-        if self._send(write.payload):
+        if self._send(session, sequence, write.payload):
             write.offers += 1
 
     def _give_up(self, session: int, sequence: int, write: PendingWrite) -> None:

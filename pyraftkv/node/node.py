@@ -211,10 +211,9 @@ class Node(Engine):
 
     async def _hand_over(self, member: Member) -> None:
         """Let writes finish, then give leadership to the best follower; each as far as its time allows."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.close_seconds
-        while len(member.writes) and loop.time() < deadline:
-            await asyncio.sleep(self.config.tick_seconds)
+        under_way = member.writes.futures()
+        if under_way:
+            await asyncio.wait(under_way, timeout=self.config.close_seconds)
         if member.raft.role is not LEADER or len(member.raft.membership.voters) < 2:
             return
         member.inbox.put(TransferLeadership(0))

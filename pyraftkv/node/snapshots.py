@@ -188,9 +188,7 @@ class SnapshotSender:
     @staticmethod
     def _chunk(message: InstallSnapshot, number: int, data: bytes, *, last: bool) -> SnapshotChunk:
         meta = message.snapshot
-        return SnapshotChunk(
-            message.to, message.sender, message.term, meta.index, meta.term, number, data, last
-        )
+        return SnapshotChunk(message.to, message.sender, message.term, meta.index, meta.term, number, data, last)
 
 
 class SnapshotReceiver:
