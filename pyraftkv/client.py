@@ -404,7 +404,7 @@ class ClientWatch:
         return self._call
 
     def deliver(self, batch: WatchBatch) -> None:
-        """Take a batch from the wire; over `WATCH_BATCHES_MAX` the server is told to stop until the reader catches up."""
+        """Take a batch from the wire; past `WATCH_BATCHES_MAX` the server is told to wait for the reader."""
         self._in_place = True
         self._delivered = max(self._delivered, batch.revision)
         self._placed.set()
