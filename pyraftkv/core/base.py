@@ -1,0 +1,272 @@
+"""The state of Figure 2, the changes of role, and the one rule of sending: persist before send.
+
+**What may leave before the disk is done?** A message says something about its sender; it may leave once a crash can no
+longer make that untrue.
+
+===========================================  ======================================================================
+ leaves at once                               a leader's appends and heartbeats: its term was saved before it won
+ leaves once the term in it is saved          rejections, heartbeat responses, pre-votes, reads, forwarded proposals
+ leaves once everything so far is saved       votes, vote requests, accepted appends
+===========================================  ======================================================================
+
+A vote *request* waits too: one that leaves before its save can be granted, forgotten in a crash, and the stale grant
+counted for a second candidacy in the same term, with a shorter log. For the same reason a member's own vote and own
+ack count only when `Saved` says so.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import field
+
+from pyraftkv._record import record
+from pyraftkv.core.config import Config
+from pyraftkv.core.messages import AppendResponse, Message
+from pyraftkv.core.progress import Progress
+from pyraftkv.core.raftlog import RaftLog
+from pyraftkv.core.reads import ReadRounds
+from pyraftkv.core.ready import EntryFetch, ReadReady, Save
+from pyraftkv.core.types import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    NO_NODE,
+    PRE_CANDIDATE,
+    Entry,
+    HardState,
+    Membership,
+    Role,
+    SnapshotMeta,
+)
+
+
+@record
+class Stored:
+    """What a member finds on its disk. The default is an empty one."""
+
+    hard_state: HardState = field(default_factory=HardState)
+    snapshot: SnapshotMeta | None = None
+    """The newest snapshot, already loaded into the state machine."""
+    entries: list[Entry] = field(default_factory=list)
+    """Every entry after the snapshot."""
+    first_index: int = 1
+    """The first index that an `EntryFetch` can return; it may precede the snapshot."""
+    membership: Membership | None = None
+    """The configuration as of the snapshot; the snapshot's own when None."""
+
+    def __post_init__(self) -> None:
+        last_index, last_term = (self.snapshot.index, self.snapshot.term) if self.snapshot is not None else (0, 0)
+        if self.first_index > last_index + 1:
+            raise ValueError(f"first_index ({self.first_index}) leaves a gap after the snapshot at {last_index}")
+        for entry in self.entries:
+            if entry.index != last_index + 1 or entry.term < last_term:
+                raise ValueError(f"entry {entry.index}@{entry.term} cannot follow {last_index}@{last_term}")
+            last_index, last_term = entry.index, entry.term
+        if self.hard_state.term < last_term:
+            raise ValueError(f"hard_state.term ({self.hard_state.term}) is behind the log's last term ({last_term})")
+
+
+class RaftBase:
+    """State and transitions that every role shares.
+
+    Invariants: `term` never falls; `vote` changes only from `NO_NODE`, or with the term; progress, reads and a
+    transfer under way exist only while leading.
+    """
+
+    __slots__ = (
+        "_after_save",
+        "_config",
+        "_election_elapsed",
+        "_election_timeout",
+        "_fetches",
+        "_forward_bytes",
+        "_forwards",
+        "_hard_dirty",
+        "_hard_number",
+        "_heartbeat_elapsed",
+        "_log",
+        "_membership_index",
+        "_messages",
+        "_progress",
+        "_read_ready",
+        "_reads",
+        "_rejected",
+        "_rng",
+        "_save_number",
+        "_saved_number",
+        "_soft_reported",
+        "_term_start",
+        "_ticks",
+        "_transferee",
+        "_votes",
+        "id",
+        "leader",
+        "membership",
+        "role",
+        "term",
+        "vote",
+    )
+
+    def __init__(self, config: Config, *, stored: Stored, rng: random.Random) -> None:
+        snapshot = stored.snapshot
+        self._config = config
+        self._rng = rng
+        self.id = config.id
+        self.role: Role = FOLLOWER
+        self.term = stored.hard_state.term
+        self.vote = stored.hard_state.vote
+        self.leader = NO_NODE
+        self.membership = stored.membership or (snapshot.membership if snapshot is not None else Membership())
+        self._membership_index = snapshot.index if snapshot is not None else 0
+        """The index as of which `membership` holds."""
+        self._log = RaftLog(
+            snapshot=snapshot,
+            entries=stored.entries,
+            first_index=stored.first_index,
+            commit=stored.hard_state.commit,
+            cache_bytes_max=config.log_cache_bytes_max,
+        )
+
+        self._ticks = 0
+        self._election_elapsed = 0
+        self._heartbeat_elapsed = 0
+        self._election_timeout = 0
+        self._draw_election_timeout()
+        self._votes: dict[int, bool] = {}
+
+        self._progress: dict[int, Progress] = {}
+        """Leader: every other member."""
+        self._term_start = 0
+        """Leader: the index of the empty entry that begins its term."""
+        self._transferee = NO_NODE
+        """Leader: whom it hands over to."""
+        self._reads = ReadRounds(reads_max=config.reads_max)
+
+        self._save_number = 0
+        """The last save handed out."""
+        self._saved_number = 0
+        """The last save that completed."""
+        self._hard_number = 0
+        """The save that carries the newest term and vote."""
+        self._hard_dirty = False
+        """Whether term or vote changed since the last save was handed out."""
+
+        self._messages: list[Message] = []
+        self._after_save: list[Message] = []
+        self._read_ready: list[ReadReady] = []
+        self._fetches: list[EntryFetch] = []
+        self._forwards: list[bytes] = []
+        self._forward_bytes = 0
+        self._rejected: list[bytes] = []
+        self._soft_reported = (self.role, self.leader, self.term)
+
+    # --- Cheap to read on every loop -------------------------------------------------------------------------------
+
+    @property
+    def commit(self) -> int:
+        """The commit index."""
+        return self._log.commit
+
+    @property
+    def applied(self) -> int:
+        """The last index known to be applied."""
+        return self._log.applied
+
+    @property
+    def saved(self) -> int:
+        """The last index known to be on this member's disk."""
+        return self._log.saved
+
+    @property
+    def last_index(self) -> int:
+        """The index of the log's last entry."""
+        return self._log.last_index
+
+    # --- Sending ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _term_is_saved(self) -> bool:
+        return not self._hard_dirty and self._saved_number >= self._hard_number
+
+    def _send(self, message: Message) -> None:
+        """Send a message that promises nothing but the term in it."""
+        if self._term_is_saved:
+            self._messages.append(message)
+        else:
+            self._after_save.append(message)
+
+    def _send_after_save(self, message: Message) -> None:
+        """Send a message that promises what is in the log, or a vote."""
+        self._after_save.append(message)
+
+    def _accept_append(self, *, to: int, index: int) -> None:
+        """Acknowledge the log up to ``index``; several acks of one `Ready` become the last one."""
+        after = self._after_save
+        response = AppendResponse(to, self.id, self.term, index, False, 0, 0)
+        if after:
+            last = after[-1]
+            if (
+                type(last) is AppendResponse
+                and not last.rejected
+                and last.to == to
+                and last.term == self.term
+                and last.index <= index
+            ):
+                after[-1] = response
+                return
+        after.append(response)
+
+    def _next_save(self) -> Save | None:
+        """Take what the disk must get: term and vote when they changed, new entries, a received snapshot."""
+        if not self._hard_dirty and not self._log.has_unsaved:
+            return None
+        self._save_number += 1
+        if self._hard_dirty:
+            self._hard_dirty = False
+            self._hard_number = self._save_number
+        entries, snapshot = self._log.accept_save(self._save_number)
+        return Save(self._save_number, HardState(self.term, self.vote, self._log.commit), entries, snapshot)
+
+    # --- Roles -----------------------------------------------------------------------------------------------------
+
+    def _become_follower(self, *, term: int, leader: int) -> None:
+        """Follow ``leader``, or nobody yet. The vote is kept unless the term rises: one vote per term (Raft §5.2)."""
+        self._reset(term)
+        self.role = FOLLOWER
+        self.leader = leader
+
+    def _become_pre_candidate(self) -> None:
+        """Rehearse an election: neither term nor vote change (thesis §9.6)."""
+        assert self.role is not LEADER, "a leader does not campaign"
+        self._reset(self.term)
+        self.role = PRE_CANDIDATE
+        self._votes[self.id] = True  # A rehearsal promises nothing, so it needs no save.
+
+    def _become_candidate(self) -> None:
+        """Enter a new term and vote for itself; the vote counts when it is saved (Raft §5.2)."""
+        assert self.role is not LEADER, "a leader does not campaign"
+        self._reset(self.term + 1)
+        self.role = CANDIDATE
+        self.vote = self.id
+
+    def _reset(self, term: int) -> None:
+        assert term >= self.term, "the term never falls"
+        if term != self.term:
+            self.term = term
+            self.vote = NO_NODE
+            self._hard_dirty = True
+        self.leader = NO_NODE
+        self._election_elapsed = 0
+        self._heartbeat_elapsed = 0
+        self._draw_election_timeout()
+        self._votes = {}
+        self._progress = {}
+        self._term_start = 0
+        self._transferee = NO_NODE
+        self._reads.clear()
+        self._fetches.clear()
+
+    def _draw_election_timeout(self) -> None:
+        """Draw from [election_ticks, 2 * election_ticks): split votes are rare and resolve fast (Raft §5.2)."""
+        ticks = self._config.election_ticks
+        self._election_timeout = ticks + self._rng.randrange(ticks)

@@ -1,0 +1,113 @@
+"""What a member does for its leader: append, acknowledge, install snapshots (Raft §5.3, §7).
+
+Everything here is idempotent, because the network may repeat, reorder and delay: an append at or below the commit
+index is answered with the commit index, one that is already in the log changes nothing, a heartbeat never commits what
+was not matched.
+"""
+
+from __future__ import annotations
+
+from pyraftkv.core.base import RaftBase
+from pyraftkv.core.messages import (
+    AppendRequest,
+    AppendResponse,
+    ForwardedProposals,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    ReadIndexResponse,
+)
+from pyraftkv.core.ready import ReadReady
+from pyraftkv.core.types import FOLLOWER, NO_NODE
+
+
+class FollowerRules(RaftBase):
+    """Figure 2, "Rules for followers", and the receivers of the leader's RPCs."""
+
+    __slots__ = ()
+
+    def _follow(self, leader: int) -> None:
+        """Take a message of this term's leader: candidates give up, and the election clock starts again."""
+        if self.role is FOLLOWER:
+            self.leader = leader
+            self._election_elapsed = 0
+        else:
+            self._become_follower(term=self.term, leader=leader)
+
+    def _on_append_request(self, message: AppendRequest) -> None:
+        if not _is_well_formed(message):
+            return
+        self._follow(message.sender)
+        log = self._log
+        prev_index = message.prev_index
+        if prev_index < log.commit:
+            # What is committed is equal on both sides; say so, and touch nothing (Raft §5.4.3).
+            self._accept_append(to=message.sender, index=log.commit)
+        elif log.matches(index=prev_index, term=message.prev_term):
+            entries = message.entries
+            log.maybe_append(prev_index=prev_index, entries=entries)
+            matched = prev_index + len(entries)
+            # Only up to what this message matched: beyond it, our entries may be another leader's (Figure 2, rule 5).
+            log.commit_to(min(message.commit, matched))
+            self._accept_append(to=message.sender, index=matched)
+        else:
+            self._reject_append(message)
+
+    def _reject_append(self, message: AppendRequest) -> None:
+        hint_index, hint_term = self._log.find_conflict_by_term(index=message.prev_index, term=message.prev_term)
+        self._send(AppendResponse(message.sender, self.id, self.term, message.prev_index, True, hint_index, hint_term))
+
+    def _on_heartbeat(self, message: Heartbeat) -> None:
+        self._follow(message.sender)
+        # The leader sends no commit index beyond what we acknowledged. A larger one means that our disk lost entries
+        # it had confirmed; committing what stands there now could commit something else.
+        if message.commit <= self._log.last_index:
+            self._log.commit_to(message.commit)
+        self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context))
+
+    def _on_install_snapshot(self, message: InstallSnapshot) -> None:
+        self._follow(message.sender)
+        log = self._log
+        snapshot = message.snapshot
+        if snapshot.index > log.commit:
+            if log.matches(index=snapshot.index, term=snapshot.term):
+                # The log has it all already, and perhaps more that was acknowledged: keep it (Raft §7).
+                log.commit_to(snapshot.index)
+            else:
+                log.restore(snapshot)
+                self.membership = snapshot.membership
+                self._membership_index = snapshot.index
+        self._accept_append(to=message.sender, index=log.commit)
+
+    def _on_read_index_response(self, message: ReadIndexResponse) -> None:
+        self._read_ready.append(ReadReady(message.context, message.index))
+
+    def _forward(self, payloads: list[bytes]) -> None:
+        """Keep proposals for the leader until `ready()`; without one, or over the bound, hand them back."""
+        size_bytes = sum(map(len, payloads))
+        full = self._forwards and self._forward_bytes + size_bytes > self._config.forward_bytes_max
+        if self.role is not FOLLOWER or self.leader == NO_NODE or full:
+            self._rejected.extend(payloads)
+        else:
+            self._forwards.extend(payloads)
+            self._forward_bytes += size_bytes
+
+    def _flush_forwards(self) -> None:
+        forwards, self._forwards, self._forward_bytes = self._forwards, [], 0
+        if self.role is FOLLOWER and self.leader != NO_NODE:
+            self._send(ForwardedProposals(self.leader, self.id, self.term, forwards))
+        else:
+            self._rejected.extend(forwards)
+
+
+def _is_well_formed(message: AppendRequest) -> bool:
+    """Return whether the entries are numbered from `prev_index`, and the terms at their ends can be this leader's."""
+    entries = message.entries
+    if not entries:
+        return True
+    first, last = entries[0], entries[-1]
+    return (
+        first.index == message.prev_index + 1
+        and last.index == message.prev_index + len(entries)
+        and message.prev_term <= first.term <= last.term <= message.term
+    )

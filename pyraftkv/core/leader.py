@@ -1,0 +1,341 @@
+"""What a leader does: append, replicate, count, confirm reads, hand over (Raft §5.3, §5.4; thesis §3.10, §6.4).
+
+Replication is decided once per `ready()`, not per proposal: inputs only change marks, then `_replicate` looks at every
+follower and sends it what it lacks in as few messages as its window allows. So a batch costs one `AppendRequest` per
+follower however many proposals it carries, and followers at the same place share one list of entries. A follower with
+nothing to receive still gets an empty append when the commit index moved, or a put that it forwarded would wait for a
+heartbeat to learn that it is committed.
+
+**What a follower can be sent** depends on where its `next` stands::
+
+      ... first_index ............... memory_index ............ last_index
+     │ snapshot  │    fetch from disk       │    entries in memory    │ nothing
+"""
+
+from __future__ import annotations
+
+from pyraftkv.core.base import RaftBase
+from pyraftkv.core.messages import (
+    AppendRequest,
+    AppendResponse,
+    ForwardedProposals,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    TimeoutNow,
+)
+from pyraftkv.core.progress import PROBE, REPLICATE, Inflights, Progress
+from pyraftkv.core.quorum import committed_index, has_quorum
+from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES
+from pyraftkv.core.ready import (
+    EntryFetch,
+    Fetched,
+    PeerUnreachable,
+    ReadReady,
+    SnapshotSent,
+    TransferLeadership,
+)
+from pyraftkv.core.types import LEADER, NO_NODE, Entry, Membership
+
+
+class LeaderRules(RaftBase):
+    """Figure 2, "Rules for leaders"."""
+
+    __slots__ = ()
+
+    # --- Coming, ticking and going -----------------------------------------------------------------------------------
+
+    def _become_leader(self) -> None:
+        """Lead this term, and begin it with an empty entry: only with it can earlier terms commit (Raft §5.4.2, §8)."""
+        self._reset(self.term)
+        self.role = LEADER
+        self.leader = self.id
+        for node in sorted(self.membership.members - {self.id}):
+            self._add_progress(node)
+        self._term_start = self._log.last_index + 1
+        self._log.append_payloads(term=self.term, payloads=[b""])
+
+    def _tick_leader(self) -> None:
+        config = self._config
+        self._election_elapsed += 1
+        if self._election_elapsed >= config.election_ticks:
+            self._election_elapsed = 0
+            self._transferee = NO_NODE  # A transfer that took this long is given up (thesis §3.10).
+            if config.check_quorum and not self._quorum_is_active():
+                self._become_follower(term=self.term, leader=NO_NODE)  # thesis §6.2
+                return
+        self._heartbeat_elapsed += 1
+        if self._heartbeat_elapsed >= config.heartbeat_ticks:
+            self._broadcast_heartbeat()
+
+    def _broadcast_heartbeat(self) -> None:
+        self._heartbeat_elapsed = 0
+        commit, context = self._log.commit, self._reads.context
+        for progress in self._progress.values():
+            self._messages.append(Heartbeat(progress.node, self.id, self.term, min(progress.match, commit), context))
+
+    def _is_active(self, progress: Progress) -> bool:
+        return self._ticks - progress.active_tick < self._config.election_ticks
+
+    def _quorum_is_active(self) -> bool:
+        active = {node for node, progress in self._progress.items() if self._is_active(progress)}
+        return has_quorum(self.membership, active | {self.id})
+
+    # --- Members -----------------------------------------------------------------------------------------------------
+
+    def _add_progress(self, node: int) -> None:
+        inflights = Inflights(
+            messages_max=self._config.inflight_messages_max, bytes_max=self._config.inflight_bytes_max
+        )
+        self._progress[node] = Progress(
+            node, next_index=self._log.last_index + 1, active_tick=self._ticks, inflights=inflights
+        )
+
+    def _follow_membership(self, membership: Membership) -> None:
+        """Lead under the configuration that was just applied; step down if it has no vote for this member."""
+        if not membership.is_voter(self.id):
+            self._become_follower(term=self.term, leader=NO_NODE)  # thesis §4.2.2
+            return
+        for node in self._progress.keys() - membership.members:
+            del self._progress[node]
+        for node in sorted(membership.members - self._progress.keys() - {self.id}):
+            self._add_progress(node)
+            self._progress[node].due = True
+        if not membership.is_voter(self._transferee):
+            self._transferee = NO_NODE
+        self._maybe_commit()  # A smaller quorum may have what a larger one lacked.
+        self._confirm_reads()
+
+    # --- Proposals ---------------------------------------------------------------------------------------------------
+
+    def _append_proposals(self, payloads: list[bytes]) -> int:
+        """Append as many of ``payloads`` as the cap on uncommitted bytes lets in; return how many."""
+        if self._transferee != NO_NODE:
+            return 0  # The target must be able to catch up with a log that stands still (thesis §3.10).
+        count = len(payloads)
+        size_bytes = sum(map(len, payloads)) + count * ENTRY_OVERHEAD_BYTES
+        log = self._log
+        uncommitted = log.bytes_between(max(log.commit, self._term_start) + 1, log.last_index + 1)
+        if uncommitted + size_bytes > self._config.uncommitted_bytes_max:
+            count = self._count_admitted(payloads, uncommitted)
+            payloads = payloads[:count]
+        if count:
+            log.append_payloads(term=self.term, payloads=payloads)
+        return count
+
+    def _count_admitted(self, payloads: list[bytes], uncommitted: int) -> int:
+        """Return how many fit. One always does when nothing is uncommitted, or it could never be proposed."""
+        room = self._config.uncommitted_bytes_max - uncommitted
+        for count, payload in enumerate(payloads):
+            room -= len(payload) + ENTRY_OVERHEAD_BYTES
+            if room < 0:
+                return max(count, 1) if uncommitted == 0 else count
+        return len(payloads)
+
+    def _on_forwarded_proposals(self, message: ForwardedProposals) -> None:
+        if message.payloads:
+            self._append_proposals(message.payloads)  # What is not taken is lost; its proposer tries again.
+
+    # --- Replication -------------------------------------------------------------------------------------------------
+
+    def _replicate(self) -> None:
+        """Send every follower what it lacks. Called once per `ready()`."""
+        if self._reads.has_joining and self._log.commit >= self._term_start:
+            self._open_read_round()
+        last_index, commit = self._log.last_index, self._log.commit
+        pages: dict[int, list[Entry]] = {}
+        for progress in self._progress.values():
+            sent = False
+            while progress.next <= last_index and progress.can_send:
+                sent = self._send_append(progress, pages)
+                if not sent:
+                    break
+            if not sent and not progress.is_waiting:
+                commit_is_news = min(commit, progress.next - 1) > progress.sent_commit
+                if progress.due or (commit_is_news and progress.can_send):
+                    self._send_append(progress, None)
+
+    def _send_append(self, progress: Progress, pages: dict[int, list[Entry]] | None) -> bool:
+        """Send one `AppendRequest`, or find out what has to come before it; return whether one was sent.
+
+        Args:
+            progress: Whom to send to.
+            pages: Entries already cut out of the log, by first index, to share between followers; None to send an
+                empty message.
+        """
+        log = self._log
+        lo = progress.next
+        prev_term = log.term_at(lo - 1)
+        progress.due = False
+        if lo < log.first_index or (prev_term is None and lo - 1 < log.first_index):
+            self._send_snapshot(progress)
+            return False
+        if prev_term is None:
+            self._fetch(progress, lo - 1)  # Only the disk still knows the term before `lo`.
+            return False
+        if pages is None or (lo < log.memory_index and progress.state is PROBE):
+            self._emit_append(progress, prev_term=prev_term, entries=[], size_bytes=0)  # Enough to find the place.
+            return True
+        if lo < log.memory_index:
+            self._fetch(progress, lo)
+            return False
+        entries = pages.get(lo)
+        if entries is None:
+            entries = pages[lo] = log.page(lo=lo, hi=log.last_index + 1, bytes_max=self._config.append_bytes_max)
+        size_bytes = log.bytes_between(lo, lo + len(entries))
+        self._emit_append(progress, prev_term=prev_term, entries=entries, size_bytes=size_bytes)
+        return True
+
+    def _emit_append(self, progress: Progress, *, prev_term: int, entries: list[Entry], size_bytes: int) -> None:
+        prev_index, commit = progress.next - 1, self._log.commit
+        self._messages.append(AppendRequest(progress.node, self.id, self.term, prev_index, prev_term, entries, commit))
+        progress.sent_append(count=len(entries), size_bytes=size_bytes)
+        progress.sent_commit = min(commit, progress.next - 1)
+
+    def _fetch(self, progress: Progress, lo: int) -> None:
+        """Ask the storage for entries that memory no longer has; nothing is sent to this follower meanwhile."""
+        progress.fetch = lo
+        fetch = EntryFetch(lo, self._log.memory_index, self._config.append_bytes_max)
+        if fetch not in self._fetches:
+            self._fetches.append(fetch)
+
+    def _on_fetched(self, fetched: Fetched) -> None:
+        """Send what the storage read; a follower whose entries are gone from it needs a snapshot."""
+        lo, entries = fetched.lo, fetched.entries
+        if not entries:
+            self._log.forget_before(lo + 1)
+        for progress in self._progress.values():
+            if progress.fetch != lo:
+                continue
+            progress.fetch = 0
+            if not progress.can_send:
+                continue
+            prev_term = self._log.term_at(progress.next - 1)
+            found = entries
+            if prev_term is None and entries and lo == progress.next - 1:
+                prev_term, found = entries[0].term, entries[1:]
+            if prev_term is None or not found:
+                self._send_snapshot(progress)
+            elif found[0].index == progress.next:
+                size_bytes = sum(len(entry.payload) + ENTRY_OVERHEAD_BYTES for entry in found)
+                self._emit_append(progress, prev_term=prev_term, entries=found, size_bytes=size_bytes)
+
+    def _send_snapshot(self, progress: Progress) -> None:
+        """Start a snapshot for a follower that is alive; else, or without one that helps, wait to hear from it."""
+        snapshot = self._log.snapshot
+        if snapshot is None or snapshot.index < progress.next or not self._is_active(progress):
+            progress.become_probe()
+            progress.probe_sent = True
+            return
+        self._messages.append(InstallSnapshot(progress.node, self.id, self.term, snapshot))
+        progress.become_snapshot(snapshot.index)
+
+    # --- Answers -----------------------------------------------------------------------------------------------------
+
+    def _on_append_response(self, message: AppendResponse) -> None:
+        progress = self._progress.get(message.sender)
+        if progress is None:
+            return
+        progress.active_tick = self._ticks
+        log = self._log
+        if message.rejected:
+            hint = message.hint_index
+            if message.hint_term > 0:
+                hint, _ = log.find_conflict_by_term(index=hint, term=message.hint_term)
+            progress.maybe_decrease(rejected=message.index, hint=hint)
+            return
+        index = message.index
+        if index > log.last_index:
+            return  # Nobody can have what we never had: not an answer to this log.
+        news = progress.maybe_update(index)
+        if progress.state is REPLICATE:
+            progress.inflights.free_to(index)
+        elif progress.state is PROBE:
+            if index == progress.match:
+                progress.become_replicate()
+        elif news and progress.match + 1 >= log.first_index:
+            progress.become_replicate()  # The log can go on from here, whatever the snapshot on its way holds.
+        if news:
+            if index > log.commit:
+                self._maybe_commit()
+            if message.sender == self._transferee:
+                self._maybe_time_out(progress)
+
+    def _on_heartbeat_response(self, message: HeartbeatResponse) -> None:
+        progress = self._progress.get(message.sender)
+        if progress is None:
+            return
+        progress.active_tick = self._ticks
+        progress.probe_sent = False
+        if progress.match < self._log.last_index or progress.state is PROBE:
+            progress.due = True
+        if message.context:
+            self._reads.ack(sender=message.sender, context=message.context)
+            self._confirm_reads()
+
+    def _maybe_commit(self) -> None:
+        """Commit what a quorum has *saved*, own disk included, if it is of this term (Figure 2; Raft §5.4.2)."""
+        acked = {node: progress.match for node, progress in self._progress.items()}
+        acked[self.id] = self._log.saved
+        index = committed_index(self.membership, acked)
+        if index >= self._term_start:  # All entries from there on are of this term, and none before.
+            self._log.commit_to(index)
+
+    def _on_peer_unreachable(self, event: PeerUnreachable) -> None:
+        progress = self._progress.get(event.node)
+        if progress is not None and progress.state is REPLICATE:
+            progress.become_probe()  # What was sent optimistically is lost, likely.
+
+    def _on_snapshot_sent(self, event: SnapshotSent) -> None:
+        progress = self._progress.get(event.node)
+        if progress is not None:
+            progress.end_snapshot(ok=event.ok)
+
+    # --- Reads -------------------------------------------------------------------------------------------------------
+
+    def _on_read_index_request(self, message: ReadIndexRequest) -> None:
+        self._reads.add(sender=message.sender, context=message.context)
+
+    def _open_read_round(self) -> None:
+        """Confirm leadership for all reads that joined since the last round: at once if no one else has a vote."""
+        self._reads.open(index=self._log.commit)
+        self._confirm_reads()
+        if self._reads.context:
+            self._broadcast_heartbeat()
+
+    def _confirm_reads(self) -> None:
+        for round_ in self._reads.confirmed(self.membership, leader=self.id):
+            for read in round_.reads:
+                if read.sender == self.id:
+                    self._read_ready.append(ReadReady(read.context, round_.index))
+                else:
+                    self._send(ReadIndexResponse(read.sender, self.id, self.term, read.context, round_.index))
+
+    # --- Handing over ------------------------------------------------------------------------------------------------
+
+    def _on_transfer_leadership(self, command: TransferLeadership) -> None:
+        """Begin a transfer; one to another member replaces one under way. Only a leader has anyone to hand over to."""
+        target = command.to or self._best_successor()
+        progress = self._progress.get(target)
+        if progress is None or not self.membership.is_voter(target) or target == self._transferee:
+            return
+        self._election_elapsed = 0  # The transfer gets one whole election timeout.
+        self._transferee = target
+        progress.due = True
+        self._maybe_time_out(progress)
+
+    def _best_successor(self) -> int:
+        """Return the voter that was heard recently and lacks least, the smallest id among equals, or `NO_NODE`."""
+        candidates = [
+            (-progress.match, node)
+            for node, progress in self._progress.items()
+            if self.membership.is_voter(node) and self._is_active(progress)
+        ]
+        return min(candidates)[1] if candidates else NO_NODE
+
+    def _maybe_time_out(self, progress: Progress) -> None:
+        """Tell the transfer's target to campaign, but only once it has everything (thesis §3.10)."""
+        if progress.match == self._log.last_index:
+            self._messages.append(TimeoutNow(progress.node, self.id, self.term))
