@@ -1,0 +1,585 @@
+"""`FileStorage`: the log and the snapshots of one member, in one directory.
+
+.. code-block:: text
+
+    DATA/  0700          event loop                writer thread           snapshot thread       reader thread
+      LOCK               save() ──► queue ───────► all that is queued
+      identity.a .b                                = one write, one sync
+      wal/*.wal          then(n) ◄─── one callback ┘
+      snap/*.snap        sink.write(), commit() ──────────────────────────► file, sync, rename
+                         read_entries(), read_snapshot() ──────────────────────────────────────► pread
+                                                                                                  purge
+
+Rules:
+
+1. The loop never touches the disk, and `save` does nothing but queue.
+2. While a batch is being synced the next one gathers; the writer takes it without asking the loop.
+3. A save that changes nothing but the commit index is not worth a sync: it rides along with the next batch that is.
+   A restart with an older commit index learns the newer one from the leader.
+4. The first error of the active log is the last: `failed` is called, nothing completes any more.
+5. An error of a snapshot file ends that snapshot and nothing else.
+6. A forked child has the descriptors and none of the threads: every call in it fails, and no save completes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from random import Random, SystemRandom
+from typing import TypeVar
+from weakref import WeakSet
+
+from pyraftkv._record import record
+from pyraftkv.core.ready import Save
+from pyraftkv.core.types import Entry, HardState, SnapshotMeta
+from pyraftkv.errors import Closed, DataDirLocked, SnapshotCorruption, StorageError, StorageFailed, WalCorruption
+from pyraftkv.log.base import Identity, Recovered
+from pyraftkv.log.fs import FileSystem, OsFileSystem, after_fork_in_child, join, parent
+from pyraftkv.log.identity import IdentityFile
+from pyraftkv.log.recovery import open_wal
+from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, SnapshotWriter, clean, purge
+from pyraftkv.log.wal import SEGMENT_BYTES_MAX, Wal
+from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory
+
+BATCH_BYTES_MAX = 8 << 20
+"""The writer takes no further save into a batch that has this many bytes of payload."""
+QUEUED_SAVES_MAX = 100_000
+"""Saves that may wait for a disk that does not answer; one more, and the storage has failed."""
+
+T = TypeVar("T")
+Completed = list[tuple[Callable[[int], object], int]]
+"""Whom to tell what is durable, in order."""
+
+_log = logging.getLogger("pyraftkv.log")
+
+
+@record
+class _Taken:
+    """A local snapshot that is durable as a file, on its way into the log."""
+
+    meta: SnapshotMeta
+
+
+@record
+class _Rider:
+    """A save that changed the commit index only, and completes with the saves before it."""
+
+    ticket: int
+    number: int
+    then: Callable[[int], object]
+
+
+@record
+class _Opened:
+    lock_fd: int
+    identity: IdentityFile
+    wal: Wal
+    recovered: Recovered
+
+
+class FileStorage:
+    """A member's durable half, in files. Implements `pyraftkv.log.Storage`; see there for what each method promises.
+
+    Args:
+        path: The data directory; made if it is not there. It must be on a local disk, and belongs to one process.
+        fs: Where the files are, for a simulated disk.
+        worker: Makes the workers, for a simulator; threads unless told otherwise.
+        random: Mints the incarnation and the salts.
+        fsync: False gives up all durability for speed. For tests that measure something else, and never for data;
+            `kind` says so.
+        segment_bytes_max: A log segment is sealed at this length.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fs: FileSystem | None = None,
+        worker: WorkerFactory = ThreadWorker,
+        random: Random | None = None,
+        fsync: bool = True,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+    ) -> None:
+        if fs is not None and not fsync:
+            raise ValueError("fsync=False is for the operating system's files; a given file system decides by itself")
+        self.path = os.fspath(path)
+        self._fs: FileSystem = OsFileSystem(fsync=fsync) if fs is None else fs
+        self._fsync = fsync
+        self._make_worker = worker
+        self._random = SystemRandom() if random is None else random
+        self._segment_bytes_max = segment_bytes_max
+        self._opened: _Opened | None = None
+        self._failure: StorageFailed | None = None
+        self._closed = True
+
+    def __repr__(self) -> str:
+        state = "failed" if self._failure else "closed" if self._closed else "open"
+        return f"<FileStorage {self.path!r} {state}>"
+
+    @property
+    def kind(self) -> str:
+        return "files" if self._fsync else "files-without-fsync"
+
+    @property
+    def first_index(self) -> int:
+        return self._wal.first_index
+
+    @property
+    def log_bytes(self) -> int:
+        return self._wal.log_bytes
+
+    @property
+    def _wal(self) -> Wal:
+        assert self._opened is not None, "the storage was not started"
+        return self._opened.wal
+
+    # --- Start and end ------------------------------------------------------------------------------------------------
+
+    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+        assert self._closed, "the storage is started already"
+        self._loop = asyncio.get_running_loop()
+        self._failed = failed
+        self._failure = None
+        self._queue: deque[tuple[Save | _Taken, Callable[[int], object]]] = deque()
+        self._scheduled = False
+        self._queued_count = self._completed_count = 0
+        self._lagging: HardState | None = None
+        self._riders: deque[_Rider] = deque()
+        self._adopting: set[asyncio.Future[None]] = set()
+        self._sinks: set[SnapshotWriter] = set()
+        self._sink_count = 0
+        self._readers: set[SnapshotReader] = set()
+        self._writer = self._make_worker("pyraftkv-wal")
+        self._snapshotter = self._make_worker("pyraftkv-snapshot")
+        self._reader = self._make_worker("pyraftkv-read")
+        self._closed = False
+        try:
+            opened = await self._call(self._writer, self._open)
+        except BaseException as error:
+            self._stop()
+            if isinstance(error, OSError):
+                raise StorageFailed(f"{self.path} cannot be opened: {error}") from error
+            raise
+        self._opened = opened
+        state = opened.recovered.hard_state
+        self._promised = (state.term, state.vote)
+        _open_storages.add(self)
+        return opened.recovered
+
+    def _open(self) -> _Opened:
+        fs, path = self._fs, self.path
+        if fs.make_dir(path):
+            fs.fsync_dir(parent(path))
+        try:
+            lock_fd = fs.lock(join(path, "LOCK"))
+        except BlockingIOError as error:
+            raise DataDirLocked(f"{path} is in use by another process") from error
+        try:
+            wal_dir, snap_dir = join(path, "wal"), join(path, "snap")
+            fs.make_dir(wal_dir)
+            fs.make_dir(snap_dir)
+            fs.fsync_dir(path)
+            fs.fsync_dir(snap_dir)
+            identity = IdentityFile(fs, path)
+            if not identity.load():
+                if any(name.endswith(".wal") for name in fs.listdir(wal_dir)):
+                    reason = "neither identity slot can be read"
+                    raise WalCorruption(f"{path}: {reason}", segment="identity.a", reason=reason)
+                identity.mint(self._random)
+            assert identity.identity is not None
+            wal, repaired = open_wal(
+                fs,
+                wal_dir,
+                identity=identity.identity,
+                random=self._random,
+                segment_bytes_max=self._segment_bytes_max,
+            )
+            try:
+                snapshot, mended = self._choose_snapshot(wal, snap_dir)
+                clean(fs, snap_dir, named=wal.snapshots)
+                lo = snapshot.index + 1 if snapshot is not None else 1
+                entries = wal.read(lo=lo, hi=wal.last_index + 1, bytes_max=1 << 62)
+                booted = identity.count_boot()
+            except BaseException:
+                wal.close()
+                raise
+        except BaseException:
+            fs.close(lock_fd)
+            raise
+        repairs = "; ".join(filter(None, [repaired, mended]))
+        return _Opened(
+            lock_fd, identity, wal, Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs)
+        )
+
+    def _choose_snapshot(self, wal: Wal, directory: str) -> tuple[SnapshotMeta | None, str]:
+        """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
+
+        Without any snapshot the log alone must reach back to its first entry.
+        """
+        damage: SnapshotCorruption | None = None
+        if wal.hard_state.commit > wal.last_index:
+            raise _gap(wal, wal.last_index + 1, wal.hard_state.commit + 1, "it ends before its own commit index")
+        for meta in reversed(wal.snapshots.copy()):
+            if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
+                raise damage or _gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
+            try:
+                reader = SnapshotReader(self._fs, directory, term=meta.term, index=meta.index)
+                try:
+                    reader.verify()
+                finally:
+                    reader.close()
+            except SnapshotCorruption as error:
+                damage = damage or error
+                wal.forget_snapshot(meta)
+                self._set_aside(error.path)
+            else:
+                return meta, f"passed over a damaged snapshot: {damage}" if damage else ""
+        if wal.first_index != 1:
+            raise damage or _gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
+        return None, f"passed over a damaged snapshot: {damage}" if damage else ""
+
+    def _set_aside(self, path: str) -> None:
+        try:
+            self._fs.rename(path, path + BROKEN_SUFFIX)
+        except FileNotFoundError:
+            return
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        _open_storages.discard(self)
+        if self._failure is None:
+            if self._lagging is not None:
+                self._queue.append((Save(0, self._lagging, [], None), _nothing))
+            await self._settle(self._writer, self._write_everything)
+        await self._settle(self._snapshotter, self._abort_sinks)
+        await self._settle(self._reader, self._close_readers)
+        await self._settle(self._writer, self._wal.close)
+        if self._opened is not None:
+            self._fs.close(self._opened.lock_fd)
+        self._stop()
+
+    async def _settle(self, worker: Worker, job: Callable[[], object]) -> None:
+        """Run a job of the closing; its error has no consequence any more that the caller could act on."""
+        try:
+            await self._call(worker, job)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rest must still be released
+            _log.warning("%s: while closing: %s", self.path, error)
+
+    def _write_everything(self) -> None:
+        while self._queue:
+            completed = self._write_queued()
+            self._loop.call_soon_threadsafe(self._written, completed, None)
+
+    def _abort_sinks(self) -> None:
+        while self._sinks:
+            self._sinks.pop().abort()
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+    def _stop(self) -> None:
+        self._closed = True
+        for worker in (self._writer, self._snapshotter, self._reader):
+            worker.stop()
+
+    def poison(self) -> None:
+        """Refuse everything: this is a forked child, and the log is its parent's."""
+        self._closed = True  # its threads are not here to close anything
+        self._failure = StorageFailed("the storage was opened before a fork, and belongs to the parent process")
+        if self._opened is not None:
+            self._fs.close(self._opened.lock_fd)
+
+    # --- Saving -------------------------------------------------------------------------------------------------------
+
+    async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
+        self._check()
+        assert self._opened is not None
+        identity = self._opened.identity
+        try:
+            bound = await self._call(self._writer, partial(identity.bind, cluster_id=cluster_id, member_id=member_id))
+        except OSError as error:
+            raise self._fail(error) from error
+        self._wal.identity = bound
+        return bound
+
+    def save(self, save: Save, then: Callable[[int], None]) -> None:
+        if self._failure is not None:
+            return
+        state = save.hard_state
+        if not save.entries and save.snapshot is None and (state is None or (state.term, state.vote) == self._promised):
+            self._ride(save, then)
+            return
+        if state is not None:
+            self._promised = (state.term, state.vote)
+        elif self._lagging is not None:
+            save = Save(save.number, self._lagging, save.entries, save.snapshot)
+        self._lagging = None
+        self._enqueue(save, then if save.snapshot is None else partial(self._replaced, then))
+
+    def _ride(self, save: Save, then: Callable[[int], None]) -> None:
+        if save.hard_state is not None:
+            self._lagging = save.hard_state
+        if self._completed_count == self._queued_count:
+            self._loop.call_soon(then, save.number)
+        else:
+            self._riders.append(_Rider(self._queued_count, save.number, then))
+
+    def _enqueue(self, item: Save | _Taken, then: Callable[[int], object]) -> None:
+        if self._closed:
+            raise Closed("the storage is closed")
+        if len(self._queue) >= QUEUED_SAVES_MAX:
+            self._fail(StorageFailed(f"the disk is {QUEUED_SAVES_MAX} saves behind"))
+            return
+        self._queued_count += 1
+        self._queue.append((item, then))
+        # The writer lowers the flag before it looks at the queue, so whatever it does not see raises it again.
+        if not self._scheduled:
+            self._scheduled = True
+            self._writer.submit(self._write_queued, self._written)
+
+    def _write_queued(self) -> Completed:
+        """Write one batch of what is queued. Runs on the writer."""
+        self._scheduled = False
+        queue = self._queue
+        saves: list[Save] = []
+        taken: list[SnapshotMeta] = []
+        completed: Completed = []
+        size_bytes = 0
+        while queue and size_bytes < BATCH_BYTES_MAX:
+            item, then = queue.popleft()
+            if isinstance(item, Save):
+                saves.append(item)
+                size_bytes += sum([len(entry.payload) for entry in item.entries])
+                completed.append((then, item.number))
+            else:
+                taken.append(item.meta)
+                completed.append((then, 0))
+        if completed:
+            self._wal.append(saves, taken=taken)
+        if queue and not self._scheduled:
+            self._scheduled = True
+            self._writer.submit(self._write_queued, self._written)
+        return completed
+
+    def _written(self, completed: Completed | None, error: BaseException | None) -> None:
+        if self._failure is not None:
+            return
+        if completed is None:
+            self._fail(error)
+            return
+        last = len(completed) - 1
+        for position, (then, number) in enumerate(completed):
+            # A completion stands for the earlier ones of the same listener.
+            if position == last or completed[position + 1][0] != then:
+                then(number)
+        self._completed_count += last + 1
+        while self._riders and self._riders[0].ticket <= self._completed_count:
+            rider = self._riders.popleft()
+            rider.then(rider.number)
+
+    def _fail(self, error: BaseException | None) -> StorageFailed:
+        """Fail for good, once; return what every later call raises."""
+        if self._failure is None:
+            self._failure = StorageFailed(f"{self.path}: the log failed: {error!r}")
+            self._failure.__cause__ = error
+            for future in self._adopting:
+                if not future.done():
+                    future.set_exception(self._failure)
+            self._failed(self._failure)
+        return self._failure
+
+    # --- Reading ------------------------------------------------------------------------------------------------------
+
+    async def read_entries(self, *, lo: int, hi: int, bytes_max: int) -> list[Entry]:
+        self._check()
+        job = partial(self._wal.read, lo=lo, hi=hi, bytes_max=bytes_max)
+        try:
+            return await self._call(self._reader, job)
+        except OSError as error:
+            raise StorageError(f"{self.path}: entries from {lo} cannot be read: {error}") from error
+
+    async def read_snapshot(self, meta: SnapshotMeta, *, from_chunk: int = 0) -> AsyncIterator[bytes]:
+        self._check()
+        reader = await self._call(self._reader, partial(self._open_reader, meta))
+        chunks = reader.chunks(from_chunk=from_chunk)
+        try:
+            while (chunk := await self._call(self._reader, partial(next, chunks, None))) is not None:
+                yield chunk
+                self._check()
+        except OSError as error:
+            raise SnapshotCorruption(f"{reader.path} cannot be read: {error}", path=reader.path) from error
+        finally:
+            # On the reader, behind whatever still reads there; `close` takes care of those it finds.
+            if not self._closed:
+                self._reader.submit(partial(self._close_reader, reader), _nothing)
+
+    def _open_reader(self, meta: SnapshotMeta) -> SnapshotReader:
+        reader = SnapshotReader(self._fs, join(self.path, "snap"), term=meta.term, index=meta.index)
+        self._readers.add(reader)
+        return reader
+
+    def _close_reader(self, reader: SnapshotReader) -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+            reader.close()
+
+    # --- Snapshots ----------------------------------------------------------------------------------------------------
+
+    def create_snapshot(self, meta: SnapshotMeta, *, received: bool = False) -> FileSnapshotSink:
+        self._check()
+        self._sink_count += 1
+        return FileSnapshotSink(self, meta, received=received, number=self._sink_count)
+
+    async def run_snapshot_job(self, job: Callable[[], T]) -> T:
+        """Run a job of a sink on the snapshot worker. Raises `StorageError` in place of `OSError`."""
+        self._check()
+        try:
+            return await self._call(self._snapshotter, job)
+        except OSError as error:
+            raise StorageError(f"{self.path}: the snapshot cannot be written: {error}") from error
+
+    def begin_snapshot(self, meta: SnapshotMeta, number: int) -> SnapshotWriter:
+        """Begin a snapshot file. Runs on the snapshot worker."""
+        assert self._opened is not None
+        identity = self._opened.recovered.identity
+        writer = SnapshotWriter(self._fs, join(self.path, "snap"), meta, identity=identity, number=number)
+        self._sinks.add(writer)
+        return writer
+
+    def end_snapshot(self, writer: SnapshotWriter, *, keep: bool) -> None:
+        """Finish or abort a snapshot file. Runs on the snapshot worker."""
+        self._sinks.discard(writer)
+        if keep:
+            writer.finish()
+        else:
+            writer.abort()
+
+    async def adopt_snapshot(self, meta: SnapshotMeta) -> None:
+        """Name a local snapshot in the log, and remove what it replaces."""
+        self._check()
+        named: asyncio.Future[None] = self._loop.create_future()
+        self._adopting.add(named)
+
+        def is_named(_number: int) -> None:
+            if not named.done():
+                named.set_result(None)
+
+        self._enqueue(_Taken(meta), is_named)
+        try:
+            await named
+        finally:
+            self._adopting.discard(named)
+        await self._call(self._reader, self._purge)
+
+    def _replaced(self, then: Callable[[int], None], number: int) -> None:
+        """A received snapshot replaced the log."""
+        then(number)
+        self._reader.submit(self._purge, _nothing)
+
+    def _purge(self) -> None:
+        """Remove what the snapshots in use replaced. Runs on the reader, so that no read loses its file."""
+        try:
+            self._wal.purge()
+            purge(self._fs, join(self.path, "snap"), named=self._wal.named_snapshots())
+        except OSError as error:
+            _log.warning("%s: old files stay for now: %s", self.path, error)
+
+    # --- Helpers ------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise Closed("the storage is closed")
+
+    async def _call(self, worker: Worker, job: Callable[[], T]) -> T:
+        """Run a job on a worker and wait for it."""
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def done(result: T | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)  # type: ignore[arg-type]  # no error: the job's own result
+
+        worker.submit(job, done)
+        return await future
+
+
+class FileSnapshotSink:
+    """A snapshot on its way into a file. Implements `pyraftkv.log.SnapshotSink`.
+
+    Made by `FileStorage.create_snapshot`; the file itself is begun by the first call.
+    """
+
+    def __init__(self, storage: FileStorage, meta: SnapshotMeta, *, received: bool, number: int) -> None:
+        self._storage = storage
+        self._meta = meta
+        self._received = received
+        self._number = number
+        self._writer: SnapshotWriter | None = None
+        self._ended = False
+
+    async def _begin(self) -> SnapshotWriter:
+        if self._ended:
+            raise StorageError("the snapshot is committed or aborted")
+        if self._writer is None:
+            begin = partial(self._storage.begin_snapshot, self._meta, self._number)
+            self._writer = await self._storage.run_snapshot_job(begin)
+        return self._writer
+
+    async def write(self, chunk: bytes) -> None:
+        writer = await self._begin()
+        try:
+            await self._storage.run_snapshot_job(partial(writer.write, chunk))
+        except StorageError:
+            self._ended = True
+            raise
+
+    async def commit(self) -> None:
+        writer = await self._begin()
+        self._ended = True
+        await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, writer, keep=True))
+        if not self._received:
+            await self._storage.adopt_snapshot(self._meta)
+
+    async def abort(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._writer is not None:
+            await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, self._writer, keep=False))
+
+
+def _gap(wal: Wal, lo: int, hi: int, reason: str) -> WalCorruption:
+    return WalCorruption(
+        f"{wal.directory}: {reason}: entries {lo} to {hi - 1} are missing",
+        segment=wal.segments[0].name,
+        last_good_index=lo - 1,
+        lost_range=(lo, hi),
+        reason=reason,
+    )
+
+
+def _nothing(*_: object) -> None:
+    """The completion of a job that nobody waits for."""
+
+
+_open_storages: WeakSet[FileStorage] = WeakSet()
+
+
+def _poison_all() -> None:
+    for storage in list(_open_storages):
+        storage.poison()
+
+
+after_fork_in_child(_poison_all)

@@ -1,0 +1,234 @@
+"""The few file-system calls that durability is made of: `FileSystem`, and the real one, `OsFileSystem`.
+
+No other module of the log touches ``os``, so that a simulated disk can stand in, and so that every call that can
+fail, lie or tear is found in one place. Files are named by descriptors, as the kernel does, and read and written at
+explicit offsets only: no descriptor has a position that two threads could fight over.
+
+What the callers count on:
+
+1. `fdatasync` makes a file's bytes and its length durable. It says nothing about the file's *name*.
+2. A name (a creation, a rename, an unlink) is durable only after `fsync_dir` of the directory that holds it.
+3. `rename` replaces its target in one step: after a crash the name holds the old file or the new one.
+4. `pwrite` may write less than it was given; `write_all` is the loop that every caller uses.
+5. After a failed sync the kernel marks the lost pages clean, so what is read back may not be what is on the disk.
+   Nobody here syncs the same bytes twice, and files are dropped from the cache before a start reads them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from pyraftkv.errors import ForeignDataDir
+
+if sys.platform == "win32":  # pragma: no cover - exercised by the Windows job
+    import msvcrt
+else:
+    import fcntl
+
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+_OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class FileSystem(Protocol):
+    """What the log needs of a disk. Every method may raise `OSError`."""
+
+    def make_dir(self, path: str) -> bool:
+        """Make a private directory, or check that the one there is ours. Return whether it was made.
+
+        Raises: `ForeignDataDir` if it belongs to another user.
+        """
+        ...
+
+    def listdir(self, path: str) -> list[str]:
+        """Return the names in a directory, sorted."""
+        ...
+
+    def open(self, path: str, *, create: bool = False) -> int:
+        """Open a file for reading and writing; `create` makes it, empty, whatever stood there."""
+        ...
+
+    def close(self, fd: int) -> None: ...
+
+    def size(self, fd: int) -> int: ...
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Read up to `size` bytes at `offset`; fewer only at the end of the file."""
+        ...
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        """Write at `offset`; return how many bytes were taken, possibly fewer than given."""
+        ...
+
+    def truncate(self, fd: int, size: int) -> None: ...
+
+    def fdatasync(self, fd: int) -> None:
+        """Make the file's bytes and length durable."""
+        ...
+
+    def fsync_dir(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        ...
+
+    def rename(self, source: str, target: str) -> None: ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def forget_cache(self, fd: int) -> None:
+        """Let the next read come from the disk and not from memory, as far as the system allows."""
+        ...
+
+    def lock(self, path: str) -> int:
+        """Lock a file for as long as the returned descriptor is open. Raises `BlockingIOError` if it is taken."""
+        ...
+
+
+class OsFileSystem:
+    """The operating system's files.
+
+    Args:
+        fsync: False turns every sync into nothing. For tests that measure something else; never for data.
+    """
+
+    def __init__(self, *, fsync: bool = True) -> None:
+        self._fsync = fsync
+        self._seek_lock = threading.Lock()
+
+    def make_dir(self, path: str) -> bool:
+        try:
+            os.makedirs(path, mode=_DIRECTORY_MODE)
+            made = True
+        except FileExistsError:
+            made = False
+        if sys.platform != "win32":
+            status = os.stat(path)
+            if status.st_uid != os.geteuid():
+                raise ForeignDataDir(f"{path} belongs to user {status.st_uid}: use a directory of your own")
+            if status.st_mode & 0o077:
+                os.chmod(path, _DIRECTORY_MODE)
+        return made
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def open(self, path: str, *, create: bool = False) -> int:
+        return os.open(path, _OPEN_FLAGS | (os.O_CREAT | os.O_TRUNC if create else 0), _FILE_MODE)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    if hasattr(os, "pread"):
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            data = os.pread(fd, size, offset)
+            if len(data) == size:
+                return data
+            parts = [data]
+            while data and (missing := size - sum(map(len, parts))):
+                data = os.pread(fd, missing, offset + size - missing)
+                parts.append(data)
+            return b"".join(parts)
+
+        def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+            return os.pwrite(fd, data, offset)
+
+    else:  # pragma: no cover - Windows has no positioned reads and writes
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            with self._seek_lock:
+                os.lseek(fd, offset, os.SEEK_SET)
+                parts: list[bytes] = []
+                while size and (data := os.read(fd, size)):
+                    parts.append(data)
+                    size -= len(data)
+                return b"".join(parts)
+
+        def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+            with self._seek_lock:
+                os.lseek(fd, offset, os.SEEK_SET)
+                return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def fdatasync(self, fd: int) -> None:
+        if not self._fsync:
+            return
+        if sys.platform == "darwin":  # pragma: no cover - fsync leaves the drive's own cache alone there
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        elif sys.platform == "win32":  # pragma: no cover
+            os.fsync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def fsync_dir(self, path: str) -> None:
+        if not self._fsync or sys.platform == "win32":  # NTFS journals names by itself
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def forget_cache(self, fd: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def lock(self, path: str) -> int:
+        fd = os.open(path, _OPEN_FLAGS | os.O_CREAT, _FILE_MODE)
+        try:
+            if sys.platform == "win32":  # pragma: no cover
+                msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            else:
+                # flock, not lockf: a POSIX lock vanishes when any descriptor of the file is closed.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise BlockingIOError(errno.EAGAIN, "locked by another process", path) from error
+        return fd
+
+
+def write_all(fs: FileSystem, fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write every byte of ``data`` at ``offset``, however short the single writes fall.
+
+    Raises: `OSError`, also when the disk takes nothing and says nothing.
+    """
+    written = fs.pwrite(fd, data, offset)
+    if written == len(data):
+        return
+    view = memoryview(data)
+    while written < len(view):
+        count = fs.pwrite(fd, view[written:], offset + written)
+        if count <= 0:
+            raise OSError(errno.EIO, "a write made no progress")
+        written += count
+
+
+def after_fork_in_child(callback: Callable[[], None]) -> None:
+    """Run ``callback`` in every forked child of this process, where the system forks at all."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)
+
+
+def join(*parts: str) -> str:
+    """Join path components."""
+    return os.path.join(*parts)
+
+
+def parent(path: str) -> str:
+    """Return the directory that holds ``path``."""
+    return os.path.dirname(os.path.abspath(path))

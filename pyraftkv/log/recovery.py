@@ -1,0 +1,222 @@
+"""Opening a write-ahead log: replay its segments, cut off a torn tail, refuse any other damage.
+
+Each file is synced before it is read. After a killed process the cache may hold a whole batch that never reached the
+disk: it is about to be acted upon, so it must be durable first. And each file is dropped from the cache before it is
+read: after a failed sync the cache may hold bytes that the disk does not.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NoReturn
+
+from pyraftkv._record import record
+from pyraftkv.errors import ForeignDataDir, UnsupportedFormat, WalCorruption
+from pyraftkv.log.base import Identity
+from pyraftkv.log.block import BlockDamaged
+from pyraftkv.log.fs import FileSystem, join, write_all
+from pyraftkv.log.record import (
+    ENTRIES,
+    HARD_STATE,
+    RESET_FLAG,
+    SEAL,
+    SKIPPABLE_FLAG,
+    SNAPSHOT,
+    Frame,
+    RunPlace,
+    run_count,
+    unpack_hard_state,
+    unpack_snapshot,
+)
+from pyraftkv.log.segment import (
+    BLOCK_BYTES,
+    SEGMENT_BYTES_LIMIT,
+    SegmentHeader,
+    SegmentScanner,
+    parse_segment_name,
+    unpack_segment_header,
+)
+from pyraftkv.log.wal import TEMPORARY_SUFFIX, Segment, Tail, Wal
+
+TORN_SUFFIX = ".torn"
+
+
+@record
+class _Opened:
+    """A segment that was read."""
+
+    fd: int
+    name: str
+    header: SegmentHeader
+    data: bytes
+
+
+def open_wal(
+    fs: FileSystem, directory: str, *, identity: Identity, random: Random, segment_bytes_max: int
+) -> tuple[Wal, str]:
+    """Open the log in ``directory``; begin it if the directory's owner never started before.
+
+    Returns: The log, ready to append to, and what was mended on the way (empty when nothing).
+
+    Raises: `WalCorruption`, `ForeignDataDir`, `UnsupportedFormat`, `OSError`.
+    """
+    wal = Wal(fs, directory, identity=identity, random=random, segment_bytes_max=segment_bytes_max)
+    names = fs.listdir(directory)
+    for name in names:
+        orphaned = name.endswith(TORN_SUFFIX) and name.removesuffix(TORN_SUFFIX) not in names
+        if orphaned or name.endswith(TEMPORARY_SUFFIX):
+            fs.unlink(join(directory, name))
+    # Names too may have been seen by nobody but the cache.
+    fs.fsync_dir(directory)
+    segments = sorted((parsed, name) for name in names if (parsed := parse_segment_name(name)) is not None)
+    if not segments:
+        if identity.boot_count:
+            refuse(wal, "", 0, "the log is gone: there is no segment in a directory that was used before")
+        wal.begin_segment(sequence=0, previous_batch=0, previous_chain=0)
+        return wal, ""
+    return wal, _Replay(wal).run([name for _, name in segments])
+
+
+def refuse(wal: Wal, segment: str, offset: int, reason: str, *, readable_from: int = 0) -> NoReturn:
+    """Raise `WalCorruption` for that place."""
+    lo = wal.last_index + 1
+    raise WalCorruption(
+        f"{segment or wal.directory}: {reason}; the log is good up to index {wal.last_index}",
+        segment=segment,
+        offset=offset,
+        last_good_index=wal.last_index,
+        lost_range=(lo, readable_from if readable_from > lo else 0),
+        reason=reason,
+    )
+
+
+class _Replay:
+    """Reads the segments in order into a `Wal`."""
+
+    def __init__(self, wal: Wal) -> None:
+        self._wal = wal
+        self._batch = 0
+        self._chain = 0
+        self._sealed = True
+
+    def run(self, names: list[str]) -> str:
+        """Replay the segments; return what was mended."""
+        repaired = ""
+        for name in names:
+            repaired = self._segment(name, is_last=name == names[-1])
+        if self._sealed:
+            # The crash came between the seal and the next segment's name.
+            self._wal.begin_segment(
+                sequence=self._wal.segments[-1].sequence + 1, previous_batch=self._batch, previous_chain=self._chain
+            )
+        return repaired
+
+    def _segment(self, name: str, *, is_last: bool) -> str:
+        opened = self._open(name)
+        keep = False
+        try:
+            segment = self._enter(opened)
+            scanner = SegmentScanner(opened.data, opened.header)
+            for frames in scanner.batches():
+                for frame in frames:
+                    self._frame(segment, frame)
+            repaired = ""
+            if scanner.damage:
+                repaired = self._mend(opened, scanner, is_last=is_last)
+            if not scanner.commit_offset:
+                refuse(self._wal, name, BLOCK_BYTES, "the opening batch is missing")
+            if not scanner.sealed and not is_last:
+                refuse(self._wal, name, scanner.end, "it ends without a seal, and another segment follows")
+            self._batch, self._chain, self._sealed = scanner.batch, scanner.chain, scanner.sealed
+            keep = not scanner.sealed
+            self._wal.continue_at(Tail(opened.fd, scanner.end, scanner.batch, scanner.chain, scanner.commit_offset))
+        finally:
+            if not keep:
+                self._wal.fs.close(opened.fd)
+        return repaired
+
+    def _open(self, name: str) -> _Opened:
+        wal, fs = self._wal, self._wal.fs
+        path = join(wal.directory, name)
+        fd = fs.open(path)
+        try:
+            fs.fdatasync(fd)
+            fs.forget_cache(fd)
+            size = fs.size(fd)
+            if size > SEGMENT_BYTES_LIMIT:
+                refuse(wal, name, 0, f"it is {size} bytes long, over the limit of {SEGMENT_BYTES_LIMIT}")
+            data = fs.pread(fd, size, 0)
+            if len(data) != size:
+                refuse(wal, name, len(data), f"it could be read up to there only, of {size} bytes")
+            try:
+                header = unpack_segment_header(data[:BLOCK_BYTES], path=path)
+            except BlockDamaged as damage:
+                refuse(wal, name, 0, f"the header is damaged: {damage}")
+        except BaseException:
+            fs.close(fd)
+            raise
+        return _Opened(fd, name, header, data)
+
+    def _enter(self, opened: _Opened) -> Segment:
+        """Check that the segment is ours, and the next one, before anything in it is believed."""
+        wal, header, name, identity = self._wal, opened.header, opened.name, self._wal.identity
+        if header.incarnation != identity.incarnation:
+            raise ForeignDataDir(f"{name} was written in another data directory (incarnation {header.incarnation:x})")
+        if header.cluster_id not in (0, identity.cluster_id) or header.member_id not in (0, identity.member_id):
+            raise ForeignDataDir(f"{name} belongs to member {header.member_id} of cluster {header.cluster_id:x}")
+        if parse_segment_name(name) != (header.sequence, header.first_index):
+            refuse(wal, name, 0, "its name and its header differ")
+        if not wal.segments:
+            wal.runs.reset(header.first_index - 1)
+        else:
+            if header.sequence != wal.segments[-1].sequence + 1:
+                reason = f"segment {wal.segments[-1].sequence + 1:x} before it is missing"
+                refuse(wal, name, 0, reason, readable_from=header.first_index)
+            found = (header.first_index, header.previous_batch, header.previous_chain)
+            if found != (wal.last_index + 1, self._batch, self._chain):
+                refuse(wal, name, 0, "it does not continue the segment before it")
+        return wal.add_segment(header, name)
+
+    def _frame(self, segment: Segment, frame: Frame) -> None:
+        wal = self._wal
+        if frame.type == ENTRIES:
+            count = run_count(frame)
+            # A gap would be indexed as if it held the entries that it lacks (CVE-2020-15112).
+            if not count or not wal.hard_state.commit < frame.index <= wal.last_index + 1:
+                reason = f"{count} entries from index {frame.index} cannot follow index {wal.last_index}"
+                refuse(wal, segment.name, frame.offset, reason)
+            wal.add_run(segment, RunPlace(frame.index, frame.index + count - 1, frame.offset, frame.size))
+        elif frame.type == HARD_STATE:
+            state = unpack_hard_state(frame)
+            if state.term < wal.hard_state.term or state.commit < wal.hard_state.commit:
+                refuse(wal, segment.name, frame.offset, "the hard state went back")
+            wal.hard_state = state
+        elif frame.type == SNAPSHOT and frame.flags & RESET_FLAG:
+            wal.reset(unpack_snapshot(frame))
+        elif frame.type == SNAPSHOT:
+            wal.name_snapshot(unpack_snapshot(frame))
+        elif frame.type != SEAL and not frame.flags & SKIPPABLE_FLAG:
+            raise UnsupportedFormat(f"{segment.name} holds a record of type {frame.type} at offset {frame.offset}")
+
+    def _mend(self, opened: _Opened, scanner: SegmentScanner, *, is_last: bool) -> str:
+        """Cut a torn tail off, or refuse: only an unfinished last batch can have been torn by a crash."""
+        wal, fs = self._wal, self._wal.fs
+        where = (wal, opened.name, scanner.end)
+        if not is_last:
+            refuse(*where, f"damage in a sealed segment: {scanner.damage}", readable_from=scanner.next_index())
+        if scanner.sealed or not scanner.commit_offset:
+            refuse(*where, scanner.damage if scanner.sealed else f"damage in the opening batch: {scanner.damage}")
+        if scanner.later_batch():
+            refuse(*where, f"damage before a later batch: {scanner.damage}", readable_from=scanner.next_index())
+        torn = opened.data[scanner.end :]
+        copy = fs.open(join(wal.directory, opened.name + TORN_SUFFIX), create=True)
+        try:
+            write_all(fs, copy, torn, 0)
+            fs.fdatasync(copy)
+        finally:
+            fs.close(copy)
+        fs.fsync_dir(wal.directory)
+        write_all(fs, opened.fd, bytes(len(torn)), scanner.end)
+        fs.truncate(opened.fd, scanner.end)
+        fs.fdatasync(opened.fd)
+        return f"{opened.name}: cut {len(torn)} torn bytes off at offset {scanner.end} ({scanner.damage})"
