@@ -1,7 +1,7 @@
-"""What the store can be asked: imperatives that change it, and queries that read it.
+r"""What the store can be asked: imperatives that change it, and queries that read it.
 
 Key ranges are `[key, end)` in etcd's notation (etcd, `RangeRequest`): `end == b""` is the single key,
-`end == b"\\0"` everything from `key` on, `key == end == b"\\0"` everything.
+`end == b"\0"` everything from `key` on, `key == end == b"\0"` everything.
 """
 
 from __future__ import annotations

@@ -1,0 +1,153 @@
+"""The keys in order, and for each the ref of its newest version.
+
+A chunked sorted array: the keys stand in *chunks* of at most `CHUNK_KEYS_MAX`, each a sorted list of bytes beside an
+array of refs. A list of the chunks' upper bounds finds a key's chunk by bisection. So an insertion moves a few
+kilobytes however many keys there are, no container grows with the store, and the collector finds nothing per key.
+
+Each chunk also knows how many of its keys are *live* (their newest version is no tombstone) and the revision of its
+*newest* change. Whoever counts at that revision or later takes the number instead of walking the keys, which makes
+paging through a big range linear, not quadratic (etcd's count walks every key of the range for every page).
+
+A key whose newest version is a tombstone stays until compaction removes it: its history may still be read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+
+CHUNK_KEYS_MAX = 1024
+
+
+class Chunk:
+    """Neighbouring keys. Invariant: `keys` ascends strictly, `refs[i]` belongs to `keys[i]` and is never 0."""
+
+    __slots__ = ("keys", "live", "newest", "refs")
+
+    def __init__(self, keys: list[bytes], refs: array[int], *, live: int, newest: int) -> None:
+        self.keys = keys
+        self.refs = refs
+        self.live = live
+        """How many keys exist now; kept by whoever writes versions."""
+        self.newest = newest
+        """No version of these keys is of a later revision; kept by whoever writes versions."""
+
+
+class KeyIndex:
+    """Keys to refs.
+
+    Invariants: chunk `i` holds the keys in `(uppers[i-1], uppers[i]]`, so that a bound may outlive its key; there is
+    always at least one chunk, and only a lone chunk may be empty.
+    """
+
+    __slots__ = ("chunks", "uppers")
+
+    def __init__(self) -> None:
+        self.chunks = [Chunk([], array("Q"), live=0, newest=0)]
+        self.uppers = [b""]
+
+    def __len__(self) -> int:
+        """Return how many keys are known, those under a tombstone included. O(chunks)."""
+        return sum(len(chunk.keys) for chunk in self.chunks)
+
+    def chunk_for(self, key: bytes) -> Chunk:
+        """Return the chunk that holds ``key``, or that is to hold it: the caller inserts it there. O(log n)."""
+        uppers = self.uppers
+        at = bisect_left(uppers, key)
+        if at == len(uppers):
+            at -= 1
+            uppers[at] = key
+        return self.chunks[at]
+
+    def find(self, key: bytes) -> int:
+        """Return the ref of the key's newest version; 0 if the key is not known. O(log n)."""
+        at = bisect_left(self.uppers, key)
+        if at == len(self.uppers):
+            return 0
+        chunk = self.chunks[at]
+        keys = chunk.keys
+        at = bisect_left(keys, key)
+        return chunk.refs[at] if at < len(keys) and keys[at] == key else 0
+
+    def span(self, key: bytes, end: bytes | None) -> tuple[Chunk, int, int] | None:
+        """Return the first chunk with keys in ``[key, end)`` and their positions ``[lo, hi)`` in it. O(log n).
+
+        Call again with the key after ``keys[hi - 1]`` for the rest: that stays right whatever was inserted, split
+        or removed in between.
+
+        Args:
+            key: The lower bound, inclusive.
+            end: The upper bound, exclusive; None: no bound.
+        """
+        for at in range(bisect_left(self.uppers, key), len(self.chunks)):
+            chunk = self.chunks[at]
+            keys = chunk.keys
+            low = bisect_left(keys, key)
+            if low < len(keys):
+                high = len(keys) if end is None or keys[-1] < end else bisect_left(keys, end, low)
+                return (chunk, low, high) if high > low else None
+        return None
+
+    def split(self, key: bytes) -> tuple[Chunk, Chunk] | None:
+        """Split the chunk that holds ``key``, which has just been inserted, into two.
+
+        Keys often arrive in ascending order. A last chunk that grew at its end is left full, or every chunk of such
+        a store would stay half empty.
+
+        Returns:
+            Both halves, whose `live` the caller must count; None when every key was live, and they are counted.
+        """
+        at = bisect_left(self.uppers, key)
+        chunk = self.chunks[at]
+        keys, refs = chunk.keys, chunk.refs
+        ascending = at == len(self.chunks) - 1 and keys[-1] == key
+        cut = len(keys) - 1 if ascending else len(keys) // 2
+        upper = Chunk(keys[cut:], refs[cut:], live=len(keys) - cut, newest=chunk.newest)
+        all_live = chunk.live == len(keys)
+        chunk.keys, chunk.refs, chunk.live = keys[:cut], refs[:cut], cut
+        self.chunks.insert(at + 1, upper)
+        self.uppers.insert(at, chunk.keys[-1])
+        return None if all_live else (chunk, upper)
+
+    def remove(self, key: bytes) -> None:
+        """Forget a key whose newest version is a tombstone. O(log n), and O(chunk) to join sparse neighbours."""
+        at = bisect_left(self.uppers, key)
+        chunk = self.chunks[at]
+        slot = bisect_left(chunk.keys, key)
+        assert chunk.keys[slot] == key, key
+        del chunk.keys[slot]
+        del chunk.refs[slot]
+        if len(chunk.keys) > CHUNK_KEYS_MAX // 4:
+            return
+        for low in (at - 1, at):
+            if 0 <= low < len(self.chunks) - 1 and self._fits(low):
+                self._join(low)
+                return
+
+    def _fits(self, low: int) -> bool:
+        """Tell whether chunk `low` and the next may be one; joined ones are half full, so as not to split at once."""
+        counts = len(self.chunks[low].keys), len(self.chunks[low + 1].keys)
+        return sum(counts) <= CHUNK_KEYS_MAX // 2 or not all(counts)
+
+    def _join(self, low: int) -> None:
+        upper = self.chunks.pop(low + 1)
+        del self.uppers[low]
+        chunk = self.chunks[low]
+        chunk.keys += upper.keys
+        chunk.refs += upper.refs
+        chunk.live += upper.live
+        chunk.newest = max(chunk.newest, upper.newest)
+
+    def check(self) -> None:
+        """Assert what the class promises. O(n)."""
+        assert len(self.chunks) == len(self.uppers) >= 1
+        below = b""
+        for chunk, upper in zip(self.chunks, self.uppers, strict=True):
+            assert len(chunk.keys) == len(chunk.refs) <= CHUNK_KEYS_MAX
+            assert chunk.keys or len(self.chunks) == 1
+            assert 0 <= chunk.live <= len(chunk.keys)
+            for key, ref in zip(chunk.keys, chunk.refs, strict=True):
+                assert below < key <= upper, (below, key, upper)
+                assert ref
+                below = key
+            below = upper

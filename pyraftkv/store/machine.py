@@ -1,0 +1,337 @@
+"""The store: etcd's data model as a pure machine. Commands and queries in, results and events out.
+
+It knows nothing of Raft, clocks, threads or disks. `apply` is a function of the commands applied before: the same
+commands give the same results and the same state everywhere. What may take long is returned as `Work` and goes on in
+slices; see `work.py`, and `history.py` for who sees what meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied, RequestTooLarge
+from pyraftkv.store.commands import SINGLE_KEY, Command, Compact, PutKey, RangeQuery, Transaction
+from pyraftkv.store.history import History
+from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
+from pyraftkv.store.ranges import range_steps
+from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
+from pyraftkv.store.txn import check_put, delete_steps, do_put, txn_steps
+from pyraftkv.store.validate import Limits, validate, validate_query
+from pyraftkv.store.values import CompactResult, KeyValue, PutResult, RangeResult, Result
+from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
+from pyraftkv.store.work import SlicedWork, Steps, Work
+
+T = TypeVar("T")
+
+STEP_KEYS_MAX = 512
+"""What touches no more keys than this is done at once; a slice of about half a millisecond."""
+
+
+class Store:
+    """A versioned key-value store.
+
+    - Changing: `validate`, `apply`.
+    - Reading: `get`, `read`.
+    - Watching: `watch`, `advance`, `distributed_revision`.
+    - Upkeep: `compaction`, `snapshot` (and `Restorer`), `check`.
+    - Looking: `revision`, `published_revision`, `compact_revision`, `key_count`, `size_bytes`.
+
+    Args:
+        limits: The bounds of one request; the same on every member.
+        step_keys_max: What touches more keys than this is returned as `Work`. Local: it changes no result.
+    """
+
+    __slots__ = ("_compaction", "_history", "_hub", "_step_keys_max", "limits")
+
+    def __init__(
+        self, *, limits: Limits | None = None, step_keys_max: int = STEP_KEYS_MAX, history: History | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        assert self.limits.request_bytes_max + RECORD_BYTES <= RECORD_BYTES_MAX - PAGE_BYTES_TARGET
+        assert step_keys_max > 0
+        self._step_keys_max = step_keys_max
+        self._history = history or History()
+        self._hub = WatchHub(self._history)
+        self._compaction: CompactionWork | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {self.key_count} keys at revision {self.revision}, compacted at {self.compact_revision}>"
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last change, a command under way included. Starts at 1. O(1)."""
+        return self._history.current_revision
+
+    @property
+    def published_revision(self) -> int:
+        """The last complete revision: what readers, watchers and snapshots see. O(1)."""
+        return self._history.published_revision
+
+    @property
+    def compact_revision(self) -> int:
+        """Reads and watches below this revision are refused; 0 if nothing was compacted. O(1)."""
+        return self._history.compact_revision
+
+    @property
+    def distributed_revision(self) -> int:
+        """Up to where `advance` has come; below `published_revision` it is to be called again. O(1)."""
+        return self._hub.distributed_revision
+
+    @property
+    def key_count(self) -> int:
+        """How many keys exist. O(1)."""
+        return self._history.key_count
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of every version, superseded ones that compaction has not removed included. O(1)."""
+        return self._history.pages.size_bytes
+
+    # --- Changing --------------------------------------------------------------------------------------------------
+
+    def validate(self, command: Command) -> None:
+        """Refuse a command that could never be applied, whatever the state: to be called before proposing it.
+
+        Raises:
+            InvalidRequest: It is wrong in itself (`DuplicateKey`, `RequestTooLarge` among others).
+        """
+        validate(command, self.limits)
+
+    def apply(self, command: Command) -> Result | Work[Result]:
+        """Apply a command. O(log n) for a put.
+
+        Returns:
+            The result, and the new revision is published; or the `Work` that will lead to it. No other command may
+            be applied until that is finished.
+
+        Raises:
+            NotApplied: The command was refused and has changed nothing: `InvalidRequest`, `KeyNotFound`,
+                `Compacted`, `FutureRevision`. The same on every member. Work may raise them, too.
+        """
+        history = self._history
+        assert history.mark is None, "a command is still under way"
+        if isinstance(command, PutKey):
+            return self._put(command)
+        self.validate(command)
+        if isinstance(command, Compact):
+            return self._compact(command.revision)
+        steps = txn_steps(history, command) if isinstance(command, Transaction) else delete_steps(history, command)
+        return self._start(self._publishing(steps))
+
+    def _put(self, put: PutKey) -> PutResult:
+        """Apply a single put, most of all commands: checks and publishing are written out for speed."""
+        history = self._history
+        key, value = put.key, put.value
+        if put.prev_kv or put.ignore_value or put.ignore_lease or put.lease:
+            self.validate(put)
+            check_put(history, put)
+            result = do_put(history, put)
+        else:
+            if not key:
+                raise InvalidRequest("the key is empty")
+            if len(key) + len(value) > self.limits.request_bytes_max:
+                raise RequestTooLarge(f"{len(key) + len(value)} bytes, at most {self.limits.request_bytes_max}")
+            revision = history.published_revision + 1
+            history.put(key, value, 0, revision)
+            result = PutResult(revision)
+        history.changes = 0
+        history.published_revision = result.revision
+        return result
+
+    def _publishing(self, steps: Steps[T]) -> Steps[T]:
+        """Carry out a command and publish what it did."""
+        self._history.begin()
+        try:
+            result = yield from steps
+        except NotApplied:
+            self._history.abandon()
+            raise
+        self._history.publish()
+        return result
+
+    def _compact(self, revision: int) -> CompactResult:
+        history = self._history
+        if revision <= history.compact_revision:
+            raise Compacted(
+                f"revision {revision} is compacted already, the oldest is {history.compact_revision}",
+                compact_revision=history.compact_revision,
+            )
+        self._refuse_future(revision)
+        history.compact_revision = revision
+        return CompactResult(history.published_revision)
+
+    def _start(self, steps: Steps[T]) -> T | Work[T]:
+        """Do the first slice at once: most work is done with it."""
+        work = SlicedWork(steps)
+        result = work.step(self._step_keys_max)
+        return work if result is None else result
+
+    # --- Reading ---------------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes, revision: int = 0) -> KeyValue | None:
+        """Return the key as of ``revision`` (0 or less: the latest), or None. O(log n + log versions).
+
+        Raises:
+            InvalidRequest: The key is empty.
+            Compacted: The revision is gone.
+            FutureRevision: The revision does not exist yet.
+        """
+        if not key:
+            raise InvalidRequest("the key is empty")
+        at = self._resolve(revision) if revision > 0 else self._history.published_revision
+        return self._history.get(key, at)
+
+    def read(self, query: RangeQuery) -> RangeResult | Work[RangeResult]:
+        """Read a range at one published revision, whatever is applied meanwhile.
+
+        O(log n + keys in the range); with a limit, keys behind it are counted a chunk at a time where possible.
+
+        Raises:
+            InvalidRequest: The key is empty.
+            Compacted: The revision is gone.
+            FutureRevision: The revision does not exist yet.
+        """
+        validate_query(query)
+        current = self._history.published_revision
+        return self._start(range_steps(self._history, query, at=self._resolve(query.revision), current=current))
+
+    def _resolve(self, revision: int) -> int:
+        """Return the revision to read at."""
+        history = self._history
+        if revision <= 0:
+            return history.published_revision
+        self._refuse_future(revision)
+        if revision < history.compact_revision:
+            raise Compacted(
+                f"revision {revision} is compacted, the oldest is {history.compact_revision}",
+                compact_revision=history.compact_revision,
+            )
+        return revision
+
+    def _refuse_future(self, revision: int) -> None:
+        published_revision = self._history.published_revision
+        if revision > published_revision:
+            raise FutureRevision(
+                f"revision {revision} is not there yet, the current one is {published_revision}",
+                revision=published_revision,
+            )
+
+    # --- Watching --------------------------------------------------------------------------------------------------
+
+    def watch(
+        self,
+        key: bytes,
+        end: bytes = SINGLE_KEY,
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        no_put: bool = False,
+        no_delete: bool = False,
+    ) -> Watcher:
+        """Watch `[key, end)`. O(log n).
+
+        After this, if the watcher is not `synced`, `take` from it until it returns None.
+
+        Args:
+            key: As in a query; empty: the smallest key.
+            end: As in a query.
+            start_revision: The first revision to see; 0: the next one. One in the future is waited for.
+            prev_kv: Give each event the key-value before it, if there was one that is not compacted.
+            no_put: Leave out puts.
+            no_delete: Leave out deletions.
+
+        Raises:
+            Compacted: The start is below the compact revision.
+            InvalidRequest: A negative start, or an end not above the key.
+            Overloaded: There are too many watchers.
+        """
+        return self._hub.watch(key, end, start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete)
+
+    def advance(self, records_max: int = ADVANCE_RECORDS_MAX) -> list[Watcher]:
+        """Distribute what was published since the last call; to be called after every batch of commands.
+
+        O(1) without watchers. Call again while `distributed_revision` is below `published_revision`.
+
+        Args:
+            records_max: Look at no more changes than this.
+
+        Returns:
+            The watchers that have something to take now and had nothing before: `take` from each until it returns
+            None, now or later; until then it is not returned again.
+        """
+        assert records_max > 0, records_max
+        return self._hub.advance(records_max)
+
+    # --- Upkeep ----------------------------------------------------------------------------------------------------
+
+    def compaction(self) -> Work[int] | None:
+        """Return the work that wins back the space of compacted versions (it returns how many it has removed).
+
+        Returns:
+            The work, the same one until it is finished; None if there is nothing to do, or while a snapshot or a
+            long read holds a pin. A pin that comes later holds it up: `step` then does nothing.
+        """
+        history = self._history
+        if history.pins:
+            return None
+        if self._compaction is None or self._compaction.is_done:
+            if history.compacted_revision == history.compact_revision:
+                return None
+            self._compaction = CompactionWork(history)
+        return self._compaction
+
+    def snapshot(self) -> Snapshot:
+        """Pin the published revision and return a walk over everything up to it. O(pages); close it."""
+        return Snapshot(self._history)
+
+    def check(self) -> None:
+        """Assert every invariant. O(everything)."""
+        check_history(self._history)
+        assert self._history.mark is not None or self._history.changes == 0
+
+
+class CompactionWork(SlicedWork[int]):
+    """Removes versions, but waits while anything is pinned."""
+
+    __slots__ = ("_history",)
+
+    def __init__(self, history: History) -> None:
+        super().__init__(history.compaction(history.compact_revision))
+        self._history = history
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the result was returned."""
+        return self._done
+
+    def step(self, budget: int) -> int | None:
+        """Go on, unless something is pinned; returns None then, too."""
+        return None if self._history.pins else super().step(budget)
+
+
+class Restorer:
+    """Builds a store from the chunks of a snapshot: `feed` them in order, then `finish`.
+
+    Args:
+        limits: As for `Store`.
+        step_keys_max: As for `Store`.
+    """
+
+    __slots__ = ("_limits", "_reader", "_step_keys_max")
+
+    def __init__(self, *, limits: Limits | None = None, step_keys_max: int = STEP_KEYS_MAX) -> None:
+        self._limits = limits
+        self._step_keys_max = step_keys_max
+        self._reader = HistoryReader()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next chunk; about two milliseconds for one of 256 KiB.
+
+        Raises:
+            SnapshotCorruption: This is no snapshot. The restorer is of no use any more.
+        """
+        self._reader.feed(chunk)
+
+    def finish(self) -> Store:
+        """Return the store. Raises `SnapshotCorruption` if the snapshot has not ended."""
+        return Store(limits=self._limits, step_keys_max=self._step_keys_max, history=self._reader.finish())

@@ -1,0 +1,341 @@
+"""A snapshot: every version from the compact revision to a pinned one, as a stream of bytes; and the way back.
+
+The stream holds the pages nearly as they are in memory, so that writing one costs little more than copying:
+
+.. code-block:: text
+
+    header  magic "PKVS", format, revision, compact revision, compacted revision, first free page number
+    page    "P", number, first revision, slots, bytes | the offsets of the slots (u32 each) | the records
+    ...
+    end     "E", pages, live records, keys that exist
+
+All integers are little endian. The stream is cut into chunks without regard to frames. Refs stay what they are, for
+pages keep their numbers; the key index is not sent but built again from the records.
+
+A reader trusts nothing: each record must continue the history of its key as a put or delete would have (revision,
+version, create revision, the chain, the jump), and the totals must agree. Flipped bits inside a value cannot be seen
+here: whoever stores or sends the chunks has checksums for that.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+from struct import Struct
+from types import TracebackType
+from typing import Self
+
+from pyraftkv.errors import SnapshotCorruption
+from pyraftkv.store.history import History
+from pyraftkv.store.keyindex import CHUNK_KEYS_MAX
+from pyraftkv.store.pages import (
+    DEAD,
+    PAGE_BYTES_TARGET,
+    RECORD_BYTES,
+    RECORD_BYTES_MAX,
+    SLOT_BITS,
+    SLOTS_MAX,
+    Page,
+    Pages,
+    unpack_record,
+)
+
+CHUNK_BYTES_MAX = 256 * 1024
+"""No chunk of a snapshot is larger."""
+
+FORMAT = 1
+
+_HEADER = Struct("<4sHQQQQ")
+_MAGIC = b"PKVS"
+_PAGE = Struct("<cQQIQ")
+_PAGE_TAG = b"P"
+_END = Struct("<cQQQ")
+_END_TAG = b"E"
+
+_OFFSET_BYTES = 4
+_PAGE_BYTES_MAX = PAGE_BYTES_TARGET + RECORD_BYTES_MAX
+
+
+class Snapshot:
+    """The store as of `revision`, to be walked while it goes on changing. Physical compaction waits until `close`.
+
+    Iterate over it for the chunks; a second iteration yields the same bytes, unless a compaction was requested
+    before the snapshot was taken and is still waiting for it.
+    """
+
+    __slots__ = ("_closed", "_end", "_header", "_history", "_key_count", "_pages", "revision")
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._closed = False
+        history.pins += 1
+        self.revision = history.published_revision
+        """The last revision in the snapshot."""
+        self._end = history.published_end()
+        self._key_count = history.mark[2] if history.mark is not None else history.key_count
+        self._pages = [page for page in history.pages.order if page.number <= self._end[0]]
+        self._header = _HEADER.pack(
+            _MAGIC, FORMAT, self.revision, history.compact_revision, history.compacted_revision, self._end[0] + 1
+        )
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield chunks of at most `CHUNK_BYTES_MAX` bytes. O(chunk) each."""
+        buffer = bytearray(self._header)
+        pages = records = 0
+        for page in self._pages:
+            assert not self._closed, "the snapshot is closed"
+            live = self._write(page, buffer)
+            pages += live > 0
+            records += live
+            while len(buffer) >= CHUNK_BYTES_MAX:
+                yield bytes(buffer[:CHUNK_BYTES_MAX])
+                del buffer[:CHUNK_BYTES_MAX]
+        buffer += _END.pack(_END_TAG, pages, records, self._key_count)
+        for start in range(0, len(buffer), CHUNK_BYTES_MAX):
+            yield bytes(buffer[start : start + CHUNK_BYTES_MAX])
+
+    def _write(self, page: Page, buffer: bytearray) -> int:
+        """Append a page's frame, if it has a live record; return how many it has."""
+        offsets, data = page.offsets, page.data
+        end_page, end_slot = self._end
+        if page.number == end_page and end_slot < len(offsets):
+            # Cut the records that were not published when the snapshot was taken.
+            size = next((offset for offset in offsets[end_slot:] if offset != DEAD), len(data))
+            offsets, data = offsets[:end_slot], data[:size]
+        live = len(offsets) - offsets.count(DEAD)
+        if live:
+            buffer += _PAGE.pack(_PAGE_TAG, page.number, page.first_revision, len(offsets), len(data))
+            buffer += _little_endian(offsets).tobytes()
+            buffer += data
+        return live
+
+    def close(self) -> None:
+        """Let compaction go on. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._history.pins -= 1
+            self._pages = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class HistoryReader:
+    """Builds a history from the chunks of a snapshot. Each `feed` takes time in proportion to its chunk."""
+
+    __slots__ = ("_buffer", "_ended", "_header_read", "_history", "_offset", "_pages", "_records", "_revision", "_sub")
+
+    def __init__(self) -> None:
+        self._history = History()
+        self._buffer = bytearray()
+        self._header_read = False
+        self._ended = False
+        self._offset = 0
+        """The place in the stream of the buffer's first byte, for errors."""
+        self._pages = 0
+        self._records = 0
+        self._revision = 0
+        """Of the last record, with its `sub`: the next must be above."""
+        self._sub = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next chunk. O(its records x log n).
+
+        Raises:
+            SnapshotCorruption: The bytes are not a snapshot's; the reader is of no use any more.
+        """
+        self._buffer += chunk
+        while size := self._frame_bytes():
+            if not self._header_read:
+                self._read_header()
+            elif self._buffer[0] == _PAGE_TAG[0]:
+                self._read_page(size)
+            else:
+                self._read_end()
+            del self._buffer[:size]
+            self._offset += size
+
+    def finish(self) -> History:
+        """Return the history when every chunk was fed. Raises `SnapshotCorruption` if something is missing."""
+        self._require(self._ended, "the snapshot ends too early")
+        return self._history
+
+    def _require(self, holds: object, reason: str) -> None:
+        if not holds:
+            raise SnapshotCorruption(f"{reason}, in the frame at byte {self._offset}", offset=self._offset)
+
+    def _frame_bytes(self) -> int:
+        """Return the size of the frame that the buffer begins with; 0 if it is not there whole."""
+        buffer = self._buffer
+        if not buffer:
+            return 0
+        self._require(not self._ended, "bytes after the end")
+        if not self._header_read:
+            size = _HEADER.size
+        elif buffer[0] == _PAGE_TAG[0]:
+            if len(buffer) < _PAGE.size:
+                return 0
+            _, _, _, slots, data_bytes = _PAGE.unpack_from(buffer)
+            self._require(slots <= SLOTS_MAX and data_bytes <= _PAGE_BYTES_MAX, "a page of impossible size")
+            size = _PAGE.size + slots * _OFFSET_BYTES + data_bytes
+        else:
+            self._require(buffer[0] == _END_TAG[0], "no frame begins like that")
+            size = _END.size
+        return size if len(buffer) >= size else 0
+
+    def _read_header(self) -> None:
+        magic, version, revision, compact_revision, compacted_revision, next_number = _HEADER.unpack_from(self._buffer)
+        self._require(magic == _MAGIC, "not a snapshot of a store")
+        self._require(version == FORMAT, f"format {version} is not known")
+        self._require(revision >= 1 and compacted_revision <= compact_revision <= revision, "impossible revisions")
+        self._require(next_number >= 1, "impossible page number")
+        history = self._history
+        history.published_revision = revision
+        history.compact_revision = compact_revision
+        history.compacted_revision = compacted_revision
+        history.pages = Pages(next_number)
+        self._header_read = True
+
+    def _read_page(self, size: int) -> None:
+        _, number, first_revision, slots, _ = _PAGE.unpack_from(self._buffer)
+        pages = self._history.pages
+        last_number = pages.order[-2].number if len(pages.order) > 1 else 0
+        self._require(last_number < number < pages.order[-1].number, "a page out of order")
+        page = Page(number, first_revision)
+        middle = _PAGE.size + slots * _OFFSET_BYTES
+        page.offsets.frombytes(self._buffer[_PAGE.size : middle])
+        page.offsets = _little_endian(page.offsets)
+        page.data = bytes(memoryview(self._buffer)[middle:size])
+        self._require(self._revision <= first_revision, "a page out of order")
+        position = 0
+        live = 0
+        # Before the records, which may refer to each other.
+        pages.by_number[number] = page
+        for slot, offset in enumerate(page.offsets):
+            if offset == DEAD:
+                continue
+            self._require(offset == position, "records that do not lie end to end")
+            position = self._read_record(page, slot, position)
+            live += 1
+        self._require(live > 0 and position == len(page.data), "records that do not fill their page")
+        pages.adopt(page)
+        self._pages += 1
+        self._records += live
+
+    def _read_record(self, page: Page, slot: int, offset: int) -> int:
+        """Check a record, make it its key's newest, and return the offset behind it."""
+        data = page.data
+        self._require(offset + RECORD_BYTES <= len(data), "a record cut off")
+        mod, create, version, lease, previous, jump, sub, span, key_bytes, value_bytes = unpack_record(data, offset)
+        stop: int = offset + RECORD_BYTES + key_bytes + value_bytes
+        self._require(key_bytes > 0 and stop <= len(data), "a record cut off")
+        self._require(
+            page.first_revision <= mod <= self._history.published_revision
+            and (mod > self._revision or (mod == self._revision and sub > self._sub)),
+            "records out of order",
+        )
+        self._require(lease >= 0 and (version > 0 or not (create or lease or value_bytes)), "an impossible record")
+        self._revision, self._sub = mod, sub
+        ref = page.number << SLOT_BITS | slot
+        key = data[offset + RECORD_BYTES : offset + RECORD_BYTES + key_bytes]
+        self._link(page, bytes(key), ref, (mod, create, version, previous, jump, span))
+        return stop
+
+    def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int]) -> None:
+        """Check that the version follows on its key's newest so far, and take its place."""
+        mod, create, version, previous, jump, span = fields
+        history = self._history
+        pages = history.pages
+        chunk = history.index.chunk_for(key)
+        at = bisect_left(chunk.keys, key)
+        if at < len(chunk.keys) and chunk.keys[at] == key:
+            self._require(previous == chunk.refs[at], "a broken chain of versions")
+            place = pages.locate(previous)
+            assert place is not None
+            _, was_create, was_version, _, _, was_jump, _, was_span, _, _ = unpack_record(place[0].data, place[1])
+            if version:
+                expected = (was_create if was_version else mod, was_version + 1)
+                self._require((create, version) == expected, "a version that does not follow the one before")
+            else:
+                self._require(was_version > 0, "a tombstone for a key that does not exist")
+            self._require((jump, span) == pages.jump_from(previous, was_jump, was_span), "a wrong jump")
+            if was_version:
+                place[0].stale += 1
+            change = (version > 0) - (was_version > 0)
+            chunk.refs[at] = ref
+        else:
+            self._require(previous < ref and jump <= previous, "a chain that does not go back")
+            self._require(pages.locate(previous) is None and pages.locate(jump) is None, "a chain of another key")
+            self._require(previous > 0 or (version, create, span) == (1, mod, 0), "a first version that is none")
+            self._require(create <= mod, "created after it was changed")
+            change = int(version > 0)
+            chunk.keys.insert(at, key)
+            chunk.refs.insert(at, ref)
+        if not version:
+            page.stale += 1
+        chunk.live += change
+        chunk.newest = mod
+        history.key_count += change
+        if len(chunk.keys) > CHUNK_KEYS_MAX:
+            history.split(key)
+
+    def _read_end(self) -> None:
+        _, pages, records, key_count = _END.unpack_from(self._buffer)
+        self._require((pages, records) == (self._pages, self._records), "not all pages")
+        self._require(key_count == self._history.key_count, "not the same number of keys")
+        self._ended = True
+
+
+def _little_endian(offsets: array[int]) -> array[int]:
+    assert offsets.itemsize == _OFFSET_BYTES
+    if sys.byteorder == "big":
+        offsets = offsets[:]
+        offsets.byteswap()
+    return offsets
+
+
+def check_history(history: History) -> None:
+    """Assert what `History`, `Pages` and `KeyIndex` promise. O(everything)."""
+    pages, index = history.pages, history.index
+    index.check()
+    assert 0 <= history.compacted_revision <= history.compact_revision <= history.published_revision
+    assert pages.size_bytes == sum(len(page.data) for page in pages.order)
+    newest = pages.order[-1]
+    assert pages.by_number == {page.number: page for page in pages.order if page.offsets or page is newest}
+    stale = dict.fromkeys(pages.by_number, 0)
+    assert sum(chunk.live for chunk in index.chunks) == history.key_count
+    for older, newer in pairwise(pages.order):
+        assert older.number < newer.number
+        assert older.first_revision <= newer.first_revision
+    last = (0, -1)
+    for page in pages.order:
+        position = 0
+        for slot, offset in enumerate(page.offsets):
+            if offset == DEAD:
+                continue
+            assert offset == position
+            mod, _, version, _, _, _, sub, _, key_bytes, value_bytes = unpack_record(page.data, offset)
+            assert last < (mod, sub)
+            assert page.first_revision <= mod <= history.published_revision + 1
+            last = (mod, sub)
+            key = bytes(page.data[offset + RECORD_BYTES : offset + RECORD_BYTES + key_bytes])
+            is_head = index.find(key) == page.number << SLOT_BITS | slot
+            assert is_head or pages.visible(index.find(key), mod)
+            stale[page.number] += not version or not is_head
+            position += RECORD_BYTES + key_bytes + value_bytes
+        assert position == len(page.data)
+    assert stale == {page.number: page.stale for page in pages.order}
+    for chunk in index.chunks:
+        values = [pages.key_value(ref) for ref in chunk.refs]
+        assert chunk.live == sum(value is not None for value in values)
+        for key, ref, value in zip(chunk.keys, chunk.refs, values, strict=True):
+            assert pages.revision_of(ref) <= chunk.newest
+            assert value is None or value.key == key

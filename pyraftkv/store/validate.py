@@ -1,0 +1,155 @@
+"""What a request must be before the store looks at it: checks that need no state (etcd, `v3rpc/key.go`).
+
+They are made twice: before proposing, so that nonsense never reaches the log, and again by `apply`, for every member
+must refuse the same commands whoever proposed them. So the limits must be equal on all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pyraftkv._record import record
+from pyraftkv.errors import DuplicateKey, InvalidRequest, RequestTooLarge
+from pyraftkv.store.commands import (
+    Command,
+    Compact,
+    CompareTarget,
+    DeleteRange,
+    Operation,
+    PutKey,
+    RangeQuery,
+    Transaction,
+)
+
+LEASE_MAX = (1 << 63) - 1
+
+
+@record
+class Limits:
+    """The bounds of one request."""
+
+    txn_ops_max: int = 128
+    """At most this many comparisons, or operations in a branch; nested transactions share what their parent left."""
+    request_bytes_max: int = 1024 * 1024 * 3 // 2
+    """At most this many bytes of keys, values and operands in one command."""
+
+
+def validate(command: Command, limits: Limits) -> None:
+    """Refuse a command that could never be applied.
+
+    Raises:
+        InvalidRequest: An empty key, a value given along with `ignore_value`, an operand of the wrong type ...
+        DuplicateKey: A transaction changes a key twice.
+        RequestTooLarge: Over one of the limits.
+    """
+    if isinstance(command, Compact):
+        return
+    size_bytes = _check_operation(command, limits.txn_ops_max)
+    if size_bytes > limits.request_bytes_max:
+        raise RequestTooLarge(f"{size_bytes} bytes in one request, request_bytes_max is {limits.request_bytes_max}")
+    if isinstance(command, Transaction):
+        _check_intervals(command.success)
+        _check_intervals(command.failure)
+
+
+def validate_query(query: RangeQuery) -> None:
+    """Refuse a query that could never be answered. Raises `InvalidRequest`."""
+    _check_key(query.key)
+
+
+def _check_key(key: bytes) -> None:
+    if not key:
+        raise InvalidRequest("the key is empty")
+
+
+def _check_operation(operation: Operation, ops_max: int) -> int:
+    """Check one operation and return the bytes it carries."""
+    kind = type(operation)
+    check: Any = _CHECKS.get(kind)
+    if check is None:
+        raise InvalidRequest(f"{kind.__name__} is no operation of a transaction")
+    size_bytes: int = check(operation, ops_max)
+    return size_bytes
+
+
+def _check_put(put: PutKey, _ops_max: int) -> int:
+    _check_key(put.key)
+    if put.ignore_value and put.value:
+        raise InvalidRequest("a value is given along with ignore_value")
+    if put.ignore_lease and put.lease:
+        raise InvalidRequest("a lease is given along with ignore_lease")
+    if not 0 <= put.lease <= LEASE_MAX:
+        raise InvalidRequest(f"no lease has the id {put.lease}")
+    return len(put.key) + len(put.value)
+
+
+def _check_delete(delete: DeleteRange, _ops_max: int) -> int:
+    _check_key(delete.key)
+    return len(delete.key) + len(delete.end)
+
+
+def _check_range(query: RangeQuery, _ops_max: int) -> int:
+    _check_key(query.key)
+    return len(query.key) + len(query.end)
+
+
+def _check_transaction(txn: Transaction, ops_max: int) -> int:
+    used = max(len(txn.compares), len(txn.success), len(txn.failure))
+    if used > ops_max:
+        raise RequestTooLarge(f"{used} operations where txn_ops_max leaves {ops_max}")
+    size_bytes = 0
+    for compare in txn.compares:
+        _check_key(compare.key)
+        if isinstance(compare.operand, bytes) is not (compare.target is CompareTarget.VALUE):
+            raise InvalidRequest(f"{compare.target.name} cannot be compared with {type(compare.operand).__name__}")
+        size_bytes += len(compare.key) + len(compare.end)
+        size_bytes += len(compare.operand) if isinstance(compare.operand, bytes) else 0
+    for operation in (*txn.success, *txn.failure):
+        size_bytes += _check_operation(operation, ops_max - used)
+    return size_bytes
+
+
+_CHECKS = {
+    PutKey: _check_put,
+    DeleteRange: _check_delete,
+    RangeQuery: _check_range,
+    Transaction: _check_transaction,
+}
+
+Interval = tuple[bytes, bytes]
+
+
+def _check_intervals(operations: Iterable[Operation]) -> tuple[set[bytes], list[Interval]]:
+    """Refuse operations of which two may change one key (etcd, `checkIntervals`, rule for rule).
+
+    Two deletes may overlap; two branches of a nested transaction may change the same key, for only one is taken.
+    Like etcd's, it lets pass what it cannot see: a put in one nested transaction before a delete of the same key in
+    a later one, and `[key, end)` whose end is not above the key, be it "everything from the key on". The key then
+    changes twice in one revision, which the store takes in its stride.
+
+    Returns:
+        The keys put, and the intervals deleted, here and in nested transactions.
+    """
+    puts: set[bytes] = set()
+    deletes = [(op.key, op.end or op.key + b"\0") for op in operations if isinstance(op, DeleteRange)]
+    for operation in operations:
+        if isinstance(operation, Transaction):
+            puts_then, deletes_then = _check_intervals(operation.success)
+            puts_else, deletes_else = _check_intervals(operation.failure)
+            for key in puts_then:
+                _check_put_once(key, puts, deletes)
+            for key in puts_else - puts_then:
+                _check_put_once(key, puts, deletes)
+            puts |= puts_then | puts_else
+            deletes += deletes_then + deletes_else
+    for operation in operations:
+        if isinstance(operation, PutKey):
+            _check_put_once(operation.key, puts, deletes)
+            puts.add(operation.key)
+    return puts, deletes
+
+
+def _check_put_once(key: bytes, puts: set[bytes], deletes: list[Interval]) -> None:
+    if key in puts or any(low <= key < high for low, high in deletes):
+        raise DuplicateKey(f"the transaction changes the key {key!r} twice")
