@@ -29,6 +29,8 @@ from time import perf_counter
 VALUE_BYTES = 256
 IN_FLIGHT = (1, 64, 256)
 WARM_UP_SECONDS = 1.0
+STOP_SECONDS_MAX = 5.0
+"""How long a process may take to end when it is asked to."""
 KEYS_MAX = 100_000
 """Puts go round this many keys, so that a long run measures puts and not the growth of the store."""
 
@@ -196,13 +198,14 @@ def process(
 
 
 def stop(child: subprocess.Popen[str]) -> None:
-    """End a process group: politely, and after five seconds for certain."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=5)
-            break
+    """End a process group: politely first, and for certain before this returns."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=STOP_SECONDS_MAX)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # whoever in the group did not listen
+    child.wait()
     for stream in (child.stdin, child.stdout):
         if stream:
             stream.close()
