@@ -1,1 +1,72 @@
+"""pyraftkv: etcd inside your Python process.
 
+An embeddable, replicated, durable, linearizable key-value store with etcd v3's data model. `open` makes your program
+a member of a cluster, `connect` a client of one, and `Cluster.in_memory` a whole cluster inside a test.
+"""
+
+import logging
+
+from pyraftkv._version import __version__
+from pyraftkv.client import Client
+from pyraftkv.cluster import Cluster
+from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
+from pyraftkv.kv import KV, Status
+from pyraftkv.node import Node, NodeConfig
+from pyraftkv.opening import connect, open  # noqa: A004  (pyraftkv.open, as one opens a file)
+from pyraftkv.store.commands import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+)
+from pyraftkv.store.values import (
+    CompactResult,
+    DeleteResult,
+    Event,
+    EventType,
+    KeyValue,
+    PutResult,
+    RangeResult,
+    TxnResult,
+    WatchBatch,
+)
+from pyraftkv.transport import TLS
+
+__all__ = [
+    "KV",
+    "TLS",
+    "Client",
+    "Cluster",
+    "CompactResult",
+    "Compare",
+    "CompareResult",
+    "CompareTarget",
+    "DeleteRange",
+    "DeleteResult",
+    "Event",
+    "EventType",
+    "KeyValue",
+    "MaybeApplied",
+    "Node",
+    "NodeConfig",
+    "NotApplied",
+    "PutKey",
+    "PutResult",
+    "PyraftkvError",
+    "RangeQuery",
+    "RangeResult",
+    "SortOrder",
+    "SortTarget",
+    "Status",
+    "TxnResult",
+    "WatchBatch",
+    "__version__",
+    "connect",
+    "open",
+]
+
+logging.getLogger("pyraftkv").addHandler(logging.NullHandler())

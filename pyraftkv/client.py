@@ -32,7 +32,8 @@ from pyraftkv.protocol import (
     WriteCall,
 )
 from pyraftkv.sessions import Refusal
-from pyraftkv.store import validate
+from pyraftkv.store import Limits
+from pyraftkv.store.validate import validate
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
 from pyraftkv.transport.base import Connection, Dialer
@@ -50,6 +51,9 @@ DIAL_SECONDS = 3.0
 BACKOFF_SECONDS_MIN = 0.02
 BACKOFF_SECONDS_MAX = 1.0
 """The pause after every member was tried in vain, doubling from the first to the second, with jitter."""
+
+LIMITS = Limits()
+"""The bounds of one request, checked before it is sent."""
 
 WATCH_BATCHES_MAX = 256
 """Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
@@ -148,7 +152,7 @@ class Client(Engine):
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         writes = self._running()
-        validate(command)
+        validate(command, LIMITS)
         deadline = self._deadline(timeout)
         session = self._session or await self._open_session(deadline)
         sequence, payload = session.encode(command)

@@ -21,6 +21,15 @@ STEP_BUDGET = 500
 """Keys that a long command touches between two looks at the clock."""
 
 
+async def restore(snapshot: SnapshotMeta, chunks: AsyncIterator[bytes]) -> Replica:
+    """Build a replica from a snapshot's data, a chunk at a time. Raises `SnapshotCorruption`."""
+    restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+    async for chunk in chunks:
+        restorer.feed(chunk)
+        await asyncio.sleep(0)
+    return restorer.finish()
+
+
 class Owner(Protocol):
     """What the applier tells its node."""
 
@@ -84,21 +93,17 @@ class Applier:
             while self._work:
                 first = self._work[0]
                 if isinstance(first, SnapshotMeta):
-                    await self.restore(first)
+                    await self._restore(first)
                     self._work.popleft()
                 else:
                     self._slice()
                 await asyncio.sleep(0)
             self._wake.clear()
 
-    async def restore(self, snapshot: SnapshotMeta) -> None:
-        """Build a replica from a snapshot, a chunk at a time, and swap it in. Raises `SnapshotCorruption`."""
+    async def _restore(self, snapshot: SnapshotMeta) -> None:
+        """Swap a replica in that is restored from a snapshot. Raises `SnapshotCorruption`."""
         self._restoring = True
-        restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
-        async for chunk in self._read_snapshot(snapshot):
-            restorer.feed(chunk)
-            await asyncio.sleep(0)
-        self.replica = restorer.finish()
+        self.replica = await restore(snapshot, self._read_snapshot(snapshot))
         self._restoring = False
         self._owner.replica_restored(self.replica, snapshot)
 

@@ -61,7 +61,9 @@ class Member:
     def __init__(
         self,
         recovered: Recovered,
+        replica: Replica,
         *,
+        member_id: int,
         storage: Storage,
         transport: Transport,
         peers: Peers,
@@ -83,19 +85,19 @@ class Member:
         self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
         self.inbox = Inbox(loop)
-        self.raft = Raft(_core_config(recovered.identity.member_id, config), stored=_stored(recovered), rng=rng)
+        self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
         self.writes = PendingWrites(loop, send=self._propose, retry_seconds=config.retry_seconds)
         self.reads = ReadRounds(
             loop, send=self._ask_read_index, retry_seconds=config.retry_seconds, first_context=rng.getrandbits(48)
         )
         self.applier = Applier(
-            Replica(),
+            replica,
             self,
             loop=loop,
             read_snapshot=storage.read_snapshot,
             slice_seconds=config.apply_slice_seconds,
         )
-        self.watches = WatchHub(self.replica.store)
+        self.watches = WatchHub(self.replica.store, loop)
         self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
         self.sender = SnapshotSender(storage, config, send=transport.send, feed=self.inbox.put)
         self.receiver = SnapshotReceiver(storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered)

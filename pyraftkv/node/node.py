@@ -15,6 +15,7 @@ from pyraftkv.core import LEADER, Save, TransferLeadership
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
@@ -22,10 +23,11 @@ from pyraftkv.node.member import Member
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.protocol import Envelope, Genesis, GenesisOffer, Hello, WatchCall
+from pyraftkv.replica import Replica
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
-from pyraftkv.store import Work, validate
-from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store import Work
+from pyraftkv.store.commands import Command, PutKey, RangeQuery
 from pyraftkv.store.values import RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
 
@@ -158,19 +160,11 @@ class Node(Engine):
         """Bind the directory to its cluster, wire the parts and start the loops."""
         assert self._hello is not None
         assert self._peers is not None
-        member = Member(
-            recovered,
-            storage=self._storage,
-            transport=self._transport,
-            peers=self._peers,
-            events=self._events,
-            config=self.config,
-            rng=self._rng,
-        )
         if recovered.snapshot is not None:
-            await member.applier.restore(recovered.snapshot)
-            cluster_id, table = member.replica.cluster_id, member.replica.members
+            replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot))
+            cluster_id, table = replica.cluster_id, replica.members
         else:
+            replica = Replica()
             genesis = codec.decode_logged(recovered.entries[0].payload)
             assert isinstance(genesis, Genesis)
             cluster_id, table = genesis.cluster_id, {m.id: m for m in genesis.members}
@@ -189,7 +183,17 @@ class Node(Engine):
         self._peers.adopt(self._hello, table)
         self._transport.identify(self._hello)
         self._transport.set_peers(self._peers.addresses)
-        self._member = member
+        self._member = member = Member(
+            recovered,
+            replica,
+            member_id=identity.member_id,
+            storage=self._storage,
+            transport=self._transport,
+            peers=self._peers,
+            events=self._events,
+            config=self.config,
+            rng=self._rng,
+        )
         for name, loop in member.loops().items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
             task.add_done_callback(self._loop_ended)
@@ -278,6 +282,8 @@ class Node(Engine):
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
         deadline = self._deadline(timeout)
+        if type(command) is not PutKey:
+            member.replica.store.validate(command)
         session = member.own_session() or await member.open_own_session(deadline)
         sequence, payload = session.encode(command)
         try:
@@ -339,7 +345,7 @@ class Node(Engine):
 
     @staticmethod
     def _peer_statuses(member: Member, peers: Peers) -> list[PeerStatus]:
-        progress = member.raft.status().progress
+        progress = member.raft.status().peers
         statuses = []
         for id_ in peers.ids:
             seen = progress.get(id_)
@@ -374,7 +380,7 @@ class Node(Engine):
             raise errors.InvalidRequest(f"the command cannot be read: {error}") from None
         if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
             raise errors.InvalidRequest("the command names no session")
-        validate(envelope.command)
+        member.replica.store.validate(envelope.command)
         return member.writes.submit(envelope.session, envelope.sequence, payload, self._deadline(timeout))
 
     async def open_session(self, timeout: float) -> int:

@@ -104,8 +104,10 @@ class NodeWatch:
 class WatchHub:
     """Every watch on this node, by its watcher in the store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
+        self._loop = loop
+        self._is_behind = False
         self._watches: dict[int, NodeWatch] = {}
 
     def __len__(self) -> int:
@@ -130,6 +132,14 @@ class WatchHub:
             watch = self._watches.get(id(watcher))
             if watch is not None:
                 watch.wake()
+        if self._store.distributed_revision < self._store.published_revision and not self._is_behind:
+            self._is_behind = True
+            self._loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Go on with what one `advance` did not get through."""
+        self._is_behind = False
+        self.advance()
 
     def replace_store(self, store: Store) -> None:
         """Carry every watch over to a restored store, from the revision that it had reached."""
