@@ -62,12 +62,14 @@ WATCH_BATCHES_MAX = 256
 class _Ask:
     """A call that expects one answer and may be asked again: a read, a status, a session."""
 
-    __slots__ = ("call", "deadline", "future")
+    __slots__ = ("call", "deadline", "future", "is_due")
 
     def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
         self.call = call
         self.deadline = deadline
         self.future = future
+        self.is_due = False
+        """Whether a member answered that it cannot say: it is asked again at the next housekeeping."""
 
 
 class Client(Engine):
@@ -294,6 +296,8 @@ class Client(Engine):
             for ask in list(self._asks.values()):
                 if now >= ask.deadline and not ask.future.done():
                     ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
+                elif ask.is_due:
+                    ask.is_due = not self._send(ask.call)
 
     # --- Replies ---------------------------------------------------------------------------------------------------
 
@@ -340,9 +344,11 @@ class Client(Engine):
             self._running().resolve(*key, Refusal(*answer.error))
 
     def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
-        if answer.error is not None and answer.error[0] in LEAVE_MEMBER:
+        """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""
+        if answer.error is not None and answer.error[0] in ASK_AGAIN:
             self._asks[ask.call.id] = ask
-            if self._connection is not None:
+            ask.is_due = True
+            if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
                 self._connection.close()
         elif ask.future.done():
             return
@@ -369,6 +375,9 @@ DECLINED = {"Closed", "Overloaded", "NoLeader"}
 
 LEAVE_MEMBER = {"Closed", "NodeFailed"}
 """Answers of a member that goes away: another one may know better."""
+
+ASK_AGAIN = LEAVE_MEMBER | {"Overloaded", "NoLeader", "ReadTimeout", "WriteTimeout"}
+"""Answers that say nothing about what was asked: it is asked again until its own deadline."""
 
 RETRY_ELSEWHERE = LEAVE_MEMBER | {"Overloaded", "NoLeader", "WriteTimeout", "ConnectionLost"}
 """Answers that say nothing final about a write that has a session: it is sent again until its own deadline."""

@@ -28,21 +28,26 @@ PATIENT_SECONDS = 3.0
 """The other members' election timeout, so that the one that makes the load wins the first election."""
 
 
-async def serve(name: str, directory: str, members: str) -> None:
+async def serve(name: str, directory: str, members: str, election_timeout_seconds: str) -> None:
     """Run one member until standard input ends."""
-    config = replace(pyraftkv.NodeConfig(), election_timeout_seconds=PATIENT_SECONDS, close_seconds=0.1)
+    config = replace(
+        pyraftkv.NodeConfig(), election_timeout_seconds=float(election_timeout_seconds), close_seconds=0.1
+    )
     addresses = pyraftkv.opening.parse_members(members)
     async with pyraftkv.open(directory, name=name, listen=addresses[name], members=members, config=config):
         await asyncio.to_thread(sys.stdin.read)
 
 
 @contextlib.contextmanager
-def children(names: Sequence[str], directory: Path, members: str) -> Iterator[list[int]]:
+def children(
+    names: Sequence[str], directory: Path, members: str, *, election_timeout_seconds: float = 1.0
+) -> Iterator[list[int]]:
     """Start these members as processes of their own; yield their pids."""
     with contextlib.ExitStack() as stack:
         pids = []
         for name in names:
-            command = [sys.executable, "-m", "tests.bench.bench_puts", "--member", name, str(directory / name), members]
+            command = [sys.executable, "-m", "tests.bench.bench_puts", "--member", name, str(directory / name)]
+            command += [members, str(election_timeout_seconds)]
             log = directory / f"{name}.log"
             pids.append(stack.enter_context(process(command, stdin=subprocess.PIPE, log=log)).pid)
         yield pids
@@ -56,7 +61,7 @@ async def inside(in_flight: Sequence[int], seconds: float, directory: Path) -> l
     own, *others = MEMBERS
     address = pyraftkv.opening.parse_members(members)[own]
     value = b"v" * VALUE_BYTES
-    with children(others, directory, members) as pids:
+    with children(others, directory, members, election_timeout_seconds=PATIENT_SECONDS) as pids:
         node = pyraftkv.open(directory / own, name=own, listen=address, members=members)
         async with node:
             await node.put("warm", "up", timeout=START_SECONDS_MAX)
@@ -110,6 +115,6 @@ def run(in_flight: Sequence[int], seconds: float) -> list[Result]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--member"]:
-        asyncio.run(serve(*sys.argv[2:5]))
+        asyncio.run(serve(*sys.argv[2:6]))
         sys.exit(0)
     sys.exit(main(run, "Replicated puts of 256 B into pyraftkv."))
