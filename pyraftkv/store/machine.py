@@ -269,13 +269,14 @@ class Store:
 
         Returns:
             The work, the same one until it is finished; None if there is nothing to do, or while a snapshot or a
-            long read holds a pin. A pin that comes later holds it up: `step` then does nothing.
+            long read holds a pin, or until `advance` has distributed what is to be removed. A pin that comes later
+            holds it up: `step` then does nothing.
         """
         history = self._history
         if history.pins:
             return None
         if self._compaction is None or self._compaction.is_done:
-            if history.compacted_revision == history.compact_revision:
+            if history.compacted_revision == history.compact_revision or self._hub.needs(history.compact_revision):
                 return None
             self._compaction = CompactionWork(history)
         return self._compaction

@@ -320,6 +320,15 @@ class WatchHub:
         if watcher.synced:
             self._ungroup(watcher)
 
+    def needs(self, revision: int) -> bool:
+        """Tell whether history below ``revision`` was not yet offered to a synced watcher, who is owed it.
+
+        1. A synced watcher has seen everything up to 30; then a key is put at 31 and again at 32.
+        2. Before anybody calls `advance`, 32 is compacted, and 31 with it removed.
+        3. `advance` finds only 32: a synced watcher would have missed an event without a word.
+        """
+        return self._synced_count > 0 and self.distributed_revision < revision
+
     def advance(self, records_max: int) -> list[Watcher]:
         """Distribute what was published; see `Store.advance`."""
         if not self._synced_count:

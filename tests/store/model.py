@@ -1,0 +1,251 @@
+"""The store's twin: the same semantics in the plainest way, a dict per revision. Slow, obvious, independent."""
+
+from __future__ import annotations
+
+from operator import eq, gt, lt, ne
+
+from pyraftkv.errors import Compacted, DuplicateKey, FutureRevision, InvalidRequest, KeyNotFound
+from pyraftkv.store.commands import (
+    Command,
+    Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    Operation,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+    Transaction,
+)
+from pyraftkv.store.values import (
+    CompactResult,
+    DeleteResult,
+    Event,
+    EventType,
+    KeyValue,
+    PutResult,
+    RangeResult,
+    Result,
+    TxnResult,
+)
+
+State = dict[bytes, KeyValue]
+FIELDS = ["version", "create_revision", "mod_revision", "value", "lease"]
+SORT_FIELDS = ["key", "version", "create_revision", "mod_revision", "value"]
+RELATIONS = {
+    CompareResult.EQUAL: eq,
+    CompareResult.GREATER: gt,
+    CompareResult.LESS: lt,
+    CompareResult.NOT_EQUAL: ne,
+}
+
+
+def in_range(key: bytes, low: bytes, end: bytes) -> bool:
+    """Tell whether ``key`` is in etcd's ``[low, end)``."""
+    if not end:
+        return key == low
+    return low <= key and (end == b"\0" or key < end)
+
+
+class Model:
+    """Every state of every revision, and every event."""
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.compact_revision = 0
+        self.states: dict[int, State] = {0: {}, 1: {}}
+        self.events: list[Event] = []
+        self._state: State = {}
+        self._changes = 0
+
+    # --- Commands --------------------------------------------------------------------------------------------------
+
+    def apply(self, command: Command) -> Result:
+        """Apply a command, or raise what the store must raise."""
+        if isinstance(command, Compact):
+            if command.revision <= self.compact_revision:
+                raise Compacted
+            if command.revision > self.revision:
+                raise FutureRevision
+            self.compact_revision = command.revision
+            return CompactResult(self.revision)
+        self._validate(command)
+        if isinstance(command, Transaction):
+            changes_twice(command.success)
+            changes_twice(command.failure)
+        self._state = dict(self.states[self.revision])
+        self._changes = 0
+        if isinstance(command, Transaction):
+            chosen = self._choose(command)
+            self._check(command, chosen, set(self._state))
+            result: Result = self._execute(command, chosen)
+        else:
+            self._check_one(command, set(self._state))
+            result = self._do(command)
+        if self._changes:
+            self.revision += 1
+            self.states[self.revision] = self._state
+        return result
+
+    def _current(self) -> int:
+        return self.revision + (self._changes > 0)
+
+    def _validate(self, op: Operation) -> None:
+        if not isinstance(op, Transaction):
+            if not op.key:
+                raise InvalidRequest
+            return
+        if any(not compare.key for compare in op.compares):
+            raise InvalidRequest
+        for child in op.success + op.failure:
+            self._validate(child)
+
+    def _choose(self, txn: Transaction) -> list:
+        """Return [which branch, the choices of the transactions in it] judged against the state before."""
+        holds = all(self._holds(compare) for compare in txn.compares)
+        branch = txn.success if holds else txn.failure
+        return [holds, *(self._choose(op) for op in branch if isinstance(op, Transaction))]
+
+    def _holds(self, compare: Compare) -> bool:
+        state = self.states[self.revision]
+        found = [kv for key, kv in state.items() if in_range(key, compare.key, compare.end)]
+        relation = RELATIONS[compare.result]
+        if not found:
+            return compare.target is not CompareTarget.VALUE and relation(0, compare.operand)
+        return all(relation(getattr(kv, FIELDS[compare.target]), compare.operand) for kv in found)
+
+    def _check(self, txn: Transaction, chosen: list, keys: set[bytes]) -> None:
+        nested = iter(chosen[1:])
+        for op in txn.success if chosen[0] else txn.failure:
+            if isinstance(op, Transaction):
+                self._check(op, next(nested), keys)
+            else:
+                self._check_one(op, keys)
+
+    def _check_one(self, op: Operation, keys: set[bytes]) -> None:
+        """Raise if ``op`` cannot be done when just ``keys`` exist; keep them up to date."""
+        if isinstance(op, PutKey):
+            if (op.ignore_value or op.ignore_lease) and op.key not in keys:
+                raise KeyNotFound
+            keys.add(op.key)
+        if isinstance(op, DeleteRange):
+            keys -= {key for key in keys if in_range(key, op.key, op.end)}
+        if isinstance(op, RangeQuery) and op.revision > self.revision:
+            raise FutureRevision
+        if isinstance(op, RangeQuery) and self.compact_revision and op.revision < self.compact_revision and op.revision:
+            raise Compacted
+
+    def _execute(self, txn: Transaction, chosen: list) -> TxnResult:
+        nested = iter(chosen[1:])
+        responses = [
+            self._execute(op, next(nested)) if isinstance(op, Transaction) else self._do(op)
+            for op in (txn.success if chosen[0] else txn.failure)
+        ]
+        return TxnResult(self._current(), chosen[0], responses)
+
+    def _do(self, op: PutKey | DeleteRange | RangeQuery) -> PutResult | DeleteResult | RangeResult:
+        if isinstance(op, PutKey):
+            return self._put(op)
+        if isinstance(op, DeleteRange):
+            return self._delete(op)
+        state = self.states[op.revision] if op.revision > 0 else self._state
+        return range_of(state, op, self._current())
+
+    def _put(self, op: PutKey) -> PutResult:
+        old = self._state.get(op.key)
+        revision = self.revision + 1
+        kv = KeyValue(
+            op.key,
+            old.value if op.ignore_value and old else op.value,
+            old.create_revision if old else revision,
+            revision,
+            old.version + 1 if old else 1,
+            old.lease if op.ignore_lease and old else op.lease,
+        )
+        self._state[op.key] = kv
+        self._changes += 1
+        self._note(Event(EventType.PUT, kv))
+        return PutResult(revision, old if op.prev_kv else None)
+
+    def _delete(self, op: DeleteRange) -> DeleteResult:
+        gone = sorted(key for key in self._state if in_range(key, op.key, op.end))
+        previous = [self._state.pop(key) for key in gone]
+        for key in gone:
+            self._changes += 1
+            self._note(Event(EventType.DELETE, KeyValue(key, b"", 0, self.revision + 1, 0)))
+        return DeleteResult(self._current(), len(gone), previous if op.prev_kv else [])
+
+    def _note(self, event: Event) -> None:
+        before = None if event.is_create else self.states[self.revision].get(event.kv.key)
+        self.events.append(Event(event.type, event.kv, before))
+
+    # --- Queries ---------------------------------------------------------------------------------------------------
+
+    def read(self, query: RangeQuery) -> RangeResult:
+        """Answer a query."""
+        if not query.key:
+            raise InvalidRequest
+        if query.revision > self.revision:
+            raise FutureRevision
+        if 0 < query.revision < self.compact_revision:
+            raise Compacted
+        return range_of(self.states[query.revision if query.revision > 0 else self.revision], query, self.revision)
+
+
+def changes_twice(operations: list[Operation]) -> tuple[set[bytes], list[DeleteRange]]:
+    """Raise `DuplicateKey` as etcd would; return the keys put and the deletes."""
+    deletes = [op for op in operations if isinstance(op, DeleteRange)]
+    puts: set[bytes] = set()
+
+    def add(key: bytes) -> None:
+        # etcd takes "from the key on" for an interval that ends at "\0": it meets nothing.
+        if key in puts or any(in_range(key, d.key, d.end) and d.end != b"\0" for d in deletes):
+            raise DuplicateKey
+        puts.add(key)
+
+    for op in operations:
+        if isinstance(op, Transaction):
+            (puts_then, deletes_then), (puts_else, deletes_else) = changes_twice(op.success), changes_twice(op.failure)
+            for key in puts_then | puts_else:
+                add(key)
+            deletes = deletes + deletes_then + deletes_else
+    for op in operations:
+        if isinstance(op, PutKey):
+            add(op.key)
+    return puts, deletes
+
+
+def range_of(state: State, query: RangeQuery, current: int) -> RangeResult:
+    """Answer a query from one state."""
+    found = [state[key] for key in sorted(state) if in_range(key, query.key, query.end)]
+    count = len(found)
+    if query.count_only:
+        return RangeResult(current, [], more=False, count=count)
+    filters = (
+        query.min_mod_revision,
+        query.max_mod_revision,
+        query.min_create_revision,
+        query.max_create_revision,
+    )
+    if query.limit > 0 and query.sort_order is SortOrder.NONE and not any(filters):
+        found = found[: query.limit + 1]
+    low_mod, high_mod, low_create, high_create = filters
+    found = [
+        kv
+        for kv in found
+        if (not low_mod or kv.mod_revision >= low_mod)
+        and (not high_mod or kv.mod_revision <= high_mod)
+        and (not low_create or kv.create_revision >= low_create)
+        and (not high_create or kv.create_revision <= high_create)
+    ]
+    if query.sort_target is not SortTarget.KEY or query.sort_order is not SortOrder.NONE:
+        field = SORT_FIELDS[query.sort_target]
+        found.sort(key=lambda kv: getattr(kv, field), reverse=query.sort_order is SortOrder.DESCEND)
+    more = 0 < query.limit < len(found)
+    if query.limit > 0:
+        found = found[: query.limit]
+    if query.keys_only:
+        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found]
+    return RangeResult(current, found, more, count)
