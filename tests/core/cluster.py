@@ -103,7 +103,7 @@ class Member:
     alive: bool = True
 
 
-def memberships(*voters: int) -> Membership:
+def _voters(*voters: int) -> Membership:
     return Membership(voters=frozenset(voters))
 
 
@@ -119,7 +119,7 @@ class Cluster:
 
     def __init__(self, size: int, *, seed: int = 0, membership: Membership | None = None, **knobs: Any) -> None:
         self.rng = random.Random(seed)
-        self.first = membership if membership is not None else memberships(*range(1, size + 1))
+        self.first = membership if membership is not None else _voters(*range(1, size + 1))
         self.network: list[Message] = []
         self.lost: Callable[[Message], bool] = lambda _: False
         self.snapshots: dict[tuple[int, int], list[bytes]] = {}

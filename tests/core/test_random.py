@@ -1,0 +1,228 @@
+"""A seeded random network over bare machines: everything that may go wrong does, and safety holds after every step.
+
+Loss, repetition, reordering, partitions, crashes that lose unsaved state, slow saves, slow applies, snapshots,
+transfers. `Checker` asserts the safety properties; at the end the cluster is healed and must elect and converge.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from pyraftkv.core.messages import InstallSnapshot
+from pyraftkv.core.ready import (
+    Campaign,
+    PeerUnreachable,
+    Propose,
+    ReadIndex,
+    SnapshotSent,
+    Tick,
+    TransferLeadership,
+)
+from pyraftkv.core.types import LEADER
+from tests.core.cluster import Cluster
+
+STEPS = 2_000
+SEEDS = 200
+SEEDS_PER_TEST = 20
+
+
+class Chaos:
+    """Draws one step after another from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        rng = self.rng
+        self.cluster = Cluster(
+            rng.choice((3, 3, 5)),
+            seed=seed,
+            heartbeat_ticks=rng.choice((1, 3)),
+            append_bytes_max=rng.choice((100, 400, 1 << 20)),
+            inflight_messages_max=rng.choice((1, 3, 64)),
+            committed_bytes_max=rng.choice((1, 200, 1 << 20)),
+            log_cache_bytes_max=rng.choice((1, 300, 1 << 20)),
+            uncommitted_bytes_max=rng.choice((300, 1 << 20)),
+            pre_vote=rng.random() < 0.7,
+            check_quorum=rng.random() < 0.7,
+        )
+        self.loss = rng.choice((0.0, 0.02, 0.1))
+        self.count = 0
+        self.reads: dict[int, tuple[int, int]] = {}
+        """Context to (node, what was committed anywhere when the read was asked)."""
+        self.steps: dict[Callable[[], None], int] = {
+            self.deliver: 80,
+            self.repeat: 3,
+            self.tick: 12,
+            self.save: rng.choice((20, 60)),
+            self.apply: rng.choice((10, 60)),
+            self.fetch: 10,
+            self.propose: 8,
+            self.read: 3,
+            self.crash_or_restart: rng.choice((0, 1, 3)),
+            self.partition: rng.choice((0, 1, 3)),
+            self.snapshot: rng.choice((0, 4)),
+            self.transfer: rng.choice((0, 1)),
+            self.unreachable: 1,
+            self.campaign: rng.choice((0, 1)),
+            self.calm: 1,
+        }
+        """How often each step is taken: another mix for every seed."""
+
+    def run(self) -> None:
+        steps, weights = list(self.steps), list(self.steps.values())
+        for step in self.rng.choices(steps, weights, k=STEPS):
+            step()
+            self.check_reads()
+        self.heal()
+
+    def node(self) -> int:
+        """Return a member that is up, or 0."""
+        alive = [node for node, member in self.cluster.members.items() if member.alive]
+        return self.rng.choice(alive) if alive else 0
+
+    def calm(self) -> None:
+        """Let everything pending happen for a while, so that the cluster gets somewhere."""
+        for _ in range(self.rng.randrange(4)):
+            self.cluster.settle_once()
+
+    def deliver(self) -> None:
+        network = self.cluster.network
+        if not network:
+            return
+        position = self.rng.randrange(min(len(network), 8)) if self.rng.random() < 0.3 else 0
+        message = network[position]
+        if self.rng.random() < self.loss:
+            network.pop(position)
+        else:
+            self.cluster.deliver(position)
+        sender = self.cluster.members[message.sender]
+        if isinstance(message, InstallSnapshot) and sender.alive:
+            self.cluster.feed(message.sender, SnapshotSent(message.to, self.rng.random() < 0.7))
+
+    def repeat(self) -> None:
+        if self.cluster.network:
+            self.cluster.deliver(self.rng.randrange(len(self.cluster.network)), keep=True)
+
+    def tick(self) -> None:
+        if node := self.node():
+            self.cluster.feed(node, Tick())
+
+    def save(self) -> None:
+        node = self.node()
+        if node and self.cluster.members[node].saves:
+            self.cluster.complete_save(node)
+
+    def apply(self) -> None:
+        node = self.node()
+        if node and self.cluster.members[node].pages:
+            self.cluster.apply_page(node)
+
+    def fetch(self) -> None:
+        node = self.node()
+        if node and self.cluster.members[node].fetches:
+            self.cluster.answer_fetch(node)
+
+    def propose(self) -> None:
+        if node := self.node():
+            payloads = [b"%d" % (self.count + offset) for offset in range(self.rng.randrange(1, 5))]
+            self.count += len(payloads)
+            self.cluster.feed(node, Propose(payloads))
+
+    def read(self) -> None:
+        if node := self.node():
+            context = len(self.reads) + 1
+            self.reads[context] = (node, self.cluster.checker.commit_max)
+            self.cluster.feed(node, ReadIndex(context))
+
+    def check_reads(self) -> None:
+        for node, member in self.cluster.members.items():
+            for read in member.reads:
+                asker, committed = self.reads[read.context]
+                assert asker == node
+                assert read.index >= committed, "a read is never older than what was committed when it was asked"
+            member.reads.clear()
+
+    def crash_or_restart(self) -> None:
+        node = self.rng.choice(list(self.cluster.members))
+        member = self.cluster.members[node]
+        if member.alive:
+            if self.rng.random() < 0.6:
+                return
+            self.cluster.crash(node, written=self.rng.randrange(len(member.saves) + 1))
+        else:
+            self.cluster.restart(node)
+
+    def partition(self) -> None:
+        if self.rng.random() < 0.7:
+            self.cluster.heal()
+        else:
+            nodes = list(self.cluster.members)
+            self.cluster.isolate(*self.rng.sample(nodes, self.rng.randrange(1, len(nodes))))
+
+    def snapshot(self) -> None:
+        node = self.node()
+        if not node:
+            return
+        member = self.cluster.members[node]
+        newest = member.disk.snapshot.index if member.disk.snapshot else 0
+        if member.pages or len(member.state) <= newest or member.disk.last_index < len(member.state):
+            return
+        self.cluster.take_snapshot(node, keep=self.rng.choice((0, 0, 3, 20)))
+
+    def transfer(self) -> None:
+        if leader := self.cluster.leader:
+            self.cluster.feed(leader, TransferLeadership(self.rng.randrange(len(self.cluster.members) + 1)))
+
+    def unreachable(self) -> None:
+        if leader := self.cluster.leader:
+            self.cluster.feed(leader, PeerUnreachable(self.rng.choice(list(self.cluster.members))))
+
+    def campaign(self) -> None:
+        if node := self.node():
+            self.cluster.feed(node, Campaign())
+
+    def heal(self) -> None:
+        """Liveness: everyone up, nothing lost, and soon one leader, one log, one state."""
+        cluster = self.cluster
+        cluster.heal()
+        cluster.network.clear()
+        for node, member in cluster.members.items():
+            if not member.alive:
+                cluster.restart(node)
+            else:
+                for to in cluster.members:
+                    cluster.feed(node, SnapshotSent(to, ok=False))  # Those under way were lost with the network.
+        cluster.settle()
+        cluster.tick(count=60)
+        leader = cluster.leader
+        assert leader, "a healed cluster elects"
+        cluster.feed(leader, Propose([b"healed"]))
+        cluster.settle()
+        cluster.tick(count=4)
+        state = cluster.members[leader].state
+        assert state[-1] == b"healed"
+        for node, member in cluster.members.items():
+            assert member.state == state, f"{node} converges"
+        assert [node for node in cluster.members if cluster[node].role is LEADER] == [leader]
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
+def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int) -> None:
+    """Whatever the network, the disks and the clocks do; a failure names its seed."""
+    for seed in range(first, first + SEEDS_PER_TEST):
+        try:
+            Chaos(seed).run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def test_a_seed_repeats_its_run() -> None:
+    """The same seed gives the same logs, terms and messages."""
+    first, second = Chaos(7), Chaos(7)
+    first.run()
+    second.run()
+    for node in first.cluster.members:
+        assert first.cluster[node].status() == second.cluster[node].status()
+        assert first.cluster.members[node].state == second.cluster.members[node].state
