@@ -7,7 +7,9 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
-COVERED := --cov=pyraftkv.core --cov=pyraftkv.log --cov=pyraftkv.store --cov-branch --cov-report=term
+# Folders, not dotted names: to find `pyraftkv.core` coverage would import `pyraftkv` and forget that it did, and then
+# asyncio is there twice, with two CancelledErrors that do not catch each other.
+COVERED := --cov=pyraftkv/core --cov=pyraftkv/log --cov=pyraftkv/store --cov-branch --cov-report=term
 
 .PHONY: help demo test lint format bench soak clean
 .DELETE_ON_ERROR:
