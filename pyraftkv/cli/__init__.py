@@ -1,0 +1,47 @@
+"""The command ``pyraftkv``: run a member, read, write and watch keys, ask members how they are.
+
+Verbs, flags and tables are etcdctl's, so that hands and eyes transfer. Values go to standard output as they are,
+errors to standard error as one line. Exit statuses answer the two questions that `errors` answers:
+
+======  =============================================================================================
+0       done
+1       not applied, and never will be: refused, not available, unhealthy
+2       the request itself is wrong: the command line, an address, an empty key
+3       the outcome of a write is unknown: it may have been applied, or may yet be
+70      the storage: a disk failed, a directory is damaged, locked or another member's
+130     interrupted
+======  =============================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pyraftkv import errors
+from pyraftkv.cli.arguments import parser
+from pyraftkv.cli.common import DONE, INTERRUPTED, exit_status, one_line
+from pyraftkv.cli.serving import serve
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command ``pyraftkv``; return its exit status."""
+    args = parser().parse_args(argv)
+    level = args.log_level or ("info" if args.run is serve else "error")
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
+    )
+    try:
+        status: int = asyncio.run(args.run(args))
+    except errors.PyraftkvError as error:
+        sys.stderr.write(f"Error: {one_line(error)}\n")
+        return exit_status(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has enough of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    return status

@@ -1,0 +1,180 @@
+"""The command line: every verb with its flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pyraftkv
+from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
+from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
+from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
+from pyraftkv.cli.printing import emit
+from pyraftkv.cli.serving import serve
+
+ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
+DEFAULT_TIMEOUT_SECONDS = 5.0
+
+
+async def demo(args: argparse.Namespace) -> int:
+    """Kill a leader under load, then everybody, and count what was lost."""
+    from pyraftkv.demo import run
+
+    return await run(
+        tree=args.path,
+        seconds=args.seconds,
+        data_dir=args.data_dir,
+        keep=args.keep,
+        out=sys.stdout,
+    )
+
+
+async def version(args: argparse.Namespace) -> int:  # noqa: ARG001  (every verb takes them)
+    """Say which version this is."""
+    emit(f"pyraftkv {pyraftkv.__version__}\n")
+    return DONE
+
+
+def seconds(text: str) -> float:
+    """Parse a wait: ``5``, ``5s``, ``500ms`` or ``1m``, above zero."""
+    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)):
+        if text.endswith(unit):
+            value = float(text.removesuffix(unit)) * factor
+            if not 0 < value < float("inf"):
+                raise ValueError(text)
+            return value
+    raise AssertionError(text)
+
+
+def count(text: str) -> int:
+    """Parse a whole number that is not negative."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
+def add_globals(parser: argparse.ArgumentParser, *, again: bool) -> None:
+    """Add what every verb takes; ``again`` on the verb itself, where it must not undo what stood before it."""
+
+    def default(value: Any) -> Any:
+        return argparse.SUPPRESS if again else value
+
+    group = parser.add_argument_group("global options")
+    group.add_argument(
+        "--endpoints",
+        default=default(os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ADDRESS),
+        help=f"members to ask, host:port,host:port (${ENDPOINTS_VARIABLE}, or {DEFAULT_ADDRESS})",
+    )
+    group.add_argument(
+        "--timeout",
+        "--command-timeout",
+        type=seconds,
+        default=default(DEFAULT_TIMEOUT_SECONDS),
+        help=f"the longest wait for an answer ({DEFAULT_TIMEOUT_SECONDS:g}s)",
+    )
+    group.add_argument(
+        "-w", "--write-out", choices=["simple", "table", "json"], default=default("simple"), help="how to print"
+    )
+    group.add_argument("--tls-ca", "--cacert", default=default(None), help="file of the authority that signs members")
+    group.add_argument("--tls-cert", "--cert", default=default(None), help="file of our certificate")
+    group.add_argument("--tls-key", "--key", default=default(None), help="file of our private key")
+    levels = ["debug", "info", "warning", "error"]
+    group.add_argument("--log-level", choices=levels, default=default(None), help="what is told on standard error")
+
+
+def add_range_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add a key, and the ways to make it a range."""
+    parser.add_argument("key")
+    parser.add_argument("range_end", nargs="?", help="every key from KEY up to, not including, this one")
+    parser.add_argument("--prefix", action="store_true", help="every key that begins with KEY")
+    parser.add_argument("--from-key", action="store_true", help="every key from KEY on")
+
+
+def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add put, get, del and watch."""
+    verb = add("put", put, "set a key")
+    verb.add_argument("key")
+    verb.add_argument("value", nargs="?", default="-", help="'-' or nothing: read it from standard input")
+    verb.add_argument("--prev-kv", action="store_true", help="print what stood there before")
+
+    verb = add("get", get, "read a key or a range")
+    add_range_arguments(verb)
+    verb.add_argument("--limit", type=count, default=0, help="at most this many keys")
+    verb.add_argument("--rev", type=count, default=0, help="as of this revision")
+    verb.add_argument("--order", type=str.upper, choices=sorted(SORT_ORDERS), help="order of the results")
+    verb.add_argument("--sort-by", type=str.upper, choices=sorted(SORT_TARGETS), help="what to order by")
+    verb.add_argument("--keys-only", action="store_true")
+    verb.add_argument("--count-only", action="store_true")
+    verb.add_argument("--print-value-only", action="store_true")
+    verb.add_argument(
+        "--consistency",
+        choices=sorted(CONSISTENCIES),
+        default="l",
+        help="l: linearizable (the default); s: serializable, what the asked member has, possibly stale",
+    )
+
+    verb = add("del", delete, "delete a key or a range")
+    add_range_arguments(verb)
+    verb.add_argument("--prev-kv", action="store_true", help="print what was deleted")
+
+    verb = add("watch", watch, "print changes as they happen")
+    add_range_arguments(verb)
+    verb.add_argument("--rev", type=count, default=0, help="from this revision on (1: all history)")
+    verb.add_argument("--prev-kv", action="store_true", help="print what stood there before, too")
+
+
+def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add serve and demo."""
+    verb = add("serve", serve, "run a member")
+    verb.add_argument("--name", default="default", help="this member's name (default)")
+    verb.add_argument("--data-dir", help="where its log lives, for ever (NAME.pyraftkv)")
+    verb.add_argument("--listen", help=f"host:port (its own address in --members, or {DEFAULT_ADDRESS})")
+    verb.add_argument("--advertise", help="host:port that the others dial (its own address in --members)")
+    verb.add_argument("--members", help="the first members, a=host:port,b=host:port (itself alone)")
+    verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
+
+    verb = add("demo", demo, "kill a leader under load, then everybody; count what was lost")
+    verb.add_argument("path", nargs="?", help="a directory tree to load (Python's standard library)")
+    verb.add_argument("--seconds", type=seconds, default=5.0, help="load before the kill, and again after it (5s)")
+    verb.add_argument("--data-dir", help="where the three members keep their data (a temporary directory)")
+    verb.add_argument("--keep", action="store_true", help="leave the data directories there")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="pyraftkv",
+        description="etcd inside your Python process: run a member, read and write keys, ask members how they are.",
+        epilog="Exit status: 0 done, 1 not applied, 2 wrong usage, 3 outcome unknown, 70 storage.",
+    )
+    top.add_argument("--version", action="version", version=f"pyraftkv {pyraftkv.__version__}")
+    add_globals(top, again=False)
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add_to(parent: Any) -> Callable[..., argparse.ArgumentParser]:
+        def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+            made: argparse.ArgumentParser = parent.add_parser(name, help=text, description=run.__doc__)
+            made.set_defaults(run=run)
+            add_globals(made, again=True)
+            return made
+
+        return add
+
+    add = add_to(verbs)
+    add_key_verbs(add)
+    endpoint = verbs.add_parser("endpoint", help="ask members how they are").add_subparsers(
+        metavar="status|health", required=True
+    )
+    add_to(endpoint)("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
+    add_to(endpoint)("health", endpoint_health, "whether a quorum answers through each endpoint")
+    add_member_verbs(add)
+    add("version", version, "print the version")
+    return top
+
+
+Run = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
+"""A verb: takes the parsed arguments, returns the exit status."""

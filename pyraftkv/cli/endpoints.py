@@ -1,0 +1,161 @@
+"""``endpoint status`` and ``endpoint health``: every member is asked by itself."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pyraftkv import errors
+from pyraftkv.cli.common import DONE, NOT_APPLIED, client, listed, one_line
+from pyraftkv.cli.printing import emit, emit_json
+from pyraftkv.cli.terminal import human_bytes, print_table
+from pyraftkv.kv import Status
+
+HEALTH_KEY = "health"
+"""What `endpoint health` reads, linearizably; it need not exist."""
+
+STATUS_COLUMNS = (
+    "ENDPOINT",
+    "ID",
+    "VERSION",
+    "DB SIZE",
+    "IS LEADER",
+    "IS LEARNER",
+    "RAFT TERM",
+    "RAFT INDEX",
+    "RAFT APPLIED INDEX",
+    "LAG",
+    "ERRORS",
+)
+
+
+async def endpoint_status(args: argparse.Namespace) -> int:
+    """Ask every endpoint how it is."""
+
+    async def ask(address: str) -> Status | errors.PyraftkvError:
+        async with client(args, address) as one:
+            try:
+                return await one.status()
+            except errors.PyraftkvError as error:
+                return error
+
+    endpoints = listed(args.endpoints)
+    answers = dict(zip(endpoints, await asyncio.gather(*map(ask, endpoints)), strict=True))
+    committed = max((each.commit_index for each in answers.values() if isinstance(each, Status)), default=0)
+    if args.write_out == "json":
+        emit_json([status_json(address, answer, committed) for address, answer in answers.items()])
+    else:
+        rows = [status_row(address, answer, committed) for address, answer in answers.items()]
+        print_rows(STATUS_COLUMNS, rows, args.write_out)
+    return DONE if all(isinstance(each, Status) for each in answers.values()) else NOT_APPLIED
+
+
+def status_row(address: str, answer: Status | errors.PyraftkvError, committed: int) -> list[str]:
+    """Return one line of ``endpoint status``.
+
+    Args:
+        address: The endpoint that was asked.
+        answer: What it said.
+        committed: The largest commit index that any endpoint knows; what is missing to it is the LAG.
+    """
+    if not isinstance(answer, Status):
+        return [address, *[""] * (len(STATUS_COLUMNS) - 2), one_line(answer)]
+    return [
+        address,
+        f"{answer.member_id:x}",
+        answer.version,
+        human_bytes(answer.db_size_bytes),
+        truth(answer.role == "leader"),
+        truth(value=False),  # every member votes: there is no way to become a learner yet
+        str(answer.term),
+        str(answer.last_index),
+        str(answer.applied_index),
+        str(max(0, committed - answer.applied_index)),
+        ", ".join([*answer.alarms, *([] if answer.has_quorum else ["no quorum"])]),
+    ]
+
+
+def status_json(address: str, answer: Status | errors.PyraftkvError, committed: int) -> dict[str, Any]:
+    """Return one endpoint's status with etcdctl's names."""
+    if not isinstance(answer, Status):
+        return {"Endpoint": address, "Error": one_line(answer)}
+    header = {
+        "cluster_id": answer.cluster_id,
+        "member_id": answer.member_id,
+        "revision": answer.revision,
+        "raft_term": answer.term,
+    }
+    status = {
+        "header": header,
+        "name": answer.name,
+        "version": answer.version,
+        "dbSize": answer.db_size_bytes,
+        "leader": answer.leader,
+        "role": answer.role,
+        "raftIndex": answer.last_index,
+        "raftTerm": answer.term,
+        "raftAppliedIndex": answer.applied_index,
+        "lag": max(0, committed - answer.applied_index),
+        "hasQuorum": answer.has_quorum,
+        "storage": answer.storage,
+        "errors": answer.alarms,
+    }
+    return {"Endpoint": address, "Status": status}
+
+
+async def endpoint_health(args: argparse.Namespace) -> int:
+    """Read a key linearizably through every endpoint: a healthy one has a quorum behind it."""
+    loop = asyncio.get_running_loop()
+
+    async def ask(address: str) -> tuple[float, str]:
+        begun, error = loop.time(), ""
+        async with client(args, address) as one:
+            try:
+                await one.get(HEALTH_KEY)
+            except errors.PyraftkvError as raised:
+                error = one_line(raised)
+            return loop.time() - begun, error
+
+    endpoints = listed(args.endpoints)
+    answers = dict(zip(endpoints, await asyncio.gather(*map(ask, endpoints)), strict=True))
+    if args.write_out == "json":
+        rows = [
+            {
+                "endpoint": address,
+                "health": not error,
+                "took": milliseconds(took),
+                **({"error": error} if error else {}),
+            }
+            for address, (took, error) in answers.items()
+        ]
+        emit_json(rows)
+    elif args.write_out == "table":
+        table = [[address, truth(not error), milliseconds(took), error] for address, (took, error) in answers.items()]
+        print_table(sys.stdout, ["ENDPOINT", "HEALTH", "TOOK", "ERROR"], table)
+    else:
+        for address, (took, error) in answers.items():
+            verdict = f"unhealthy: {error}" if error else f"healthy: a linearizable read took {milliseconds(took)}"
+            emit(f"{address} is {verdict}\n")
+    return NOT_APPLIED if any(error for _, error in answers.values()) else DONE
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> None:
+    """Print a table, or with ``-w simple`` its cells behind commas as etcdctl does."""
+    if style == "table":
+        print_table(sys.stdout, columns, rows)
+        return
+    for row in rows:
+        emit(", ".join(row), "\n")
+
+
+def truth(value: bool) -> str:  # noqa: FBT001  (a conversion, like str)
+    """Return a boolean as etcdctl writes it."""
+    return "true" if value else "false"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time as etcdctl writes it."""
+    return f"{1000 * seconds:.3f}ms"
