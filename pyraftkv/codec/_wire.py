@@ -38,8 +38,6 @@ DEPTH_MAX: Final = 8
 """Levels of a text with maps."""
 CONTROL_BYTES_MAX: Final = 256 * 1024
 """Bytes of a text with maps."""
-RUN_COUNT_MAX: Final = 1 << 20
-"""Payloads in one run."""
 
 Buffer = bytes | memoryview
 
@@ -176,8 +174,12 @@ _COUNT = Struct("<I")
 
 def pack_run(payloads: Sequence[bytes]) -> bytes:
     """Lay payloads end to end behind a table of their lengths: count, lengths (u32 little endian), bytes. O(bytes)."""
-    lengths = Struct(f"<I{len(payloads)}I").pack(len(payloads), *map(len, payloads))
-    return b"".join((lengths, *payloads))
+    return b"".join((run_table(payloads), *payloads))
+
+
+def run_table(payloads: Sequence[bytes]) -> bytes:
+    """Return what stands before the payloads of a run: their count and lengths. O(payloads)."""
+    return Struct(f"<I{len(payloads)}I").pack(len(payloads), *map(len, payloads))
 
 
 def unpack_run(data: bytes, offset: int = 0) -> tuple[list[bytes], int]:
@@ -186,7 +188,7 @@ def unpack_run(data: bytes, offset: int = 0) -> tuple[list[bytes], int]:
     if end > len(data):
         raise Malformed("a run is cut short")
     (count,) = _COUNT.unpack_from(data, offset)
-    if count > RUN_COUNT_MAX or end + 4 * count > len(data):
+    if end + 4 * count > len(data):
         raise Malformed("a run's table is cut short")
     lengths = Struct(f"<{count}I").unpack_from(data, end)
     start = end + 4 * count
@@ -287,7 +289,7 @@ INTEGER: Final = scalar(_integer)
 BOOLEAN: Final = scalar(_boolean)
 BLOB: Final = scalar(_blob)
 TEXT: Final = scalar(_text)
-SECONDS: Final = scalar(_seconds)
+SECONDS: Final = Shape(lambda value: _seconds(float(value) if type(value) is int else value), _seconds)
 
 
 def choice(kind: Callable[[int], Any]) -> Shape:

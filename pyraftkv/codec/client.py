@@ -83,7 +83,7 @@ def encode_call(call: Call) -> bytes:
     """
     try:
         if type(call) is WriteCall:
-            header = _WRITE.pack(KIND_WRITE_CALL, NATURAL.encode(call.id), SECONDS.encode(float(call.timeout)))
+            header = _WRITE.pack(KIND_WRITE_CALL, NATURAL.encode(call.id), SECONDS.encode(call.timeout))
             return header + call.payload
         kind = _CALL_KINDS[type(call)]
         return bytes((kind,)) + pack(_CALLS[kind].encode(call))

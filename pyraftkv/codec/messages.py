@@ -28,6 +28,7 @@ from pyraftkv.codec._wire import (
     array_of,
     pack,
     pack_run,
+    run_table,
     unpack_flat,
     unpack_nested,
     unpack_run,
@@ -55,9 +56,6 @@ PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck
 
 KIND_APPEND_REQUEST: Final = 3
 KIND_FORWARDED_PROPOSALS: Final = 10
-
-_RUNS_MAX: Final = 4096
-"""Runs in one `AppendRequest`: it takes that many changes of term or kind to need more."""
 
 # --- Membership ----------------------------------------------------------------------------------------------------
 
@@ -137,14 +135,13 @@ def _encode_append(request: AppendRequest) -> bytes:
         assert entries[-1].index == request.prev_index + len(entries), "entries must have no gap"
         kinds = [entry.kind for entry in entries]
         if entries[0].term == entries[-1].term and kinds.count(kinds[0]) == len(kinds):  # terms never decrease
-            run_count = 1
-            chunks.append(_RUN.pack(entries[0].term, kinds[0]))
-            chunks.append(pack_run([entry.payload for entry in entries]))
+            runs = [entries]
         else:
-            for run in _runs(entries):
-                run_count += 1
-                chunks.append(_RUN.pack(run[0].term, run[0].kind))
-                chunks.append(pack_run([entry.payload for entry in run]))
+            runs = _runs(entries)
+        for run in runs:
+            payloads = [entry.payload for entry in run]
+            chunks += (_RUN.pack(run[0].term, run[0].kind), run_table(payloads), *payloads)
+        run_count = len(runs)
     chunks[0] = _APPEND.pack(
         request.to,
         request.sender,
@@ -174,7 +171,7 @@ def _decode_append(data: bytes) -> AppendRequest:
         raise Malformed("cut short")
     to, sender, term, prev_index, prev_term, commit, run_count = _APPEND.unpack_from(data)
     # The highest bit of any of them shows in their union: one comparison checks all six.
-    if to | sender | term | prev_index | prev_term | commit >= INT_END or run_count > _RUNS_MAX:
+    if to | sender | term | prev_index | prev_term | commit >= INT_END:
         raise Malformed("a number is out of range")
     entries: list[Entry] = []
     index, offset = prev_index, _APPEND.size

@@ -96,6 +96,8 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> Result | int | None:
         return DeleteResult(revision, NATURAL.decode(items[2]), unpack_kvs(BLOB.decode(items[3])))
     if tag == TAG_COMPACT_RESULT:
         return CompactResult(revision)
+    if depth > RESULT_DEPTH_MAX:
+        raise Malformed("a transaction's result is too deep")
     return TxnResult(revision, BOOLEAN.decode(items[2]), _responses(items[3], depth=depth + 1))
 
 
@@ -120,8 +122,6 @@ def _optional_kv(item: Any) -> KeyValue | None:
 
 
 def _responses(items: Any, *, depth: int) -> list[Any]:
-    if depth > RESULT_DEPTH_MAX:
-        raise Malformed("a transaction's result is too deep")
     responses = [result_from(array_of(item), depth=depth) for item in array_of(items)]
     if any(response is None or type(response) in (int, CompactResult) for response in responses):
         raise Malformed("a response that no operation gives")

@@ -111,9 +111,12 @@ class FrameDecoder:
         if available < HEADER_BYTES + length:
             return None
         self._offset = end = start + HEADER_BYTES + length
-        with memoryview(buffer) as view:
-            payload = bytes(view[start + HEADER_BYTES : end])
-            head_crc = zlib.crc32(view[start : start + HEADER.size])
+        if isinstance(buffer, bytes):
+            payload = buffer[start + HEADER_BYTES : end]
+        else:
+            with memoryview(buffer) as view:  # a slice of a bytearray would be copied twice
+                payload = bytes(view[start + HEADER_BYTES : end])
+        head_crc = zlib.crc32(buffer[start : start + HEADER.size])
         if CRC.unpack_from(buffer, start + HEADER.size)[0] != zlib.crc32(payload, head_crc):
             raise FrameError("a frame's CRC does not match")
         return Frame(kind, payload, sender_boot, receiver_boot)
