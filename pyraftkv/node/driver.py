@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import EntryFetch, Fetched, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
+from pyraftkv.core import FOLLOWER, EntryFetch, Fetched, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
 from pyraftkv.log.base import Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.inbox import Inbox
@@ -91,14 +91,17 @@ class Driver:
             self._transport.send(messages)
 
     def _saved(self, number: int) -> None:
-        """A save is on disk: release what waited for it at once, then let the machine count it."""
+        """A save is on disk: release what waited for it at once, then let the machine count it.
+
+        A follower's machine only keeps book of it: that is no reason to wake it.
+        """
         self._saved_number = number
         released: list[PeerMessage] = []
         while self._held and self._held[0][0] <= number:
             released += self._held.popleft()[1]
         if released:
             self._transport.send(released)
-        self._inbox.put(Saved(number))
+        self._inbox.put(Saved(number), urgent=self._raft.role is not FOLLOWER)
 
     def _handle_rare(self, ready: Ready) -> None:
         if ready.rejected_proposals:

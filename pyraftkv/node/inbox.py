@@ -19,37 +19,44 @@ class Inbox:
         self._inputs: list[Input] = []
         self._payloads: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._is_urgent = False
+        """Whether anything here is worth a pass of its own."""
 
-    def put(self, item: Input) -> None:
-        """Add one input."""
+    def put(self, item: Input, *, urgent: bool = True) -> None:
+        """Add one input. One that is not urgent waits for the next that is, a tick at the latest."""
         self._inputs.append(item)
-        self._wake()
+        if urgent:
+            self.wake()
 
     def extend(self, items: Iterable[Input]) -> None:
         """Add several inputs."""
         self._inputs += items
-        self._wake()
+        self.wake()
 
     def propose(self, payload: bytes) -> bool:
         """Add a payload to the batch that is proposed next; it is always taken."""
         self._payloads.append(payload)
-        self._wake()
+        if not self._is_urgent:
+            self.wake()
         return True
 
+    def wake(self) -> None:
+        """Let `drain` return in the next pass of the event loop, even with nothing in it."""
+        self._is_urgent = True
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
     async def drain(self) -> list[Input]:
-        """Wait for something, and return all of it. Gives every other task one turn, so that batches can grow."""
+        """Wait for something urgent, and return all there is. Every other task has a turn first: batches can grow."""
         self._waiter = self._loop.create_future()
-        if self._inputs or self._payloads:
-            self._wake()
+        if self._is_urgent:
+            self.wake()
         await self._waiter
         self._waiter = None
+        self._is_urgent = False
         inputs, self._inputs = self._inputs, []
         if self._payloads:
             inputs.append(Propose(self._payloads))
             self._payloads = []
         return inputs
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)

@@ -176,7 +176,7 @@ class Member:
 
     def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
         """A slice was applied: resolve who waits for it, wake readers and watchers, tell the core."""
-        self.inbox.put(applied)
+        self.inbox.put(applied, urgent=applied.membership is not None or applied.index < self.raft.commit)
         resolve = self.writes.resolve
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
