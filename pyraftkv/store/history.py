@@ -10,8 +10,8 @@ by `compaction`, which removes, of each key, the versions that nobody may ask fo
 the compact revision stays, and of what is below it the newest version of each key, unless that is a tombstone. (A
 tombstone *at* the compact revision stays: a watch may start there and has to see the deletion; etcd#19179.)
 
-*Pins.* Reads that take several slices, and snapshots, hold a pin. Compaction does not remove anything while there is
-one: what they have seen in the index must still be there when they decode it.
+*Pins.* Reads and commands that take several slices, and snapshots, hold a pin. Compaction does not remove anything
+while there is one: what they have seen in the index must still be there when they decode it.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class History:
         assert self.mark is None, "one command at a time"
         assert self.changes == 0
         self.mark = (*self.pages.end(), self.key_count)
+        self.pins += 1
 
     def publish(self) -> None:
         """The command is complete: show its revision, if it made one, to everybody."""
@@ -82,12 +83,14 @@ class History:
             self.published_revision += 1
         self.changes = 0
         self.mark = None
+        self.pins -= 1
 
     def abandon(self) -> None:
         """The command was refused, before it changed anything."""
         assert self.mark is not None
         assert not self.changes, "a command may fail only before its first change"
         self.mark = None
+        self.pins -= 1
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 

@@ -76,19 +76,15 @@ def delete_steps(history: History, delete: DeleteRange) -> Steps[DeleteResult]:
     deleted = 0
     prev_kvs: list[KeyValue] = []
     low, high = bounds(delete.key, delete.end)
-    history.pins += 1
-    try:
-        while found := history.index.span(low, high):
-            chunk, start, stop = found
-            stop = min(stop, start + SLICE_KEYS)
-            for position in range(start, stop):
-                if delete.prev_kv and (previous := history.get(chunk.keys[position], at)) is not None:
-                    prev_kvs.append(previous)
-                deleted += history.bury(chunk, position, revision)
-            low = chunk.keys[stop - 1] + b"\0"
-            yield stop - start
-    finally:
-        history.pins -= 1
+    while found := history.index.span(low, high):
+        chunk, start, stop = found
+        stop = min(stop, start + SLICE_KEYS)
+        for position in range(start, stop):
+            if delete.prev_kv and (previous := history.get(chunk.keys[position], at)) is not None:
+                prev_kvs.append(previous)
+            deleted += history.bury(chunk, position, revision)
+        low = chunk.keys[stop - 1] + b"\0"
+        yield stop - start
     return DeleteResult(history.current_revision, deleted, prev_kvs)
 
 

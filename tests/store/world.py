@@ -58,17 +58,22 @@ class Follower:
             and not (watcher.no_put if event.type is EventType.PUT else watcher.no_delete)
         ]
 
+    def note_cancelled(self, cancelled: WatchCancelled) -> None:
+        """Check that the watch had to end, and that nothing is missing before the place to resume at."""
+        watcher = self.watcher
+        self.cancelled = True
+        assert cancelled.resume_revision == watcher.revision + 1 > self.taken_revision
+        assert self.expected(self.taken_revision, cancelled.resume_revision - 1) == []
+        assert cancelled.resume_revision < cancelled.compact_revision == self.model.compact_revision
+        assert outcome(watcher.take, 1) is Closed
+
     def take(self, events_max: int) -> bool:
         """Take once and check it; tell whether there was something."""
         watcher = self.watcher
         try:
             batch = watcher.take(events_max)
         except WatchCancelled as error:
-            assert error.resume_revision == watcher.revision + 1 > self.taken_revision
-            assert self.expected(self.taken_revision, error.resume_revision - 1) == []
-            assert error.resume_revision < error.compact_revision == self.model.compact_revision
-            self.cancelled = True
-            assert outcome(watcher.take, 1) is Closed
+            self.note_cancelled(error)
             return False
         if batch is None:
             return False
@@ -156,13 +161,12 @@ class World:
         start = rng.choice([0, 0, 1, self.some_revision(), self.model.revision + rng.randrange(5)])
         key, end = rng.choice([*generators.KEYS, b""]), rng.choice(generators.ENDS)
         flags = {name: rng.random() < 0.3 for name in ("prev_kv", "no_put", "no_delete")}
-        try:
-            watcher = self.store.watch(key, end, start_revision=start, **flags)
-        except Compacted as error:
-            assert 0 < start < self.model.compact_revision == error.compact_revision
+        watcher = outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
+        if start < 0 or (end not in {b"", b"\0"} and (key or b"\0") >= end):
+            assert watcher is InvalidRequest
             return
-        except InvalidRequest:
-            assert start < 0 or (end not in {b"", b"\0"} and (key or b"\0") >= end)
+        if 0 < start < self.model.compact_revision:
+            assert watcher is Compacted
             return
         self.followers.append(Follower(self.model, watcher, start or self.model.revision + 1))
         if not watcher.synced:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from bisect import bisect_left
+from random import Random
+
+import pytest
+
+from pyraftkv.store import keyindex
+from pyraftkv.store.keyindex import KeyIndex
+
+
+def insert(index: KeyIndex, key: bytes, ref: int) -> None:
+    """Insert a key as `History.put` does."""
+    chunk = index.chunk_for(key)
+    at = bisect_left(chunk.keys, key)
+    chunk.keys.insert(at, key)
+    chunk.refs.insert(at, ref)
+    chunk.live += 1
+    if len(chunk.keys) > keyindex.CHUNK_KEYS_MAX:
+        assert index.split(key) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_a_sorted_list(seed):
+    """Insertions, removals, look-ups and spans agree with a sorted list of the keys."""
+    rng = Random(seed)
+    index = KeyIndex()
+    twin: dict[bytes, int] = {}
+    for step in range(1, 12_000):
+        key = b"%d" % rng.randrange(6_000)
+        removing = step % 6_000 > 3_000
+        if key not in twin and not removing:
+            insert(index, key, step)
+            twin[key] = step
+        elif key in twin and removing:
+            index.remove(key)
+            for chunk in index.chunks:
+                chunk.live = len(chunk.keys)
+            del twin[key]
+        assert index.find(key) == twin.get(key, 0)
+        if step % 1_000 == 0:
+            index.check()
+            assert len(index) == len(twin)
+            low, high = sorted([b"%d" % rng.randrange(6_000), b"%d" % rng.randrange(6_000)])
+            for end in (high, None):
+                assert walk(index, low, end) == sorted(k for k in twin if low <= k and (end is None or k < end))
+
+
+def walk(index: KeyIndex, low: bytes, end: bytes | None) -> list[bytes]:
+    """Return the keys in the range, span after span."""
+    keys: list[bytes] = []
+    while found := index.span(low, end):
+        chunk, start, stop = found
+        keys += chunk.keys[start:stop]
+        low = keys[-1] + b"\0"
+    return keys
+
+
+def test_ascending_keys_leave_full_chunks():
+    """Keys that come in order do not leave every chunk half empty."""
+    index = KeyIndex()
+    for i in range(10_000):
+        insert(index, b"%09d" % i, i + 1)
+
+    index.check()
+    assert len(index.chunks) == 10
+
+
+def test_emptied_chunks_are_joined():
+    """Removing nearly every key leaves few chunks, and removing all of them leaves one."""
+    index = KeyIndex()
+    keys = [b"%09d" % i for i in range(20_000)]
+    for i, key in enumerate(keys):
+        insert(index, key, i + 1)
+    for key in keys[1:]:
+        index.remove(key)
+    for chunk in index.chunks:
+        chunk.live = len(chunk.keys)
+    index.check()
+    assert len(index.chunks) == 1
+
+    index.remove(keys[0])
+    index.chunks[0].live = 0
+    index.check()
+    assert index.find(keys[0]) == 0
+    assert index.span(b"\0", None) is None
+
+
+def test_no_container_is_large():
+    """With 60,000 keys no list or array has more than some hundreds of entries beyond a chunk."""
+    index = KeyIndex()
+    keys = [b"%09d" % i for i in range(60_000)]
+    Random(3).shuffle(keys)
+    for i, key in enumerate(keys):
+        insert(index, key, i + 1)
+
+    assert max(len(chunk.keys) for chunk in index.chunks) <= keyindex.CHUNK_KEYS_MAX
+    assert len(index.chunks) <= 2 * 60_000 / keyindex.CHUNK_KEYS_MAX + 1

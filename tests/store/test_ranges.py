@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import gc
+from random import Random
+
+import pytest
+
+from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest
+from pyraftkv.store import Store, Work
+from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
+from pyraftkv.store.values import KeyValue
+from tests.store.world import finish
+
+
+@pytest.fixture(name="versions")
+def make_versions() -> Store:
+    """Return a store with s1..s5, put 4, 3, 2, 1 and 1 times."""
+    store = Store()
+    for key, count in ((b"s1", 4), (b"s2", 3), (b"s3", 2), (b"s4", 1), (b"s5", 1)):
+        for _ in range(count):
+            store.apply(PutKey(key, b"v"))
+    return store
+
+
+def keys(store: Store, **options: object) -> tuple[list[bytes], bool, int]:
+    """Range over s* and return keys, more and count."""
+    result = finish(store.read(RangeQuery(b"s", b"t", **options)))  # type: ignore[arg-type]
+    return [kv.key for kv in result.kvs], result.more, result.count
+
+
+def test_target_without_order(versions):
+    """A sort target without an order sorts only what the limit has fetched, as etcd does."""
+    assert keys(versions, sort_target=SortTarget.VERSION, limit=2) == ([b"s3", b"s2"], True, 5)
+    ascending = keys(versions, sort_target=SortTarget.VERSION, sort_order=SortOrder.ASCEND, limit=2)
+    assert ascending == ([b"s4", b"s5"], True, 5)
+
+
+def test_limit_filter_and_count(versions):
+    """The count knows neither limit nor filters; filters come before the limit."""
+    assert keys(versions, limit=2) == ([b"s1", b"s2"], True, 5)
+    assert keys(versions, limit=5) == ([b"s1", b"s2", b"s3", b"s4", b"s5"], False, 5)
+    assert keys(versions, limit=-1)[1:] == (False, 5)
+    assert keys(versions, min_create_revision=6, limit=1) == ([b"s2"], True, 5)
+    assert keys(versions, max_mod_revision=8) == ([b"s1", b"s2"], False, 5)
+    assert keys(versions, min_mod_revision=9, max_create_revision=9) == ([b"s3"], False, 5)
+    assert keys(versions, count_only=True, limit=1) == ([], False, 5)
+    assert keys(versions, sort_order=SortOrder.DESCEND, limit=1) == ([b"s5"], True, 5)
+
+
+def test_keys_only(versions):
+    """Values are left out, also when they were needed to sort."""
+    versions.apply(PutKey(b"s1", b"zz"))
+    query = RangeQuery(b"s", b"t", keys_only=True, sort_target=SortTarget.VALUE, sort_order=SortOrder.DESCEND, limit=1)
+    assert versions.read(query).kvs == [KeyValue(b"s1", b"", 2, 13, 5)]
+
+
+def test_bounds(versions):
+    """Single keys, from a key on, everything, and ranges the wrong way round."""
+    assert [kv.key for kv in versions.read(RangeQuery(b"s2")).kvs] == [b"s2"]
+    assert versions.read(RangeQuery(b"s2x")).kvs == []
+    assert versions.read(RangeQuery(b"s4", FROM_KEY)).count == 2
+    assert versions.read(RangeQuery(FROM_KEY, FROM_KEY)).count == 5
+    assert versions.read(RangeQuery(b"t", b"s")).count == 0
+    assert versions.apply(DeleteRange(b"t", b"s")).deleted == 0
+    with pytest.raises(InvalidRequest):
+        versions.read(RangeQuery(b"", b"z"))
+    with pytest.raises(InvalidRequest):
+        versions.get(b"")
+
+
+def test_revisions(versions):
+    """Zero and less is the latest; the compact revision can be read, below and above the present cannot."""
+    versions.apply(Compact(5))
+    for revision in (0, -5):
+        assert versions.read(RangeQuery(b"s1", revision=revision)).kvs == [versions.get(b"s1", revision)]
+    assert versions.get(b"s1", 5) == KeyValue(b"s1", b"v", 2, 5, 4)
+    assert versions.read(RangeQuery(b"s1", revision=5)).revision == 12
+    for revision, error in ((4, Compacted), (13, FutureRevision)):
+        with pytest.raises(error) as refused:
+            versions.read(RangeQuery(b"s1", revision=revision))
+        with pytest.raises(error):
+            versions.get(b"s1", revision)
+        assert refused.value.defaults.keys() <= vars(refused.value).keys()
+
+
+def test_a_long_read_keeps_its_revision():
+    """A read in slices answers as of its beginning, while keys come, change, vanish and are compacted."""
+    store = Store(step_keys_max=10)
+    for i in range(5_000):
+        store.apply(PutKey(b"%06d" % i, b"old"))
+    expected = [KeyValue(b"%06d" % i, b"old", i + 2, i + 2, 1) for i in range(5_000)]
+    rng = Random(5)
+    query = RangeQuery(b"0", FROM_KEY, sort_target=SortTarget.MOD, sort_order=SortOrder.DESCEND)
+    work = store.read(query)
+    assert isinstance(work, Work)
+
+    result = None
+    while result is None:
+        for _ in range(20):
+            store.apply(PutKey(b"%06d" % rng.randrange(10_000), b"new"))
+            finish(store.apply(DeleteRange(b"%06d" % rng.randrange(5_000))), 10**6)
+        store.apply(Compact(store.revision))
+        assert store.compaction() is None, "the read pins"
+        result = work.step(100)
+
+    assert result.kvs == expected[::-1]
+    assert (result.revision, result.count) == (5_001, 5_000)
+    finish(store.compaction(), 1_000)
+    store.check()
+
+
+def test_a_read_that_is_dropped_unpins():
+    """Somebody who no longer wants the answer does not hold up compaction."""
+    store = Store(step_keys_max=1)
+    for i in range(500):
+        store.apply(PutKey(b"%03d" % i, b""))
+    work = store.read(RangeQuery(b"0", FROM_KEY))
+    store.apply(Compact(400))
+    assert store.compaction() is None
+
+    del work
+    gc.collect()
+
+    assert store.compaction() is not None
+
+
+def test_counting_behind_the_limit_takes_a_step_per_chunk():
+    """Paging through many keys does not look at every key of the range for every page."""
+    store = Store(step_keys_max=10**9)
+    for i in range(50_000):
+        store.apply(PutKey(b"%06d" % i, b""))
+    at = store.revision
+    store.apply(PutKey(b"000001x", b""))
+    work = Store(step_keys_max=1, history=store._history).read(RangeQuery(b"0", FROM_KEY, at, limit=10))
+    assert isinstance(work, Work)
+
+    result = work.step(2_500)
+
+    assert result is not None
+    assert (result.count, result.more, len(result.kvs)) == (50_000, True, 10)

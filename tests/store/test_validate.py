@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+
+from pyraftkv.errors import DuplicateKey, InvalidRequest, NotApplied, RequestTooLarge
+from pyraftkv.store import Limits, Store
+from pyraftkv.store.commands import (
+    Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    PutKey,
+    RangeQuery,
+    Transaction,
+)
+
+MODERATE = Limits(txn_ops_max=4, request_bytes_max=100)
+
+
+def compare(key: bytes = b"k", operand: int | bytes = 0, target: CompareTarget = CompareTarget.VERSION) -> Compare:
+    """Return a comparison that is right unless told otherwise."""
+    return Compare(target, CompareResult.EQUAL, key, operand)
+
+
+def nested(*operations: object) -> Transaction:
+    """Return a transaction that does ``operations`` when it succeeds."""
+    return Transaction([], list(operations), [])  # type: ignore[arg-type]
+
+
+BAD = {
+    "empty key of a put": (PutKey(b"", b""), InvalidRequest),
+    "empty key of a delete": (DeleteRange(b"", b"\0"), InvalidRequest),
+    "empty key of a range": (nested(RangeQuery(b"", b"\0")), InvalidRequest),
+    "empty key of a comparison": (Transaction([compare(b"")]), InvalidRequest),
+    "empty key deep inside": (nested(nested(PutKey(b"", b""))), InvalidRequest),
+    "value and ignore_value": (PutKey(b"k", b"v", ignore_value=True), InvalidRequest),
+    "lease and ignore_lease": (PutKey(b"k", b"v", lease=1, ignore_lease=True), InvalidRequest),
+    "negative lease": (PutKey(b"k", b"v", lease=-1), InvalidRequest),
+    "lease over 63 bits": (PutKey(b"k", b"v", lease=1 << 63), InvalidRequest),
+    "number for a value": (Transaction([compare(operand=1, target=CompareTarget.VALUE)]), InvalidRequest),
+    "value for a number": (Transaction([compare(operand=b"1")]), InvalidRequest),
+    "a compaction inside": (nested(Compact(1)), InvalidRequest),
+    "large put": (PutKey(b"k", b"v" * 100), RequestTooLarge),
+    "large put with a lease": (PutKey(b"k", b"v" * 100, lease=1), RequestTooLarge),
+    "large delete": (DeleteRange(b"k" * 50, b"k" * 51), RequestTooLarge),
+    "large in sum": (nested(PutKey(b"a", b"v" * 50), PutKey(b"b", b"v" * 50)), RequestTooLarge),
+    "large comparison": (Transaction([compare(b"k", b"v" * 100, CompareTarget.VALUE)]), RequestTooLarge),
+    "large range in a comparison": (
+        Transaction([Compare(CompareTarget.MOD, CompareResult.LESS, b"k" * 40, 1, b"l" * 61)]),
+        RequestTooLarge,
+    ),
+    "large query inside": (nested(RangeQuery(b"a" * 60, b"b" * 60)), RequestTooLarge),
+    "many comparisons": (Transaction([compare()] * 5), RequestTooLarge),
+    "many operations": (nested(*[RangeQuery(b"k")] * 5), RequestTooLarge),
+    "many operations otherwise": (Transaction([], [], [RangeQuery(b"k")] * 5), RequestTooLarge),
+    "many operations for what the parent left": (
+        nested(RangeQuery(b"a"), nested(*[RangeQuery(b"b")] * 3)),
+        RequestTooLarge,
+    ),
+    "put twice": (nested(PutKey(b"a", b""), PutKey(b"a", b"")), DuplicateKey),
+    "put and delete": (nested(PutKey(b"a", b""), DeleteRange(b"a")), DuplicateKey),
+    "delete range over a put": (nested(DeleteRange(b"a", b"c"), PutKey(b"b", b"")), DuplicateKey),
+    "duplicate otherwise": (Transaction([], [], [PutKey(b"a", b""), PutKey(b"a", b"")]), DuplicateKey),
+    "delete nested, put later": (nested(nested(DeleteRange(b"a")), nested(PutKey(b"a", b""))), DuplicateKey),
+    "put nested, delete here": (nested(nested(PutKey(b"a", b"")), DeleteRange(b"a")), DuplicateKey),
+    "put nested, put here": (nested(PutKey(b"a", b""), nested(PutKey(b"a", b""))), DuplicateKey),
+    "put in two nested ones": (nested(nested(PutKey(b"a", b"")), nested(PutKey(b"a", b""))), DuplicateKey),
+    "put here, deleted by the other branch": (
+        nested(PutKey(b"a", b""), Transaction([], [], [DeleteRange(b"a")])),
+        DuplicateKey,
+    ),
+}
+
+GOOD = {
+    "a put at the limit": PutKey(b"k", b"v" * 99),
+    "deletes overlap": nested(DeleteRange(b"a", b"c"), DeleteRange(b"b")),
+    "both branches put": Transaction([], [PutKey(b"a", b"")], [PutKey(b"a", b"")]),
+    "both nested branches put": nested(Transaction([], [PutKey(b"a", b"")], [PutKey(b"a", b"")])),
+    "delete up to a put": nested(DeleteRange(b"a", b"b"), PutKey(b"b", b"")),
+    "as many operations as are left": nested(RangeQuery(b"a"), nested(*[RangeQuery(b"b")] * 2)),
+    "put nested before delete nested, as etcd has it": nested(nested(PutKey(b"a", b"")), nested(DeleteRange(b"a"))),
+    "put and delete from a key on, as etcd has it": nested(PutKey(b"n", b""), DeleteRange(b"m", b"\0")),
+    "the largest lease": PutKey(b"k", b"", lease=(1 << 63) - 1),
+    "a compaction": Compact(1),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused_before_and_at_apply(name):
+    """A bad command is refused by `validate`, and by `apply` with the same error and without a trace."""
+    command, error = BAD[name]
+    store = Store(limits=MODERATE)
+
+    with pytest.raises(NotApplied) as refused:
+        store.validate(command)
+    assert type(refused.value) is error
+    with pytest.raises(NotApplied) as refused:
+        store.apply(command)
+    assert type(refused.value) is error
+    assert (store.revision, store.key_count, store.size_bytes) == (1, 0, 0)
+    store.check()
+    store.apply(PutKey(b"next", b""))
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_accepted(name):
+    """A good command is accepted by `validate` and by `apply`."""
+    store = Store(limits=MODERATE)
+    store.apply(PutKey(b"z", b""))
+
+    store.validate(GOOD[name])
+    store.apply(GOOD[name])
+    store.check()
+
+
+def test_deep_nesting_is_bounded():
+    """Transactions nest no deeper than there are operations, and that deep they work."""
+    txn = nested(PutKey(b"k", b"deep"))
+    for _ in range(127):
+        txn = nested(txn)
+    store = Store()
+    store.apply(txn)
+    found = store.get(b"k")
+    assert found is not None
+    assert found.value == b"deep"
+
+    with pytest.raises(RequestTooLarge):
+        store.validate(nested(txn))
