@@ -230,8 +230,14 @@ class RaftBase:
     # --- Roles -----------------------------------------------------------------------------------------------------
 
     def _become_follower(self, *, term: int, leader: int) -> None:
-        """Follow ``leader``, or nobody yet. The vote is kept unless the term rises: one vote per term (Raft §5.2)."""
+        """Follow ``leader``, or nobody yet. The vote is kept unless the term rises: one vote per term (Raft §5.2).
+
+        Without a leader the election clock goes on: a candidate with a short log could otherwise silence, election
+        after election, those who refuse it and could win themselves.
+        """
+        elapsed = 0 if leader != NO_NODE or self.role is LEADER else self._election_elapsed
         self._reset(term)
+        self._election_elapsed = elapsed
         self.role = FOLLOWER
         self.leader = leader
 

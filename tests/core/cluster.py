@@ -135,6 +135,10 @@ class Cluster:
     def __getitem__(self, node: int) -> Raft:
         return self.members[node].raft
 
+    def rafts(self) -> list[Raft]:
+        """Return the machines that are up."""
+        return [member.raft for member in self.members.values() if member.alive]
+
     def add(self, node: int, *, membership: Membership | None = None) -> None:
         """Start a member with an empty disk."""
         config = Config(id=node, **self.knobs)

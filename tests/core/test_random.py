@@ -195,7 +195,10 @@ class Chaos:
                 for to in cluster.members:
                     cluster.feed(node, SnapshotSent(to, ok=False))  # Those under way were lost with the network.
         cluster.settle()
-        cluster.tick(count=60)
+        for _ in range(30):
+            cluster.tick(count=10)
+            if {raft.leader for raft in cluster.rafts()} == {cluster.leader}:
+                break
         leader = cluster.leader
         assert leader, "a healed cluster elects"
         cluster.feed(leader, Propose([b"healed"]))

@@ -1,0 +1,317 @@
+"""The log: terms, conflicts, marks, pages, the cache; compared with a naive one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, RaftLog
+from pyraftkv.core.types import Entry, SnapshotMeta
+from tests.core.machines import entries, snapshot
+
+SIZE = ENTRY_OVERHEAD_BYTES + 3
+"""What one of `entries` weighs while index and term have one digit."""
+
+
+def _log(*terms: int, after: SnapshotMeta | None = None, commit: int = 0, first_index: int = 1, cache: int = 0) -> RaftLog:
+    first = after.index + 1 if after is not None else 1
+    log = RaftLog(
+        snapshot=after,
+        entries=entries(first, *terms),
+        first_index=first_index,
+        commit=commit,
+        cache_bytes_max=cache,
+    )
+    log.check()
+    return log
+
+
+# --- Terms -----------------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_known_from_the_snapshot_to_the_end() -> None:
+    """Index 0 has term 0; before the snapshot and after the end nothing is known."""
+    log = _log(3, 3, 5, after=snapshot(10, 2))
+    assert [log.term_at(index) for index in (0, 9, 10, 11, 12, 13, 14)] == [0, None, 2, 3, 3, 5, None]
+    assert log.last_term == 5
+    assert log.matches(index=12, term=3)
+    assert not log.matches(index=14, term=5)
+
+
+@pytest.mark.parametrize(
+    ("index", "term", "expected"),
+    [
+        (9, 9, (9, 5)),
+        (99, 9, (9, 5)),
+        (8, 4, (6, 4)),
+        (8, 3, (3, 2)),
+        (3, 2, (3, 2)),
+        (8, 1, (1, 1)),
+        (8, 0, (0, 0)),
+        (0, 7, (0, 0)),
+    ],
+)
+def test_the_conflict_hint_skips_terms(index: int, term: int, expected: tuple[int, int]) -> None:
+    """The largest index, at most the one given, whose term is at most the one given."""
+    assert _log(1, 2, 2, 4, 4, 4, 5, 5, 5).find_conflict_by_term(index=index, term=term) == expected
+
+
+def test_the_conflict_hint_stops_where_terms_are_unknown() -> None:
+    """Behind the snapshot any index may match; its term is reported as 0."""
+    assert _log(4, after=snapshot(10, 3)).find_conflict_by_term(index=11, term=2) == (9, 0)
+
+
+@given(st.lists(st.integers(1, 4), max_size=12), st.integers(0, 15), st.integers(0, 6))
+def test_the_conflict_hint_agrees_with_a_walk(terms: list[int], index: int, term: int) -> None:
+    """Compared with walking back one by one."""
+    terms.sort()
+    log = _log(*terms)
+    expected = min(index, len(terms))
+    while expected > 0 and terms[expected - 1] > term:
+        expected -= 1
+    assert log.find_conflict_by_term(index=index, term=term)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("last_index", "last_term", "up_to_date"),
+    [(3, 2, True), (4, 2, True), (2, 2, False), (1, 3, True), (9, 1, False)],
+)
+def test_up_to_date_compares_terms_then_lengths(last_index: int, last_term: int, up_to_date: bool) -> None:
+    """Raft §5.4.1."""
+    assert _log(1, 1, 2).is_up_to_date(last_index=last_index, last_term=last_term) is up_to_date
+
+
+# --- Appending -------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_appending_agrees_with_a_naive_log(data: st.DataObject) -> None:
+    """Any run of a leader's log, at any place that matches: truncate at the first difference and only there."""
+    naive: list[Entry] = []
+    log = _log()
+    number = 0
+    for _ in range(data.draw(st.integers(1, 8))):
+        prev_index = data.draw(st.integers(0, len(naive)))
+        kept = data.draw(st.integers(0, len(naive) - prev_index))
+        term = (naive[-1].term if naive else 0) + 1
+        fresh = [
+            Entry(prev_index + kept + 1 + offset, term, b"%d" % (number + offset))
+            for offset in range(data.draw(st.integers(0, 4)))
+        ]
+        number += len(fresh)
+        batch = naive[prev_index : prev_index + kept] + fresh
+        if fresh:
+            naive = naive[: prev_index + kept] + fresh
+        assert log.maybe_append(prev_index=prev_index, entries=batch) is bool(fresh)
+        log.check()
+        assert log.last_index == len(naive)
+        if naive:
+            assert log.page(lo=1, hi=len(naive) + 1, bytes_max=1 << 30) == naive
+        assert [log.term_at(entry.index) for entry in naive] == [entry.term for entry in naive]
+
+
+def test_a_shorter_message_that_is_there_already_cuts_nothing() -> None:
+    """Late messages do not take back what was acknowledged since."""
+    log = _log(1, 1, 1)
+    assert not log.maybe_append(prev_index=0, entries=entries(1, 1, 1))
+    assert log.last_index == 3
+
+
+def test_committed_entries_are_never_replaced() -> None:
+    """A conflict below the commit index is our bug, whoever asks."""
+    log = _log(1, 1, 1, commit=2)
+    with pytest.raises(AssertionError, match="never replaced"):
+        log.maybe_append(prev_index=1, entries=entries(2, 2))
+    with pytest.raises(AssertionError, match="never replaced"):
+        log.append(entries(2, 2))
+    with pytest.raises(AssertionError, match="no gaps"):
+        log.append(entries(5, 2))
+
+
+@pytest.mark.parametrize("terms", [(2, 1), (1,)])
+def test_terms_never_fall(terms: tuple[int, ...]) -> None:
+    """A batch whose terms fall is our bug."""
+    log = _log(2)
+    with pytest.raises(AssertionError, match="never fall"):
+        log.append(entries(2, *terms))
+    with pytest.raises(AssertionError, match="never fall"):
+        log.append_payloads(term=1, payloads=[b""])
+
+
+# --- Saving ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_save_takes_what_is_new_and_vouches_for_it_when_done() -> None:
+    """Saves complete in order; one completion may stand for several."""
+    log = _log(1)
+    assert not log.has_unsaved
+    log.append_payloads(term=2, payloads=[b"a", b"b"])
+    assert log.has_unsaved
+    assert [entry.index for entry in log.accept_save(1)[0]] == [2, 3]
+    log.append_payloads(term=2, payloads=[b"c"])
+    assert [entry.index for entry in log.accept_save(2)[0]] == [4]
+    log.append_payloads(term=2, payloads=[b"d"])
+    assert [entry.index for entry in log.accept_save(3)[0]] == [5]
+    assert log.saved == 1
+    log.saved_to(2)
+    assert log.saved == 4
+    log.saved_to(3)
+    assert log.saved == 5
+
+
+def test_a_replaced_tail_takes_back_what_saves_under_way_vouch_for() -> None:
+    """The ABA story at the top of the module: save 1 must not vouch for the entry that save 2 erases."""
+    log = _log(1, 1, 1, 1)
+    log.append(entries(5, 1))
+    log.accept_save(1)
+    log.append(entries(5, 2))
+    log.accept_save(2)
+    log.append(entries(4, 3))
+    log.append(entries(5, 4))
+    log.accept_save(3)
+    log.saved_to(1)
+    assert log.saved == 3
+    log.saved_to(2)
+    assert log.saved == 3
+    log.saved_to(3)
+    assert log.saved == 5
+
+
+def test_a_tail_that_was_replaced_before_any_save_is_saved_once() -> None:
+    """Only what stands in the log when the save is taken is written."""
+    log = _log(1)
+    log.append(entries(2, 2, 2, 2))
+    log.append(entries(3, 3))
+    assert [(entry.index, entry.term) for entry in log.accept_save(1)[0]] == [(2, 2), (3, 3)]
+
+
+# --- Committing and applying -----------------------------------------------------------------------------------------
+
+
+def test_a_stored_commit_index_is_not_trusted_beyond_the_log_nor_below_the_snapshot() -> None:
+    """It is clamped to what is there."""
+    assert _log(1, 1, commit=9).commit == 2
+    assert _log(1, commit=3, after=snapshot(10, 1)).commit == 10
+
+
+def test_the_commit_index_rises_within_the_log() -> None:
+    """It never falls and never leads."""
+    log = _log(1, 1, 1)
+    assert log.commit_to(2)
+    assert not log.commit_to(1)
+    assert not log.commit_to(2)
+    assert log.commit == 2
+    with pytest.raises(AssertionError, match="never leads"):
+        log.commit_to(4)
+
+
+def test_pages_of_committed_entries_are_bounded_and_skip_nothing() -> None:
+    """No more than the bound is handed out and not applied; a single entry over it still goes."""
+    log = _log(1, 1, 1, 1, 1, commit=5)
+    assert [entry.index for entry in log.next_committed(2 * SIZE)] == [1, 2]
+    assert log.next_committed(2 * SIZE) == []
+    log.applied_to(1)
+    assert [entry.index for entry in log.next_committed(2 * SIZE)] == [3]
+    log.applied_to(3)
+    assert [entry.index for entry in log.next_committed(1)] == [4]
+    assert log.next_committed(1) == []
+    log.applied_to(4)
+    assert [entry.index for entry in log.next_committed(1 << 20)] == [5]
+    assert log.next_committed(1 << 20) == []
+    with pytest.raises(AssertionError, match="handed out"):
+        log.applied_to(6)
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=20), st.integers(0, 1_000), st.data())
+def test_a_page_is_the_longest_that_fits(sizes: list[int], bytes_max: int, data: st.DataObject) -> None:
+    """Compared with adding up one by one."""
+    log = _log()
+    log.append_payloads(term=1, payloads=[bytes(size) for size in sizes])
+    lo = data.draw(st.integers(1, len(sizes)))
+    hi = data.draw(st.integers(lo + 1, len(sizes) + 1))
+    expected, total = lo, 0
+    while expected < hi and (total := total + sizes[expected - 1] + ENTRY_OVERHEAD_BYTES) <= bytes_max:
+        expected += 1
+    page = log.page(lo=lo, hi=hi, bytes_max=bytes_max)
+    assert [entry.index for entry in page] == list(range(lo, max(expected, lo + 1)))
+
+
+# --- The cache -------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_applied_entries_leave_memory_in_bulk() -> None:
+    """Their terms stay known; what is not saved or not applied stays."""
+    log = _log(*[1] * 9, commit=9, cache=3 * SIZE)
+    log.next_committed(1 << 20)
+    log.applied_to(3)
+    assert log.memory_index == 1
+    log.applied_to(8)
+    assert log.memory_index == 6
+    assert log.term_at(2) == 1
+    log.append_payloads(term=2, payloads=[b"xyz"] * 9)
+    log.accept_save(1)
+    log.commit_to(18)
+    log.next_committed(1 << 20)
+    log.applied_to(18)
+    assert log.memory_index == 7, "up to 9 is saved, three stay"
+    log.saved_to(1)
+    log.trim()
+    assert log.memory_index == 16
+    log.check()
+
+
+def test_compaction_moves_the_first_index_and_forgets_terms_before_it() -> None:
+    """The term just before stays: it is the `prev_term` of the first entry that can be sent."""
+    log = _log(1, 2, 3, 4, commit=4, cache=1 << 20)
+    log.next_committed(1 << 20)
+    log.applied_to(4)
+    log.compact(snapshot=snapshot(3, 3), first_index=3)
+    assert (log.first_index, log.memory_index, log.snapshot) == (3, 3, snapshot(3, 3))
+    assert [log.term_at(index) for index in range(6)] == [0, None, 2, 3, 4, None]
+    log.compact(snapshot=snapshot(2, 2), first_index=2)
+    assert (log.first_index, log.snapshot) == (3, snapshot(3, 3)), "an older snapshot changes nothing"
+    log.compact(snapshot=snapshot(4, 4), first_index=5)
+    assert [log.term_at(index) for index in range(1, 6)] == [None, None, None, 4, None]
+    log.check()
+    log.append_payloads(term=5, payloads=[b"x"])
+    log.check()
+
+
+def test_a_snapshot_holds_only_what_was_applied() -> None:
+    """And the log goes on where it ends."""
+    log = _log(1, 1, commit=1)
+    with pytest.raises(AssertionError, match="applied"):
+        log.compact(snapshot=snapshot(1, 1), first_index=1)
+    with pytest.raises(AssertionError, match="goes on"):
+        log.compact(snapshot=snapshot(1, 1), first_index=3)
+
+
+def test_a_received_snapshot_starts_the_log_over() -> None:
+    """Nothing of the old log is kept, and what saves under way vouch for is void."""
+    log = _log(1, 1, commit=1)
+    log.append(entries(3, 1, 1))
+    log.accept_save(1)
+    log.restore(snapshot(3, 2))
+    assert (log.first_index, log.last_index, log.commit, log.saved) == (4, 3, 3, 0)
+    assert (log.has_unsaved, log.is_restoring) == (True, True)
+    log.saved_to(1)
+    assert log.saved == 0
+    assert log.accept_save(2) == ([], snapshot(3, 2))
+    log.check()
+    log.saved_to(2)
+    assert (log.saved, log.has_unsaved) == (3, False)
+    log.append(entries(4, 2))
+    log.commit_to(4)
+    assert [entry.index for entry in log.next_committed(1)] == [4]
+    log.applied_to(1)
+    assert log.is_restoring
+    log.applied_to(3)
+    assert not log.is_restoring
+    with pytest.raises(AssertionError, match="not for restoring"):
+        log.restore(snapshot(4, 2))
+
+
+def test_the_repr_tells_the_marks() -> None:
+    """For failures."""
+    assert "last_index=2" in repr(_log(1, 1))
