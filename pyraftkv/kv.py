@@ -101,7 +101,7 @@ class Watch(Protocol):
 
 
 class TxnBuilder(Protocol):
-    """``await kv.txn().when(...).then(...).otherwise(...)``; every part is optional."""
+    """Collects a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``; every part is optional."""
 
     def when(self, *compares: Compare) -> Self: ...
 
@@ -190,7 +190,9 @@ class KV(Protocol):
         """Delete one key, `[key, end)`, or every key with `prefix`."""
         ...
 
-    def txn(self) -> TxnBuilder: ...
+    def txn(self) -> TxnBuilder:
+        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``."""
+        ...
 
     async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
         """Forget history before `revision`. Raises `Compacted`, `FutureRevision`."""

@@ -30,9 +30,7 @@ PATIENT_SECONDS = 3.0
 
 async def serve(name: str, directory: str, members: str, election_timeout_seconds: str) -> None:
     """Run one member until standard input ends."""
-    config = replace(
-        pyraftkv.NodeConfig(), election_timeout_seconds=float(election_timeout_seconds), close_seconds=0.1
-    )
+    config = replace(pyraftkv.NodeConfig(), election_timeout_seconds=float(election_timeout_seconds), close_seconds=0.1)
     addresses = pyraftkv.opening.parse_members(members)
     async with pyraftkv.open(directory, name=name, listen=addresses[name], members=members, config=config):
         await asyncio.to_thread(sys.stdin.read)
@@ -55,9 +53,7 @@ def children(
 
 async def inside(in_flight: Sequence[int], seconds: float, directory: Path) -> list[Result]:
     """Load the cluster from callers in the leader's process."""
-    members = ",".join(
-        f"{name}=127.0.0.1:{port}" for name, port in zip(MEMBERS, free_ports(len(MEMBERS)), strict=True)
-    )
+    members = ",".join(f"{name}=127.0.0.1:{port}" for name, port in zip(MEMBERS, free_ports(len(MEMBERS)), strict=True))
     own, *others = MEMBERS
     address = pyraftkv.opening.parse_members(members)[own]
     value = b"v" * VALUE_BYTES
@@ -81,9 +77,7 @@ async def inside(in_flight: Sequence[int], seconds: float, directory: Path) -> l
 
 async def remote(in_flight: Sequence[int], seconds: float, directory: Path) -> list[Result]:
     """Load the cluster from a client in a process of its own."""
-    members = ",".join(
-        f"{name}=127.0.0.1:{port}" for name, port in zip(MEMBERS, free_ports(len(MEMBERS)), strict=True)
-    )
+    members = ",".join(f"{name}=127.0.0.1:{port}" for name, port in zip(MEMBERS, free_ports(len(MEMBERS)), strict=True))
     value = b"v" * VALUE_BYTES
     addresses = ",".join(pyraftkv.opening.parse_members(members).values())
     with children(MEMBERS, directory, members) as pids:
