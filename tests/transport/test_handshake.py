@@ -1,0 +1,94 @@
+"""HELLOs are judged: each named reason, and what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pyraftkv.errors import HandshakeRejected
+from pyraftkv.protocol import Hello
+from pyraftkv.transport.handshake import BOOT_COUNT_MAX, BOOTS_MAX, PeerGate, judge_hello
+
+from .members import hello
+
+OWN = hello(1)
+
+
+def _refused(call: object, *args: object, **kwargs: object) -> str:
+    with pytest.raises(HandshakeRejected) as caught:
+        call(*args, **kwargs)  # type: ignore[operator]
+    return str(caught.value.reason)
+
+
+def test_a_version_in_common_is_needed() -> None:
+    """Ranges that touch are enough."""
+    own = replace(OWN, version_min=2, version_max=3)
+    for low, high in ((1, 2), (3, 9), (1, 9)):
+        judge_hello(own, replace(hello(2), version_min=low, version_max=high))
+    for low, high in ((1, 1), (4, 5)):
+        assert _refused(judge_hello, own, replace(hello(2), version_min=low, version_max=high)) == "protocol"
+
+
+def test_two_clusters_do_not_talk() -> None:
+    """Unless one end does not know its cluster yet."""
+    assert _refused(judge_hello, OWN, hello(2, cluster_id=8)) == "wrong-cluster"
+    judge_hello(OWN, hello(2, cluster_id=0))
+    judge_hello(replace(OWN, cluster_id=0), hello(2, cluster_id=8))
+
+
+def test_a_boot_count_fits_in_a_frame() -> None:
+    """Beyond 32 bits it could not be told from an earlier one."""
+    judge_hello(OWN, hello(2, boot_count=BOOT_COUNT_MAX))
+    assert _refused(judge_hello, OWN, hello(2, boot_count=BOOT_COUNT_MAX + 1)) == "protocol"
+
+
+def test_whoever_was_dialled_must_answer() -> None:
+    """Another member there, a client there, or ourselves: none of them is who was meant."""
+    gate = PeerGate(lambda hello: None)
+    gate.admit(OWN, hello(2), expected=2)
+    gate.admit(OWN, hello(2))
+    assert _refused(gate.admit, OWN, hello(3), expected=2) == "wrong-member"
+    assert _refused(gate.admit, OWN, hello(0), expected=2) == "wrong-member"
+    assert _refused(gate.admit, OWN, hello(1)) == "wrong-member"
+
+
+def test_a_directory_that_went_back_in_time_is_refused() -> None:
+    """A lower boot count of the same incarnation has forgotten what it promised; a new incarnation has not."""
+    gate = PeerGate(lambda hello: None)
+    gate.admit(OWN, hello(2, boot_count=5))
+    gate.admit(OWN, hello(2, boot_count=5))
+    assert _refused(gate.admit, OWN, hello(2, boot_count=4)) == "wrong-incarnation"
+    gate.admit(OWN, replace(hello(2, boot_count=1), incarnation=999))
+    gate.admit(OWN, hello(2, boot_count=6))
+
+
+def test_only_the_latest_life_is_current() -> None:
+    """Connections of earlier lives are to be dropped."""
+    gate = PeerGate(lambda hello: None)
+    assert gate.is_current(hello(2))
+    gate.admit(OWN, hello(2))
+    gate.admit(OWN, hello(2, boot_count=2))
+    assert not gate.is_current(hello(2))
+    assert gate.is_current(hello(2, boot_count=2))
+    assert not gate.is_current(replace(hello(2, boot_count=2), incarnation=999))
+
+
+def test_the_handler_has_the_last_word() -> None:
+    """And what it refuses is not remembered as seen."""
+
+    def judge(other: Hello) -> None:
+        raise HandshakeRejected(reason="unknown-member", peer=other.name)
+
+    gate = PeerGate(judge)
+    assert _refused(gate.admit, OWN, hello(2, boot_count=9)) == "unknown-member"
+    assert gate.is_current(hello(2, boot_count=1))
+
+
+def test_the_memory_is_bounded() -> None:
+    """The member heard of longest ago is forgotten first."""
+    gate = PeerGate(lambda hello: None)
+    for member in range(2, BOOTS_MAX + 3):
+        gate.admit(OWN, hello(member, boot_count=9))
+    gate.admit(OWN, hello(2, boot_count=1))  # forgotten
+    assert _refused(gate.admit, OWN, hello(BOOTS_MAX, boot_count=1)) == "wrong-incarnation"
