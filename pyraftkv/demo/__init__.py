@@ -27,7 +27,7 @@ import sysconfig
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import pyraftkv
 from pyraftkv import errors
@@ -104,9 +104,8 @@ def _folder(data_dir: str | None) -> Path:
 
 def _story(error: BaseException) -> str:
     """Return what went wrong; of several things at once, the first."""
-    while isinstance(error, BaseExceptionGroup):
-        inner: Sequence[BaseException] = error.exceptions  # pyright: ignore[reportUnknownMemberType]
-        error = inner[0]
+    if isinstance(error, BaseExceptionGroup):
+        return _story(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
     return f"{type(error).__name__}: {error}"
 
 
