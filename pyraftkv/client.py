@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
@@ -33,8 +33,8 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.sessions import Refusal
 from pyraftkv.store import Limits
-from pyraftkv.store.validate import validate
 from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.validate import validate
 from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
 from pyraftkv.transport.base import Connection, Dialer
 from pyraftkv.writes import OwnSession, PendingWrites
@@ -206,7 +206,7 @@ class Client(Engine):
         self._next_id += 1
         return self._next_id
 
-    async def _ask(self, make: Any, timeout: float | None) -> Any:
+    async def _ask(self, make: Callable[[int], Call], timeout: float | None) -> Any:
         """Send a call that may be repeated, and wait for its answer. Raises `ReadTimeout`, and what it came to."""
         self._running()
         call = make(self._id())

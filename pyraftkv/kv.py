@@ -101,7 +101,7 @@ class Watch(Protocol):
 
 
 class TxnBuilder(Protocol):
-    """Collects a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``; every part is optional."""
+    """Collects a transaction: ``kv.txn().when(...).then(...).otherwise(...).commit()``; every part is optional."""
 
     def when(self, *compares: Compare) -> Self: ...
 

@@ -162,5 +162,8 @@ def _plain(outcome: Outcome) -> Any:
 
 def _outcome(plain: Any) -> Outcome:
     if isinstance(plain, bytes):
-        return codec.decode_result(plain)
+        result = codec.decode_result(plain)
+        if result is None or isinstance(result, int | errors.PyraftkvError):
+            raise errors.SnapshotCorruption("a session remembers something that is no result")
+        return result
     return plain if isinstance(plain, int) else Refusal(*plain)

@@ -22,6 +22,7 @@ from pyraftkv.core import (
     LEADER,
     Applied,
     Config,
+    Input,
     InstallSnapshot,
     PeerUnreachable,
     Raft,
@@ -41,7 +42,7 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.watches import WatchHub
-from pyraftkv.protocol import RegisterSession, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import OwnSession, PendingWrites
@@ -158,17 +159,16 @@ class Member:
 
     def received(self, messages: Sequence[PeerMessage]) -> None:
         """Take what a peer sent."""
-        inputs = []
+        inputs: list[Input] = []
         for message in messages:
-            kind = type(message)
-            if kind is SnapshotAck:
-                self.sender.acknowledged(message)  # type: ignore[arg-type]
-            elif kind is InstallSnapshot or kind is SnapshotChunk:
-                self.receiver.received(message)  # type: ignore[arg-type]
-            else:
+            if isinstance(message, SnapshotAck):
+                self.sender.acknowledged(message)
+            elif isinstance(message, InstallSnapshot | SnapshotChunk):
+                self.receiver.received(message)
+            elif not isinstance(message, GenesisOffer):
                 inputs.append(message)
         if inputs:
-            self.inbox.extend(inputs)  # type: ignore[arg-type]
+            self.inbox.extend(inputs)
 
     def peer_lost(self, member_id: int) -> None:
         """Messages to a peer were lost."""

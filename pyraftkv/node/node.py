@@ -346,7 +346,7 @@ class Node(Engine):
     @staticmethod
     def _peer_statuses(member: Member, peers: Peers) -> list[PeerStatus]:
         progress = member.raft.status().peers
-        statuses = []
+        statuses: list[PeerStatus] = []
         for id_ in peers.ids:
             seen = progress.get(id_)
             statuses.append(

@@ -71,7 +71,7 @@ class ReadRounds:
         self._applied = index
         if not self._confirmed:
             return
-        waiting = []
+        waiting: list[tuple[int, _Round]] = []
         for read_index, round_ in self._confirmed:
             if read_index <= index:
                 self._count -= len(round_.waiters)
@@ -119,7 +119,7 @@ class ReadRounds:
         self._send(self._context)
 
     def _expire(self, round_: _Round, now: float) -> None:
-        keep = []
+        keep: list[tuple[asyncio.Future[None], float]] = []
         for future, deadline in round_.waiters:
             if future.done():
                 continue
