@@ -21,9 +21,11 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core import (
     LEADER,
     Applied,
+    Campaign,
     Config,
     Input,
     InstallSnapshot,
+    Membership,
     PeerUnreachable,
     Raft,
     ReadIndex,
@@ -177,6 +179,8 @@ class Member:
     def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
         """A slice was applied: resolve who waits for it, wake readers and watchers, tell the core."""
         self.inbox.put(applied, urgent=applied.membership is not None or applied.index < self.raft.commit)
+        if applied.membership is not None and self._goes_first(applied.membership):
+            self.inbox.put(Campaign())
         resolve = self.writes.resolve
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
@@ -185,6 +189,10 @@ class Member:
         self.watches.advance()
         self.reads.applied(applied.index)
         self._applied_changed.set()
+
+    def _goes_first(self, membership: Membership) -> bool:
+        """Whether nobody is gained by waiting for an election timeout: nobody else votes, or nobody led before."""
+        return membership.voters == {self.raft.id} or (self.raft.term <= 1 and self.raft.id == min(membership.voters))
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
         """The state now comes from a snapshot: writes that it covers are resolved from its sessions."""
