@@ -48,7 +48,9 @@ def test_a_lower_term_changes_nothing_but_is_answered_with_the_current_one(role:
     raft = _in_role(role)
     before = raft.status()
     stale = raft.term - 1
-    sent = step(raft, append(raft, 1, 1, 1, term=stale, commit=2), VoteRequest(1, 3, stale, 9, 9, False, False)).messages
+    sent = step(
+        raft, append(raft, 1, 1, 1, term=stale, commit=2), VoteRequest(1, 3, stale, 9, 9, False, False)
+    ).messages
     assert raft.status() == before
     assert only(sent, AppendResponse) == [AppendResponse(2, 1, raft.term, 1, True, 0, 0)]
     assert only(sent, VoteResponse) == [VoteResponse(3, 1, raft.term, False, False)]

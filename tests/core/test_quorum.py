@@ -27,7 +27,9 @@ def _has_quorum(membership: Membership, chosen: frozenset[int]) -> bool:
 
 
 @given(joint, st.dictionaries(nodes, st.integers(0, 20)))
-def test_the_committed_index_is_the_largest_that_a_quorum_reached(membership: Membership, acked: dict[int, int]) -> None:
+def test_the_committed_index_is_the_largest_that_a_quorum_reached(
+    membership: Membership, acked: dict[int, int]
+) -> None:
     """Joint or not, compared with trying every index."""
     reached = [
         index

@@ -14,7 +14,9 @@ SIZE = ENTRY_OVERHEAD_BYTES + 3
 """What one of `entries` weighs while index and term have one digit."""
 
 
-def _log(*terms: int, after: SnapshotMeta | None = None, commit: int = 0, first_index: int = 1, cache: int = 0) -> RaftLog:
+def _log(
+    *terms: int, after: SnapshotMeta | None = None, commit: int = 0, first_index: int = 1, cache: int = 0
+) -> RaftLog:
     first = after.index + 1 if after is not None else 1
     log = RaftLog(
         snapshot=after,

@@ -197,7 +197,7 @@ class Chaos:
         cluster.settle()
         for _ in range(30):
             cluster.tick(count=10)
-            if {raft.leader for raft in cluster.rafts()} == {cluster.leader}:
+            if cluster.leader and {raft.leader for raft in cluster.rafts()} == {cluster.leader}:
                 break
         leader = cluster.leader
         assert leader, "a healed cluster elects"
