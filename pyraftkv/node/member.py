@@ -116,6 +116,9 @@ class Member:
             led=self._led,
         )
 
+        if recovered.snapshot is not None and self._goes_first(replica.membership):
+            self.inbox.put(Campaign())
+
     @property
     def replica(self) -> Replica:
         return self.applier.replica
