@@ -251,13 +251,6 @@ class Pages:
             ref = jump if self.revision_of(jump) > revision else previous
         return 0
 
-    def previous(self, ref: int) -> int:
-        """Return the version before ``ref``, dead or alive; 0 for a first one."""
-        place = self.locate(ref)
-        assert place is not None, f"no version at {ref:#x}"
-        previous: int = unpack_record(place[0].data, place[1])[4]
-        return previous
-
     def key_value(self, ref: int) -> KeyValue | None:
         """Decode the version ``ref``; None for 0, a dead one or a tombstone. O(size)."""
         place = self.locate(ref)

@@ -83,6 +83,7 @@ class Snapshot:
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield chunks of at most `CHUNK_BYTES_MAX` bytes. O(chunk) each."""
+        assert not self._closed, "the snapshot is closed"
         buffer = bytearray(self._header)
         pages = records = 0
         for page in self._pages:
@@ -142,7 +143,7 @@ class HistoryReader:
         """The place in the stream of the buffer's first byte, for errors."""
         self._pages = 0
         self._records = 0
-        self._revision = 0
+        self._revision = 1
         """Of the last record, with its `sub`: the next must be above."""
         self._sub = 0
 
@@ -267,7 +268,7 @@ class HistoryReader:
             else:
                 self._require(was_version > 0, "a tombstone for a key that does not exist")
             # When this version was written, what the one before jumped to may have been there; now it may be dead.
-            known = pages.locate(was_jump) is not None or (jump < previous and pages.locate(jump) is not None)
+            known = not was_jump or pages.locate(was_jump) or (jump < previous and pages.locate(jump))
             expected_jump = pages.jump_from(previous, was_jump, was_span)
             self._require(jump <= previous and (not known or (jump, span) == expected_jump), "a wrong jump")
             if was_version:
@@ -293,6 +294,8 @@ class HistoryReader:
     def _read_end(self) -> None:
         _, pages, records, key_count = _END.unpack_from(self._buffer)
         self._require((pages, records) == (self._pages, self._records), "not all pages")
+        # Compaction never removes a change of the last revision.
+        self._require(self._revision == self._history.published_revision, "not the last revision")
         self._require(key_count == self._history.key_count, "not the same number of keys")
         self._ended = True
 

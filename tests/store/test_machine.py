@@ -1,15 +1,89 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pyraftkv.store import Store, machine
+from pyraftkv.store.commands import PutKey
+from tests.store import generators
 from tests.store.world import World
 
 
 @pytest.mark.usefixtures("tiny_bounds")
-@pytest.mark.parametrize("seed", range(60))
-def test_store_equals_its_twin(seed):
+def test_store_equals_its_twin(soak):
     """Whatever is asked in whatever order and slices, the store answers as the plainest implementation does."""
-    world = World(seed)
-    for _ in range(300):
-        world.step()
-    world.close()
+    for seed in range(2_000 if soak else 60):
+        world = World(seed)
+        try:
+            for _ in range(300):
+                world.step()
+            world.close()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The same, with rules that Hypothesis can shorten to the shortest sequence that fails."""
+
+    @rule(rng=st.randoms(use_true_random=False))
+    def start(self, rng):
+        """Begin a new world."""
+        if not hasattr(self, "world"):
+            self.world = World(rng)
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule(rng=st.randoms(use_true_random=False))
+    def apply(self, rng):
+        """Apply a command."""
+        self.world.apply(generators.command(rng))
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule(rng=st.randoms(use_true_random=False), back=st.integers(-1, 5))
+    def read(self, rng, back):
+        """Read at some revision."""
+        self.world.read(generators.query(rng, self.world.model.revision - back))
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule(action=st.sampled_from(["watch", "advance", "take", "step_compaction", "compact", "continue_reads"]))
+    def act(self, action):
+        """Watch, distribute, take, compact."""
+        getattr(self.world, action)()
+
+    @precondition(lambda self: hasattr(self, "world"))
+    @rule()
+    def snapshot(self):
+        """Pin a snapshot, or walk those that are pinned."""
+        if not self.world.snapshots:
+            self.world.open_snapshot(self.world.model.revision)
+        self.world.walk_snapshots()
+
+    @invariant()
+    def consistent(self):
+        """Every structure holds its promises."""
+        if hasattr(self, "world"):
+            self.world.store.check()
+
+    def teardown(self):
+        """Compare everything."""
+        if hasattr(self, "world"):
+            self.world.close()
+
+
+@pytest.mark.usefixtures("tiny_bounds")
+class TestStoreMachine(StoreMachine.TestCase):
+    """Runs the machine."""
+
+    settings = settings(max_examples=30, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_looking():
+    """The properties and the repr tell the state."""
+    store = Store()
+    assert (store.revision, store.published_revision, store.compact_revision) == (1, 1, 0)
+    store.apply(PutKey(b"k", b"v"))
+    assert (store.revision, store.key_count, store.size_bytes) == (2, 1, 66)
+    assert repr(store) == "<Store 1 keys at revision 2, compacted at 0>"
+    assert machine.STEP_KEYS_MAX == 512

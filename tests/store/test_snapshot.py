@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from pyraftkv.errors import SnapshotCorruption
+from pyraftkv.store import Restorer, Store, snapshot
+from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery
+from pyraftkv.store.pages import RECORD_BYTES
+from tests.store.world import finish, outcome, restore
+
+EVERYTHING = RangeQuery(FROM_KEY, FROM_KEY)
+
+
+def busy_store(seed: int = 1) -> Store:
+    """Return a store with a history of puts, deletes and a compaction."""
+    rng = Random(seed)
+    store = Store(step_keys_max=10**6)
+    for i in range(3_000):
+        store.apply(PutKey(b"%03d" % rng.randrange(500), b"v" * rng.randrange(300), lease=rng.choice([0, 5])))
+        if i % 7 == 0:
+            store.apply(DeleteRange(b"%03d" % rng.randrange(500)))
+        if i == 2_000:
+            store.apply(Compact(store.revision - 100))
+            finish(store.compaction(), 100)
+    return store
+
+
+def test_restored_stores_are_equal_and_go_on_equally():
+    """A restored store reads, counts and continues as the original does, and its snapshot is the same."""
+    store = busy_store()
+    with store.snapshot() as taken:
+        chunks = list(taken)
+        assert list(taken) == chunks
+    twin = restore(chunks, step_keys_max=10**6)
+    twin.check()
+
+    for revision in range(store.compact_revision, store.revision + 1, 50):
+        query = RangeQuery(FROM_KEY, FROM_KEY, revision)
+        assert twin.read(query) == store.read(query)
+    assert (twin.size_bytes, twin.key_count) == (store.size_bytes, store.key_count)
+    for command in (PutKey(b"001", b"new"), DeleteRange(b"0", b"2", prev_kv=True), PutKey(b"003", b"", prev_kv=True)):
+        assert twin.apply(command) == store.apply(command)
+    for each in (store, twin):
+        each.apply(Compact(each.revision))
+        finish(each.compaction(), 100)
+        each.check()
+    assert twin.read(EVERYTHING) == store.read(EVERYTHING)
+
+
+def test_chunks_are_bounded():
+    """No chunk is larger than the bound, whatever the values are."""
+    store = Store()
+    for i in range(20):
+        store.apply(PutKey(b"%d" % i, b"v" * 1_000_000))
+    with store.snapshot() as taken:
+        chunks = list(taken)
+
+    assert {len(chunk) for chunk in chunks[:-1]} == {snapshot.CHUNK_BYTES_MAX}
+    assert 0 < len(chunks[-1]) <= snapshot.CHUNK_BYTES_MAX
+    assert restore(chunks).read(EVERYTHING) == store.read(EVERYTHING)
+
+
+def test_the_pinned_revision_is_sent_whatever_happens():
+    """Changes and compactions during the walk do not change what is sent."""
+    store = busy_store()
+    expected = store.read(EVERYTHING)
+    taken = store.snapshot()
+    chunks = []
+    for chunk in taken:
+        chunks.append(chunk)
+        for i in range(300):
+            store.apply(PutKey(b"%03d" % i, b"changed"))
+        store.apply(DeleteRange(b"4", FROM_KEY))
+        store.apply(Compact(store.revision))
+        assert store.compaction() is None
+    taken.close()
+    taken.close()
+
+    assert restore(chunks, step_keys_max=10**6).read(EVERYTHING) == expected
+    finish(store.compaction(), 1_000)
+    store.check()
+
+
+def test_an_unfinished_command_is_not_sent():
+    """A snapshot pinned while a command is under way has nothing of it."""
+    store = Store(step_keys_max=1)
+    for i in range(2_000):
+        store.apply(PutKey(b"%04d" % i, b"v" * 50))
+    work = store.apply(DeleteRange(b"0", FROM_KEY))
+    with store.snapshot() as taken:
+        finish(work)
+        twin = restore(list(taken), step_keys_max=10**6)
+    twin.check()
+
+    assert (twin.revision, twin.key_count) == (2_001, 2_000)
+    assert twin.read(EVERYTHING).count == 2_000
+
+
+def test_an_empty_store():
+    """A store that has nothing can be sent, too."""
+    with Store().snapshot() as taken:
+        twin = restore(list(taken))
+    twin.check()
+    assert (twin.revision, twin.key_count) == (1, 0)
+
+
+def test_a_closed_snapshot_is_not_walked():
+    """Walking on after `close` is a bug: what it pinned may be gone."""
+    taken = busy_store().snapshot()
+    walk = iter(taken)
+    next(walk)
+    taken.close()
+    with pytest.raises(AssertionError, match="closed"):
+        list(walk)
+    with pytest.raises(AssertionError, match="closed"):
+        next(iter(taken))
+
+
+def test_chunks_may_be_cut_anywhere():
+    """The restorer does not mind how the stream is cut."""
+    store = busy_store()
+    with store.snapshot() as taken:
+        stream = b"".join(taken)
+    rng = Random(2)
+    restorer = Restorer(step_keys_max=10**6)
+    at = 0
+    while at < len(stream):
+        size = rng.choice([1, 2, 30, 5_000])
+        restorer.feed(stream[at : at + size])
+        at += size
+    assert restorer.finish().read(EVERYTHING) == store.read(EVERYTHING)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20, 100, 5_000, -1])
+def test_a_snapshot_that_ends_early(cut):
+    """What is missing is missed."""
+    with busy_store().snapshot() as taken:
+        stream = b"".join(taken)
+    restorer = Restorer()
+    restorer.feed(stream[:cut])
+    with pytest.raises(SnapshotCorruption):
+        restorer.finish()
+
+
+def test_bytes_after_the_end():
+    """Nothing may follow the end."""
+    with busy_store().snapshot() as taken:
+        stream = b"".join(taken)
+    restorer = Restorer()
+    with pytest.raises(SnapshotCorruption, match="after the end"):
+        restorer.feed(stream + b"x")
+
+
+def small_stream(*, compacted: bool = False) -> bytes:
+    """Return the snapshot of a store with a few keys, versions and a tombstone."""
+    store = Store()
+    for i in range(12):
+        store.apply(PutKey(b"%d" % (i % 4), b""))
+    store.apply(DeleteRange(b"1"))
+    store.apply(PutKey(b"1", b""))
+    if compacted:
+        store.apply(Compact(10))
+        finish(store.compaction())
+    with store.snapshot() as taken:
+        return b"".join(taken)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_damage_to_structure_is_found(compacted):
+    """Whatever byte is changed, the snapshot is refused, or it is a field that nothing else depends on."""
+    stream = small_stream(compacted=compacted)
+    slots = snapshot._PAGE.unpack_from(stream, snapshot._HEADER.size)[3]
+    records_at = snapshot._HEADER.size + snapshot._PAGE.size + 4 * slots
+    record_bytes = RECORD_BYTES + 1
+    free = {"compact revision", "compacted revision", "next page", "lease", "sub", "previous", "jump"}
+    if compacted:
+        # What follows on a version that was compacted cannot be checked against it.
+        free |= {"first revision", "create", "version", "span", "mod", "key"}
+    refused = 0
+    for at in range(len(stream)):
+        for byte in {0, 0xFF, stream[at] ^ 1} - {stream[at]}:
+            twin = outcome(restore, [stream[:at] + bytes([byte]) + stream[at + 1 :]])
+            if twin is SnapshotCorruption:
+                refused += 1
+                continue
+            field = header_field(at) if at < records_at else RECORD_FIELDS[(at - records_at) % record_bytes]
+            assert field in free
+            twin.check()
+            for revision in range(twin.compact_revision or 1, twin.revision + 1):
+                finish(twin.read(RangeQuery(FROM_KEY, FROM_KEY, revision)))
+    assert refused > 1_000
+
+
+RECORD_FIELDS = [
+    *["mod"] * 8,
+    *["create"] * 8,
+    *["version"] * 8,
+    *["lease"] * 8,
+    *["previous"] * 8,
+    *["jump"] * 8,
+    *["sub"] * 4,
+    *["span"] * 4,
+    *["key length"] * 4,
+    *["value length"] * 4,
+    "key",
+]
+
+
+def header_field(at: int) -> str:
+    """Name the field of the header or of the first page's frame at that place."""
+    header = ["magic"] * 4 + ["format"] * 2
+    for name in ("revision", "compact revision", "compacted revision", "next page"):
+        header += [name] * 8
+    header += ["tag"] + ["page number"] * 8 + ["first revision"] * 8 + ["slots"] * 4 + ["bytes"] * 8
+    return (header + ["offsets"] * at)[at]
+
+
+@pytest.mark.parametrize("damage", ["drop", "swap", "repeat"])
+def test_pages_missing_or_out_of_order(damage):
+    """Pages that are lost, exchanged or doubled are found."""
+    store = busy_store()
+    with store.snapshot() as taken:
+        stream = b"".join(taken)
+    frames = split_frames(stream)
+    if damage == "drop":
+        del frames[2]
+    elif damage == "swap":
+        frames[2], frames[3] = frames[3], frames[2]
+    else:
+        frames.insert(2, frames[2])
+    with pytest.raises(SnapshotCorruption):
+        restore([b"".join(frames)])
+
+
+def split_frames(stream: bytes) -> list[bytes]:
+    """Cut a stream into header, pages and end."""
+    at = snapshot._HEADER.size
+    frames = [stream[:at]]
+    while stream[at : at + 1] == b"P":
+        _, _, _, slots, size = snapshot._PAGE.unpack_from(stream, at)
+        stop = at + snapshot._PAGE.size + 4 * slots + size
+        frames.append(stream[at:stop])
+        at = stop
+    return [*frames, stream[at:]]
+
+
+def test_sizes_that_cannot_be_are_refused_before_they_are_waited_for():
+    """A page that claims to be gigantic is refused at once, not collected."""
+    restorer = Restorer()
+    restorer.feed(small_stream()[: snapshot._HEADER.size])
+    with pytest.raises(SnapshotCorruption, match="impossible size"):
+        restorer.feed(snapshot._PAGE.pack(b"P", 1, 2, 1, 1 << 40))
+
+
+def test_big_endian_machines_write_the_same(monkeypatch):
+    """The offsets are little endian in the stream, whatever the machine."""
+    offsets = snapshot.array("I", [1, 2])
+    monkeypatch.setattr(snapshot.sys, "byteorder", "big")
+    swapped = snapshot._little_endian(offsets)
+    assert swapped.tolist() == [1 << 24, 2 << 24]
+    assert offsets.tolist() == [1, 2]
