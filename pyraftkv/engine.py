@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Generator
+from typing import Any, TypeVar
 
 from pyraftkv import errors
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
@@ -113,6 +113,10 @@ class Txn:
     async def commit(self, *, timeout: float | None = None) -> TxnResult:
         """Do it, atomically and at one revision. Raises `NotApplied`, `MaybeApplied`."""
         return await self._engine.transact(Transaction(self._compares, self._success, self._failure), timeout=timeout)
+
+    def __await__(self) -> Generator[Any, None, TxnResult]:
+        """Commit with the default deadline."""
+        return self.commit().__await__()
 
 
 class Engine(ABC):
@@ -256,7 +260,7 @@ class Engine(ABC):
         return result
 
     def txn(self) -> Txn:
-        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``."""
+        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``."""
         return Txn(self)
 
     async def transact(self, transaction: Transaction, *, timeout: float | None = None) -> TxnResult:

@@ -8,9 +8,9 @@ read may raise `Unavailable`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import field
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from pyraftkv._record import record
 from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget
@@ -101,7 +101,7 @@ class Watch(Protocol):
 
 
 class TxnBuilder(Protocol):
-    """Collects a transaction: ``kv.txn().when(...).then(...).otherwise(...).commit()``; every part is optional."""
+    """Collects a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``; every part is optional."""
 
     def when(self, *compares: Compare) -> Self: ...
 
@@ -110,6 +110,8 @@ class TxnBuilder(Protocol):
     def otherwise(self, *operations: Operation) -> Self: ...
 
     async def commit(self, *, timeout: float | None = None) -> TxnResult: ...
+
+    def __await__(self) -> Generator[Any, None, TxnResult]: ...
 
 
 class KV(Protocol):
@@ -191,7 +193,7 @@ class KV(Protocol):
         ...
 
     def txn(self) -> TxnBuilder:
-        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...).commit()``."""
+        """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``."""
         ...
 
     async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
