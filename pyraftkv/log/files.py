@@ -407,17 +407,18 @@ class FileStorage:
 
     async def read_snapshot(self, meta: SnapshotMeta, *, from_chunk: int = 0) -> AsyncIterator[bytes]:
         self._check()
-        reader = await self._call(self._reader, partial(self._open_reader, meta))
-        chunks = reader.chunks(from_chunk=from_chunk)
+        reader: SnapshotReader | None = None
         try:
+            reader = await self._call(self._reader, partial(self._open_reader, meta))
+            chunks = reader.chunks(from_chunk=from_chunk)
             while (chunk := await self._call(self._reader, partial(next, chunks, None))) is not None:
                 yield chunk
                 self._check()
         except OSError as error:
-            raise SnapshotCorruption(f"{reader.path} cannot be read: {error}", path=reader.path) from error
+            raise StorageError(f"{self.path}: the snapshot at {meta.index} cannot be read: {error}") from error
         finally:
             # On the reader, behind whatever still reads there; `close` takes care of those it finds.
-            if not self._closed:
+            if reader is not None and not self._closed:
                 self._reader.submit(partial(self._close_reader, reader), _nothing)
 
     def _open_reader(self, meta: SnapshotMeta) -> SnapshotReader:

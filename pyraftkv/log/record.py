@@ -282,8 +282,10 @@ def unpack_run(frame: Frame) -> list[Entry]:
     Raises: `ValueError` if the table of lengths does not fit the bytes.
     """
     count = run_count(frame)
+    if not count:
+        raise ValueError("the table of lengths does not fit the payload")
     ends = list(accumulate(Struct(f"<{count}I").unpack_from(frame.payload, 4), initial=4 * (count + 1)))
-    if not count or ends[-1] != len(frame.payload):
+    if ends[-1] != len(frame.payload):
         raise ValueError("the table of lengths does not fit the payload")
     kind = EntryKind(frame.flags & _KIND_BITS)
     data = bytes(frame.payload)

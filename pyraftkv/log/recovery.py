@@ -8,6 +8,7 @@ read: after a failed sync the cache may hold bytes that the disk does not.
 from __future__ import annotations
 
 from random import Random
+from struct import error as StructError
 from typing import NoReturn
 
 from pyraftkv._record import record
@@ -109,6 +110,7 @@ class _Replay:
             self._wal.begin_segment(
                 sequence=self._wal.segments[-1].sequence + 1, previous_batch=self._batch, previous_chain=self._chain
             )
+        self._wal.measure()
         return repaired
 
     def _segment(self, name: str, *, is_last: bool) -> str:
@@ -119,7 +121,10 @@ class _Replay:
             scanner = SegmentScanner(opened.data, opened.header)
             for frames in scanner.batches():
                 for frame in frames:
-                    self._frame(segment, frame)
+                    try:
+                        self._frame(segment, frame)
+                    except StructError as error:
+                        refuse(self._wal, name, frame.offset, f"a record of type {frame.type} makes no sense: {error}")
             repaired = ""
             if scanner.damage:
                 repaired = self._mend(opened, scanner, is_last=is_last)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from struct import Struct
+from struct import error as StructError
 
 from pyraftkv._record import record
 from pyraftkv.log.block import BlockDamaged, pack_block, unpack_block
@@ -139,7 +140,11 @@ class SegmentScanner:
             frames.append(frame)
             chain = chain_over(self._view, frame, chain)
             offset += frame.size
-        commit = unpack_commit(frame)
+        try:
+            commit = unpack_commit(frame)
+        except StructError:
+            self.damage = f"the commit at offset {offset} is {len(frame.payload)} bytes long"
+            return None
         if (commit.count, commit.chain, commit.previous) != (len(frames), chain, self.commit_offset):
             self.damage = f"the commit at offset {offset} is of other records"
             return None

@@ -231,14 +231,15 @@ class Wal:
             return
         self.snapshots.append(meta)
         del self.snapshots[:-SNAPSHOTS_KEPT_MAX]
-        self._measure()
+        self.measure()
 
     def forget_snapshot(self, meta: SnapshotMeta) -> None:
         """Do without a named snapshot whose file is damaged: reach back to the one before it, if there is one."""
         self.snapshots = [kept for kept in self.snapshots if kept.index < meta.index]
-        self._measure()
+        self.measure()
 
-    def _measure(self) -> None:
+    def measure(self) -> None:
+        """Find again where the log that the newest snapshot does not cover begins. O(log runs)."""
         place = self.runs.place_after(self.snapshots[-1].index if self.snapshots else 0)
         if place is None:
             self._snapshot_position = self._position
@@ -325,16 +326,19 @@ class Wal:
     def _read_span(self, fd: int, segment: Segment, span: Span) -> list[Entry]:
         data = memoryview(self.fs.pread(fd, span.size, span.offset))
         frame = read_frame(data, 0, salt=segment.salt)
-        if frame is None or frame.type != ENTRIES or frame.size != span.size or frame.index > span.lo:
+        try:
+            if frame is None or frame.type != ENTRIES or not frame.index <= span.lo:
+                raise ValueError("a record is not what was written there")
+            return unpack_run(frame)[span.lo - frame.index : span.hi - frame.index]
+        except ValueError as error:
             raise WalCorruption(
-                f"{segment.name}: the entries at offset {span.offset} can no longer be read",
+                f"{segment.name}: the entries at offset {span.offset} can no longer be read: {error}",
                 segment=segment.name,
                 offset=span.offset,
                 last_good_index=span.lo - 1,
                 lost_range=(span.lo, span.hi),
-                reason="a record changed after it was written",
-            )
-        return unpack_run(frame)[span.lo - frame.index : span.hi - frame.index]
+                reason=str(error),
+            ) from error
 
     def purge(self) -> None:
         """Unlink the segments that hold nothing after the older of the two snapshots in use. O(runs).

@@ -61,9 +61,7 @@ class Driver:
             raise AssertionError("the storage failed") from error
 
         salts = Random(self.random.random())
-        storage = FileStorage(
-            "/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=SEGMENT_BYTES_MAX
-        )
+        storage = FileStorage("/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=SEGMENT_BYTES_MAX)
         recovered = await storage.start(failed=failed)
         await self._check(storage, recovered)
         if not self.bound:

@@ -230,6 +230,7 @@ class SimFileSystem:
         name = target.rpartition("/")[2]
         directory.names[name] = directory.names.pop(old)
         directory.pending.append((name, directory.names[name], old))
+        self.fds = {fd: (inode, target if path == source else path) for fd, (inode, path) in self.fds.items()}
 
     def unlink(self, path: str) -> None:
         self._step("unlink", path)

@@ -310,7 +310,7 @@ def test_a_segment_that_does_not_continue_the_one_before_is_refused():
 
 
 def test_a_newer_major_format_is_refused_as_such():
-    """"Newer than I am" is told apart from "damaged"."""
+    """ "Newer than I am" is told apart from "damaged"."""
     fs = make(1)
     (path,) = segments(fs)
     data = bytearray(fs.file(path))
@@ -380,6 +380,8 @@ def append_raw(fs, build) -> None:
         (lambda batch: batch.entries([Entry(4, 1, b"committed")]), "cannot follow"),
         (lambda batch: batch._add(RecordType.ENTRIES, 0, 7, 1, b"\1"), "cannot follow"),
         (lambda batch: batch._add(RecordType.ENTRIES, 0, 7, 1, b"\xff\xff\0\0"), "cannot follow"),
+        (lambda batch: batch._add(RecordType.HARD_STATE, 0, 9, 9, b"short"), "no sense"),
+        (lambda batch: batch._add(RecordType.SNAPSHOT, 0, 4, 1, b"\xff\xff" + bytes(7)), "no sense"),
         (lambda batch: batch.hard_state(HardState(0, 0, 9)), "went back"),
         (lambda batch: batch.hard_state(HardState(9, 0, 3)), "went back"),
     ],
@@ -428,7 +430,12 @@ def test_a_commit_of_other_records_is_no_commit():
     encoder = BatchEncoder(**good)
     encoder.entries([Entry(7, 1, b"x")])
     encoder._count += 1
-    fs.damage(path, data + encoder.finish(7))
+    disk = fs.copy()
+    disk.damage(path, data + encoder.finish(7))
+    assert reopen(disk)[0].last_index == 6
+    encoder = BatchEncoder(**good)
+    encoder._add(RecordType.COMMIT, 0, 6, 0, b"short")
+    fs.damage(path, data + b"".join(encoder._parts))
     assert reopen(fs)[0].last_index == 6
 
 

@@ -1,0 +1,218 @@
+"""The real file system, short writes and the kernel's own limits included."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyraftkv.errors import ForeignDataDir
+from pyraftkv.log.fs import OsFileSystem, after_fork_in_child, parent, write_all
+from tests.log.simfs import SimFileSystem
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_files_are_read_and_written_at_offsets(tmp_path):
+    """Positions are explicit; a read past the end is short."""
+    fs = OsFileSystem()
+    path = str(tmp_path / "file")
+    fd = fs.open(path, create=True)
+    write_all(fs, fd, b"hello", 3)
+    fs.fdatasync(fd)
+    fs.forget_cache(fd)
+    assert (fs.size(fd), fs.pread(fd, 5, 3), fs.pread(fd, 100, 6), fs.pread(fd, 4, 50)) == (8, b"hello", b"lo", b"")
+    fs.truncate(fd, 4)
+    assert fs.size(fd) == 4
+    fs.close(fd)
+    again = fs.open(path)
+    assert fs.pread(again, 10, 3) == b"h"
+    fs.close(again)
+    fs.rename(path, path + "2")
+    fs.fsync_dir(str(tmp_path))
+    assert fs.listdir(str(tmp_path)) == ["file2"]
+    fs.unlink(path + "2")
+    assert parent(path) == str(tmp_path)
+
+
+def test_long_reads_are_whole_even_if_the_kernel_gives_pieces(tmp_path, monkeypatch):
+    """Linux reads 2 GiB at most in one call; whoever asks for more must not see less."""
+    fs = OsFileSystem()
+    fd = fs.open(str(tmp_path / "file"), create=True)
+    write_all(fs, fd, bytes(range(100)), 0)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 7), offset))
+    assert fs.pread(fd, 90, 5) == bytes(range(5, 95))
+    assert fs.pread(fd, 200, 5) == bytes(range(5, 100))
+    fs.close(fd)
+
+
+def test_directories_are_private(tmp_path):
+    """Made 0700, and made 0700 if they were not."""
+    fs = OsFileSystem()
+    path = tmp_path / "data"
+    assert fs.make_dir(str(path))
+    assert path.stat().st_mode & 0o777 == 0o700
+    path.chmod(0o755)
+    assert not fs.make_dir(str(path))
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
+    """Whoever owns the directory could replace what is in it."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(ForeignDataDir):
+        OsFileSystem().make_dir(str(tmp_path))
+
+
+def test_a_lock_lasts_as_long_as_its_descriptor(tmp_path):
+    """Even in the same process, and not longer."""
+    fs = OsFileSystem()
+    path = str(tmp_path / "LOCK")
+    fd = fs.lock(path)
+    with pytest.raises(BlockingIOError):
+        fs.lock(path)
+    os.close(os.open(path, os.O_RDONLY))  # this is what would drop a POSIX lock
+    with pytest.raises(BlockingIOError):
+        fs.lock(path)
+    fs.close(fd)
+    fs.close(fs.lock(path))
+
+
+def test_without_fsync_nothing_is_synced(tmp_path, monkeypatch):
+    """The name of the option is the truth."""
+    fs = OsFileSystem(fsync=False)
+    fd = fs.open(str(tmp_path / "file"), create=True)
+    monkeypatch.setattr(os, "fdatasync", lambda _fd: pytest.fail("synced"))
+    monkeypatch.setattr(os, "fsync", lambda _fd: pytest.fail("synced"))
+    fs.fdatasync(fd)
+    fs.fsync_dir(str(tmp_path))
+    fs.close(fd)
+
+
+def test_syncs_reach_the_kernel(tmp_path, monkeypatch):
+    """Each kind of sync is the system call that it names."""
+    fs, calls = OsFileSystem(), []
+    fd = fs.open(str(tmp_path / "file"), create=True)
+    fdatasync, fsync = os.fdatasync, os.fsync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (calls.append("fdatasync"), fdatasync(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    fs.fdatasync(fd)
+    fs.fsync_dir(str(tmp_path))
+    fs.close(fd)
+    assert calls == ["fdatasync", "fsync"]
+
+
+def test_short_writes_are_continued():
+    """However little the disk takes at a time, everything arrives."""
+
+    class Slow(SimFileSystem):
+        def pwrite(self, fd, data, offset):
+            return super().pwrite(fd, data[:3], offset)
+
+    fs = Slow()
+    fd = fs.open("/file", create=True)
+    write_all(fs, fd, b"a long story", 2)
+    assert fs.pread(fd, 100, 0) == b"\0\0a long story"
+
+
+def test_a_disk_that_takes_nothing_is_an_error():
+    """No endless loop."""
+
+    class Full(SimFileSystem):
+        def pwrite(self, fd, data, offset):
+            return 0
+
+    fs = Full()
+    with pytest.raises(OSError, match="no progress") as caught:
+        write_all(fs, fs.open("/file", create=True), b"x", 0)
+    assert caught.value.errno == errno.EIO
+
+
+def test_a_real_short_write_fails_the_log_and_is_mended_by_the_next_start(tmp_path):
+    """The kernel takes part of a batch and then refuses (RLIMIT_FSIZE): what was acknowledged is there, no more."""
+    program = f"""
+import asyncio, resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pyraftkv.core.ready import Save
+from pyraftkv.core.types import Entry
+from pyraftkv.log import FileStorage
+
+async def main():
+    failed = asyncio.get_running_loop().create_future()
+    storage = FileStorage({str(tmp_path / "data")!r})
+    await storage.start(failed=failed.set_result)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    for number in range(1, 100):
+        done = asyncio.get_running_loop().create_future()
+        storage.save(Save(number, None, [Entry(number, 1, b"x" * 1000)], None), done.set_result)
+        await asyncio.wait([done, failed], return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            print("failed", type(failed.result()).__name__, failed.result().__cause__.errno)
+            break
+        print(number)
+    await storage.close()
+
+asyncio.run(main())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    lines = result.stdout.split("\n")[:-1]
+    assert lines[-1] == f"failed StorageFailed {errno.EFBIG}"
+    acknowledged = int(lines[-2])
+    assert 5 < acknowledged < 20
+    segment = next((tmp_path / "data" / "wal").glob("*.wal"))
+    assert segment.stat().st_size == 20_000, "the write was short, not refused"
+    assert _reopen(tmp_path / "data") == (acknowledged, True)
+    assert _reopen(tmp_path / "data") == (acknowledged, False)
+
+
+def _reopen(path: Path) -> tuple[int, bool]:
+    import asyncio
+
+    from pyraftkv.log import FileStorage
+
+    async def main():
+        storage = FileStorage(path)
+        recovered = await storage.start(failed=lambda error: pytest.fail(str(error)))
+        await storage.close()
+        return recovered.entries[-1].index, "torn" in recovered.repaired
+
+    return asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_told():
+    """The callback runs in the child, and only there."""
+    program = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pyraftkv.log.fs import after_fork_in_child
+after_fork_in_child(lambda: print("child", flush=True))
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print("parent", flush=True)
+else:
+    os._exit(0)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.split() == ["child", "parent"]
+
+
+def test_systems_without_fork_have_nothing_to_tell(monkeypatch):
+    """Windows does not fork."""
+    monkeypatch.delattr(os, "register_at_fork")
+    after_fork_in_child(lambda: None)
+
+
+def test_systems_without_advice_read_through_the_cache(tmp_path, monkeypatch):
+    """macOS has no posix_fadvise."""
+    monkeypatch.delattr(os, "posix_fadvise")
+    fs = OsFileSystem()
+    fd = fs.open(str(tmp_path / "file"), create=True)
+    fs.forget_cache(fd)
+    fs.close(fd)

@@ -1,0 +1,110 @@
+"""Identity slots: one may be damaged, a boot count never repeats, a binding is never forgotten."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from pyraftkv.errors import ForeignDataDir, StorageFailed, UnsupportedFormat
+from pyraftkv.log.base import Identity
+from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
+from tests.log.simfs import SimFileSystem
+
+
+def load(fs) -> IdentityFile:
+    file = IdentityFile(fs, "/data")
+    file.load()
+    return file
+
+
+def make(boots: int) -> SimFileSystem:
+    fs = SimFileSystem()
+    fs.make_dir("/data")
+    file = load(fs)
+    file.mint(Random(1))
+    for _ in range(boots):
+        load(fs).count_boot()
+    return fs
+
+
+def test_a_new_identity_is_bound_to_nothing():
+    """It has an incarnation, and has never started."""
+    identity = load(make(0)).identity
+    assert identity == Identity(0, 0, identity.incarnation, 0)
+    assert identity.incarnation != 0
+
+
+def test_boots_are_counted_one_by_one():
+    """Each start is one more."""
+    assert load(make(5)).identity.boot_count == 5
+
+
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("boots", [4, 5])
+def test_a_damaged_slot_falls_back_to_the_other(slot, damage, boots):
+    """Whichever slot is lost, the identity stays, and no boot count is used twice."""
+    fs = make(boots)
+    before = load(fs).identity
+    path = f"/data/{slot}"
+    data = bytearray(fs.file(path))
+    if damage == "flip":
+        data[30] ^= 1
+        fs.damage(path, data)
+    elif damage == "cut":
+        fs.damage(path, data[:100])
+    else:
+        fs.unlink(path)
+    after = load(fs)
+    assert after.identity.incarnation == before.incarnation
+    booted = after.count_boot()
+    assert booted.boot_count > before.boot_count
+    assert load(fs).count_boot().boot_count == booted.boot_count + 1
+
+
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+def test_a_binding_survives_the_loss_of_either_slot(slot):
+    """Both slots learn the cluster before `bind` returns."""
+    fs = make(1)
+    bound = load(fs).bind(cluster_id=7, member_id=3)
+    assert (bound.cluster_id, bound.member_id, bound.boot_count) == (7, 3, 1)
+    fs.unlink(f"/data/{slot}")
+    assert load(fs).identity == bound
+
+
+def test_binding_again_changes_nothing_and_binding_otherwise_is_refused():
+    """A directory belongs to one member of one cluster for good."""
+    fs = make(1)
+    file = load(fs)
+    bound = file.bind(cluster_id=7, member_id=3)
+    operations = fs.operations
+    assert file.bind(cluster_id=7, member_id=3) == bound
+    assert fs.operations == operations
+    for cluster, member in ((8, 3), (7, 4)):
+        with pytest.raises(ForeignDataDir):
+            file.bind(cluster_id=cluster, member_id=member)
+
+
+def test_both_slots_damaged_is_no_identity():
+    """The caller decides what that means."""
+    fs = make(1)
+    for slot in SLOT_NAMES:
+        fs.damage(f"/data/{slot}", b"garbage")
+    file = IdentityFile(fs, "/data")
+    assert not file.load()
+    with pytest.raises(StorageFailed):
+        file.count_boot()
+
+
+def test_a_newer_major_format_is_refused():
+    """Even if the other slot could be read: the newer version's promises are unknown."""
+    from zlib import crc32
+
+    fs = make(1)
+    block = bytearray(fs.file("/data/identity.a"))
+    block[8] = 9
+    block[-4:] = crc32(bytes(block[:-4])).to_bytes(4, "little")
+    fs.damage("/data/identity.a", block)
+    with pytest.raises(UnsupportedFormat):
+        load(fs)
