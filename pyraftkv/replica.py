@@ -100,14 +100,18 @@ class Replica:
         """Go on with the entry under way, touching about `budget` keys."""
         assert self._under_way is not None
         entry, envelope, work = self._under_way
-        result = work.step(budget)
-        if result is None:
+        outcome: Outcome | None
+        try:
+            outcome = work.step(budget)
+        except errors.NotApplied as error:
+            outcome = Refusal.of(error)
+        if outcome is None:
             return BUSY
         self._under_way = None
-        self.sessions.remember(envelope.session, envelope.sequence, fingerprint_of(entry.payload), result)
+        self.sessions.remember(envelope.session, envelope.sequence, fingerprint_of(entry.payload), outcome)
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return Effect(envelope.session, envelope.sequence, result)
+        return Effect(envelope.session, envelope.sequence, outcome)
 
     @property
     def is_busy(self) -> bool:

@@ -82,11 +82,13 @@ class Session:
         self.floor = acked_below
 
     def remember(self, sequence: int, fingerprint: int, outcome: Outcome) -> None:
+        """Keep an outcome. Amortised O(log RESULTS_MAX): the window is thinned by a quarter when it is full."""
         self.results[sequence] = (fingerprint, outcome)
         if len(self.results) > RESULTS_MAX:
-            oldest = min(self.results)
-            del self.results[oldest]
-            self.floor = max(self.floor, oldest + 1)
+            forgotten = sorted(self.results)[: RESULTS_MAX // 4 + 1]
+            for oldest in forgotten:
+                del self.results[oldest]
+            self.floor = max(self.floor, forgotten[-1] + 1)
 
 
 class Sessions:
@@ -156,7 +158,7 @@ class Sessions:
 
 def _plain(outcome: Outcome) -> Any:
     if isinstance(outcome, Refusal):
-        return [outcome.name, outcome.message, outcome.data]
+        return [outcome.name, outcome.message, [[name, value] for name, value in sorted(outcome.data.items())]]
     return outcome if isinstance(outcome, int) else codec.encode_result(outcome)
 
 
@@ -166,4 +168,7 @@ def _outcome(plain: Any) -> Outcome:
         if result is None or isinstance(result, int | errors.PyraftkvError):
             raise errors.SnapshotCorruption("a session remembers something that is no result")
         return result
-    return plain if isinstance(plain, int) else Refusal(*plain)
+    if isinstance(plain, int):
+        return plain
+    name, message, pairs = plain
+    return Refusal(name, message, dict(pairs))

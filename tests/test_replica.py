@@ -1,0 +1,267 @@
+"""The replica: equal logs give equal replicas, whatever their slices; each command counts once."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, RangeQuery, codec, errors
+from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind
+from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
+from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
+from pyraftkv.sessions import EXPIRED, Refusal
+from pyraftkv.store import Work
+from pyraftkv.store.commands import Command, Compact, Transaction
+from pyraftkv.store.values import DeleteResult, PutResult, RangeResult, TxnResult
+
+GENESIS = Genesis(0xC1, [MemberInfo(1, "n1", "h:1", 11), MemberInfo(2, "n2", "h:2", 22, learner=True)])
+
+
+class Log:
+    """Numbers entries and applies them to a replica."""
+
+    def __init__(self, replica: Replica | None = None, *, budget: int = 10_000) -> None:
+        self.replica = replica or Replica()
+        self.entries: list[Entry] = []
+        self.budget = budget
+
+    def add(self, payload: bytes, kind: EntryKind = NORMAL) -> object:
+        """Append and apply one entry; return what it came to."""
+        index = self.replica.applied_index + 1
+        entry = Entry(index, 1, payload, kind)
+        self.entries.append(entry)
+        consequence = self.replica.apply(entry)
+        while consequence is BUSY:
+            consequence = self.replica.step(self.budget)
+        return consequence
+
+    def found(self) -> int:
+        """Begin the cluster and open a session; return its id."""
+        self.add(codec.encode_logged(GENESIS), MEMBERSHIP)
+        effect = self.add(codec.encode_logged(RegisterSession(99)))
+        assert isinstance(effect, Effect)
+        assert isinstance(effect.outcome, int)
+        return effect.outcome
+
+    def do(self, session: int, sequence: int, command: Command, acked_below: int = 1) -> object:
+        """Apply a command and return its outcome."""
+        effect = self.add(codec.encode_logged(Envelope(session, sequence, acked_below, command)))
+        assert isinstance(effect, Effect)
+        assert (effect.session, effect.sequence) == (session, sequence)
+        return effect.outcome
+
+
+def state_of(replica: Replica) -> tuple[object, ...]:
+    """Return everything there is to a replica: its tables, and what can be read of the store at every revision."""
+    snapshot = replica.snapshot()
+    tables = next(snapshot.chunks())
+    snapshot.close()
+    store = replica.store
+    readable = range(max(store.compact_revision, 1), store.published_revision + 1)
+    history = [whole(store.read(RangeQuery(b"\0", b"\0", revision=revision))) for revision in readable]
+    return tables, replica.applied_index, replica.applied_term, store.compact_revision, history
+
+
+def whole(result: RangeResult | Work[RangeResult]) -> RangeResult:
+    """Return the result of a read, however long."""
+    while isinstance(result, Work):
+        result = result.step(10_000) or result
+    return result
+
+
+def test_genesis_names_the_cluster_and_its_members() -> None:
+    """Entry 1 sets the cluster's id, its members, and the membership that the core is told of."""
+    log = Log()
+    applied = log.add(codec.encode_logged(GENESIS), MEMBERSHIP)
+    assert isinstance(applied, MembershipApplied)
+    assert (applied.membership.voters, applied.membership.learners) == (frozenset({1}), frozenset({2}))
+    assert log.replica.cluster_id == 0xC1
+    assert log.replica.membership == applied.membership
+
+
+def test_a_session_is_named_by_its_entry() -> None:
+    """The id of a session is the index of the entry that opened it; its nonce tells whose it is."""
+    log = Log()
+    log.add(codec.encode_logged(GENESIS), MEMBERSHIP)
+    assert log.add(codec.encode_logged(RegisterSession(99))) == Effect(0, 99, 2)
+    assert log.add(b"") is None, "an empty entry is Raft's own"
+
+
+def test_a_command_that_stands_in_the_log_twice_is_applied_once() -> None:
+    """The second copy changes nothing and has the outcome of the first."""
+    log = Log()
+    session = log.found()
+    first = log.do(session, 1, PutKey(b"k", b"v"))
+    assert log.do(session, 1, PutKey(b"k", b"v")) == first
+    kv = log.replica.store.get(b"k")
+    assert kv is not None
+    assert kv.version == 1
+
+
+def test_a_refused_command_is_refused_again_the_same() -> None:
+    """What was refused is remembered as well: a retry does not succeed because the state changed meanwhile."""
+    log = Log()
+    session = log.found()
+    refused = log.do(session, 1, PutKey(b"k", b"", ignore_value=True))
+    assert isinstance(refused, Refusal)
+    assert isinstance(refused.error(), errors.KeyNotFound)
+    log.do(session, 2, PutKey(b"k", b"v"))
+    assert log.do(session, 1, PutKey(b"k", b"", ignore_value=True)) == refused
+
+
+def test_a_command_of_an_unknown_session_is_never_executed() -> None:
+    """It may have been executed before its session was evicted."""
+    log = Log()
+    log.found()
+    assert log.do(77, 1, PutKey(b"k", b"v")) == EXPIRED
+    assert log.replica.store.get(b"k") is None
+
+
+def test_a_long_command_shows_nothing_before_it_is_complete() -> None:
+    """A delete of many keys goes on in steps; readers see the state before it until the last one."""
+    log = Log()
+    session = log.found()
+    for number in range(2000):
+        log.do(session, number + 1, PutKey(b"k%04d" % number, b"v"), acked_below=number + 1)
+    replica = log.replica
+    payload = codec.encode_logged(Envelope(session, 3000, 2000, DeleteRange(b"k", b"l")))
+    entry = Entry(replica.applied_index + 1, 1, payload)
+    assert replica.apply(entry) is BUSY
+    steps = 0
+    while replica.is_busy:
+        assert replica.applied_index == entry.index - 1
+        assert replica.store.get(b"k1999") is not None
+        consequence = replica.step(100)
+        steps += 1
+    assert steps > 5
+    assert isinstance(consequence, Effect)
+    assert isinstance(consequence.outcome, DeleteResult)
+    assert consequence.outcome.deleted == 2000
+    assert replica.applied_index == entry.index
+    assert replica.store.get(b"k1999") is None
+
+
+def test_a_long_command_may_be_refused_in_the_middle() -> None:
+    """1. A transaction compares a range of many keys, so it is applied in slices.
+
+    2. Only then it is found to read a revision that does not exist: it is refused, after the first slice.
+    3. The refusal is its outcome, like any other; it must not stop the member (and, with it, every other member).
+    """
+    log = Log(budget=50)
+    session = log.found()
+    for number in range(2000):
+        log.do(session, number + 1, PutKey(b"k%04d" % number, b"v"), acked_below=number + 1)
+    everything = Compare(CompareTarget.VERSION, CompareResult.EQUAL, b"k", 1, end=b"l")
+    txn = Transaction([everything], [PutKey(b"new", b"v"), RangeQuery(b"k", revision=10**9)], [])
+    refused = log.do(session, 5000, txn, acked_below=2000)
+    assert isinstance(refused, Refusal)
+    assert isinstance(refused.error(), errors.FutureRevision)
+    assert log.do(session, 5000, txn, acked_below=2000) == refused
+    assert log.replica.store.get(b"new") is None
+    assert isinstance(log.do(session, 5001, PutKey(b"a", b"b"), acked_below=2000), PutResult)
+
+
+def random_command(rng: random.Random) -> Command:
+    """Return some command, most of them small."""
+    key = b"k%03d" % rng.randrange(900)
+    kind = rng.randrange(12)
+    if kind < 7:
+        return PutKey(key, rng.randbytes(rng.randrange(20)), prev_kv=rng.random() < 0.3)
+    if kind == 7:
+        return DeleteRange(key, b"k%03d" % rng.randrange(900) if rng.random() < 0.4 else b"")
+    if kind == 8:
+        return Compact(rng.randrange(1, 300))
+    if kind == 9:
+        return DeleteRange(b"k", b"l", prev_kv=True) if rng.random() < 0.3 else PutKey(b"", b"refused")
+    guard = Compare(CompareTarget.VERSION, CompareResult.GREATER, b"k", 0, end=b"l")
+    return Transaction([guard], [PutKey(key, b"then"), DeleteRange(b"k3", b"k4")], [RangeQuery(b"k", b"l", limit=3)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_logs_give_equal_replicas_whatever_the_slices(seed: int) -> None:
+    """Large steps, small steps, or a snapshot in the middle: same outcomes, same state, to the byte."""
+    rng = random.Random(seed)
+    one = Log()
+    session = one.found()
+    outcomes = []
+    for number in range(1, 700):
+        sequence = number if rng.random() < 0.9 else rng.randrange(1, number + 1)
+        command = random_command(rng) if sequence == number else PutKey(b"again", b"")
+        outcomes.append(one.do(session, sequence, command, acked_below=max(1, number - 50)))
+    two = Log(budget=7)
+    for entry in one.entries:
+        if entry.index == 400:
+            two = Log(restored(two.replica), budget=3)
+        two.add(entry.payload, entry.kind)
+    assert any(isinstance(outcome, TxnResult) for outcome in outcomes), "the log is not trivial"
+    one.replica.store.check()
+    two.replica.store.check()
+    compacted(one.replica)  # when that is done is each member's own business
+    assert state_of(two.replica) == state_of(one.replica)
+
+
+def compacted(replica: Replica) -> None:
+    """Remove what compaction made unreachable."""
+    work = replica.store.compaction()
+    while work is not None and work.step(1000) is None:
+        pass
+
+
+def restored(replica: Replica) -> Replica:
+    """Return the replica that comes out of a snapshot of this one."""
+    snapshot = replica.snapshot()
+    restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+    for chunk in snapshot.chunks():
+        restorer.feed(chunk)
+    snapshot.close()
+    return restorer.finish()
+
+
+def test_a_snapshot_holds_the_moment_it_was_taken() -> None:
+    """Commands applied while it is walked are not in it; everything before is, sessions and members included."""
+    log = Log()
+    session = log.found()
+    log.do(session, 1, PutKey(b"k", b"before"))
+    snapshot = log.replica.snapshot()
+    chunks = snapshot.chunks()
+    restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+    restorer.feed(next(chunks))
+    log.do(session, 2, PutKey(b"k", b"after"))
+    for chunk in chunks:
+        restorer.feed(chunk)
+    snapshot.close()
+    replica = restorer.finish()
+    kv = replica.store.get(b"k")
+    assert kv is not None
+    assert kv.text == "before"
+    assert (replica.applied_index, replica.cluster_id) == (snapshot.index, 0xC1)
+    assert replica.members == log.replica.members
+    assert replica.membership == log.replica.membership
+    assert replica.sessions.outcome(session, 1) == PutResult(kv.mod_revision)
+    assert replica.sessions.outcome(session, 2) is None
+
+
+def test_a_snapshot_that_cannot_be_read_is_refused() -> None:
+    """Nothing, something else, or a newer version: a typed error, and no replica."""
+    with pytest.raises(errors.SnapshotCorruption):
+        ReplicaRestorer(index=1, term=1).finish()
+    with pytest.raises(errors.StorageError):
+        ReplicaRestorer(index=1, term=1).feed(b"\xc1")
+    for table in ([], [99, 1, [], []]):
+        with pytest.raises(errors.UnsupportedFormat):
+            ReplicaRestorer(index=1, term=1).feed(codec.encode_table(table))
+    log = Log()
+    log.found()
+    snapshot = log.replica.snapshot()
+    restorer = ReplicaRestorer(index=2, term=1)
+    restorer.feed(next(snapshot.chunks()))
+    snapshot.close()
+    with pytest.raises(errors.SnapshotCorruption):
+        restorer.finish()
+
+
+def test_a_command_of_a_newer_version_stops_the_member() -> None:
+    """It must not be skipped: the others may know what it does."""
+    with pytest.raises(errors.UnsupportedFormat):
+        Log().add(b"\xfe\xfe\xfe")
