@@ -37,10 +37,12 @@ def client(args: argparse.Namespace, address: str | None = None) -> Client:
 
 
 def tls_of(args: argparse.Namespace) -> TLS | None:
-    """Return the certificates given, or None."""
+    """Return the certificates given, or None. Raises `ConfigurationError`."""
     if not (args.tls_ca or args.tls_cert or args.tls_key):
         return None
-    return TLS(ca=args.tls_ca or "", cert=args.tls_cert or "", key=args.tls_key or "")
+    tls = TLS(ca=args.tls_ca or "", cert=args.tls_cert or "", key=args.tls_key or "")
+    tls.for_client()  # files that cannot be used should be told now, and not as nobody's answer
+    return tls
 
 
 def one_line(error: BaseException) -> str:
