@@ -36,6 +36,14 @@ class Store:
     - Upkeep: `compaction`, `snapshot` (and `Restorer`), `check`.
     - Looking: `revision`, `published_revision`, `compact_revision`, `key_count`, `size_bytes`.
 
+    >>> store = Store()
+    >>> store.apply(PutKey(b"color", b"red"))
+    PutResult(revision=2, prev_kv=None)
+    >>> store.apply(PutKey(b"color", b"blue")).revision
+    3
+    >>> store.get(b"color").value, store.get(b"color", revision=2).value
+    (b'blue', b'red')
+
     Args:
         limits: The bounds of one request; the same on every member.
         step_keys_max: What touches more keys than this is returned as `Work`. Local: it changes no result.

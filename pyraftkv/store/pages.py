@@ -109,11 +109,6 @@ class Pages:
         """The bytes of all records, superseded ones included."""
         return self._sealed_bytes + len(self._open.data)
 
-    @property
-    def next_number(self) -> int:
-        """The number of a page that does not exist yet."""
-        return self._open.number + 1
-
     def end(self) -> tuple[int, int]:
         """Return the place after the last record: page number and slot."""
         return self._open.number, len(self._open.offsets)
