@@ -42,7 +42,10 @@ def to_bytes(value: Bytes) -> bytes:
     if type(value) is bytes:
         return value
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise errors.InvalidRequest(f"text that is no UTF-8: {error}") from None
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise errors.InvalidRequest(f"keys and values are str or bytes, not {type(value).__name__}")

@@ -74,6 +74,7 @@ class PendingWrites:
         self._sessions: dict[int, dict[int, PendingWrite]] = {}
         self._count = 0
         self._bytes = 0
+        self._closed: Callable[[bool], errors.PyraftkvError] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -81,8 +82,12 @@ class PendingWrites:
     def submit(self, session: int, sequence: int, payload: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Send a write and return the future of its outcome. Submitting it again returns the same future.
 
-        Raises: `Overloaded` when `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached.
+        Raises: `Overloaded` when `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached; what `fail_all` was given,
+        after it.
         """
+        if self._closed is not None:
+            # Its session was opened just before the end: nobody would ever resolve the future.
+            raise self._closed(False)
         table = self._sessions.get(session)
         if table is None:
             table = self._sessions[session] = {}
@@ -167,7 +172,8 @@ class PendingWrites:
                     self._offer(session, sequence, write, now)
 
     def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
-        """Fail every write with ``error(may_be_applied)``: the node or client is going away."""
+        """Fail every write with ``error(may_be_applied)``, and those to come: the node or client is going away."""
+        self._closed = error
         for table in self._sessions.values():
             for write in table.values():
                 if not write.future.done():

@@ -91,7 +91,11 @@ class Member:
         self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
         self.writes = PendingWrites(loop, send=self._propose, retry_seconds=config.retry_seconds)
         self.reads = ReadRounds(
-            loop, send=self._ask_read_index, retry_seconds=config.retry_seconds, first_context=rng.getrandbits(48)
+            loop,
+            send=self._ask_read_index,
+            retry_seconds=config.retry_seconds,
+            first_context=rng.getrandbits(48),
+            applied_index=replica.applied_index,
         )
         self.applier = Applier(
             replica,

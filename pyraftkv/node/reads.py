@@ -30,7 +30,13 @@ class ReadRounds:
     """The reads that wait for a read index, and those that wait for it to be applied."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, send: Callable[[int], None], retry_seconds: float, first_context: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        send: Callable[[int], None],
+        retry_seconds: float,
+        first_context: int,
+        applied_index: int,
     ) -> None:
         self._loop = loop
         self._send = send
@@ -39,7 +45,7 @@ class ReadRounds:
         self._gathering: _Round | None = None
         self._sent: dict[int, _Round] = {}
         self._confirmed: list[tuple[int, _Round]] = []
-        self._applied = 0
+        self._applied = applied_index
         self._count = 0
 
     def join(self, deadline: float) -> asyncio.Future[None]:

@@ -1,0 +1,133 @@
+"""Read rounds: a read is answered from state as fresh as its call, and from no round that began before it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pyraftkv import errors
+from pyraftkv.core import ReadReady
+from pyraftkv.node import reads
+from pyraftkv.node.reads import ReadRounds
+from tests.node.support import asynchronous, refused
+
+
+class Asked:
+    """A `ReadRounds` and the contexts that it asked for."""
+
+    def __init__(self, *, retry_seconds: float = 1.0, applied_index: int = 0) -> None:
+        self.contexts: list[int] = []
+        self.loop = asyncio.get_running_loop()
+        self.rounds = ReadRounds(
+            self.loop,
+            send=self.contexts.append,
+            retry_seconds=retry_seconds,
+            first_context=100,
+            applied_index=applied_index,
+        )
+
+    def join(self, seconds: float = 5.0) -> asyncio.Future[None]:
+        """Begin a read."""
+        return self.rounds.join(self.loop.time() + seconds)
+
+
+@asynchronous
+async def test_reads_share_a_round_until_it_is_sent() -> None:
+    """Reads that arrive together cost one round; one that arrives after it left needs another."""
+    asked = Asked()
+    first, second = asked.join(), asked.join()
+    asked.rounds.seal()
+    third = asked.join()
+    assert asked.contexts == [101, 102]
+    asked.rounds.applied(7)
+    asked.rounds.confirmed([ReadReady(101, 7)])
+    assert (first.done(), second.done(), third.done()) == (True, True, False)
+    asked.rounds.confirmed([ReadReady(102, 7)])
+    assert third.done()
+
+
+@asynchronous
+async def test_a_confirmed_read_waits_until_its_index_is_applied() -> None:
+    """The index says what the state must contain; the state may be behind it."""
+    asked = Asked()
+    read = asked.join()
+    asked.rounds.confirmed([ReadReady(101, 7)])
+    asked.rounds.applied(6)
+    assert not read.done()
+    asked.rounds.applied(7)
+    assert read.done()
+
+
+@asynchronous
+async def test_what_was_restored_counts_as_applied() -> None:
+    """1. A member starts from a snapshot at index 7, and nothing follows it in the log.
+
+    2. A read is confirmed at 7. Nothing is going to be applied, so nothing would wake it: it must not wait.
+    """
+    asked = Asked(applied_index=7)
+    read = asked.join()
+    asked.rounds.confirmed([ReadReady(101, 7)])
+    assert read.done()
+
+
+@asynchronous
+async def test_a_round_that_is_begun_again_has_a_fresh_context() -> None:
+    """An answer to the old context may be from before the reads arrived; it counts for nothing."""
+    asked = Asked(retry_seconds=0.0)
+    read = asked.join()
+    asked.rounds.seal()
+    asked.rounds.retry()
+    asked.rounds.scan()
+    assert asked.contexts == [101, 102, 103]
+    asked.rounds.applied(7)
+    asked.rounds.confirmed([ReadReady(101, 7), ReadReady(102, 7)])
+    assert not read.done()
+    asked.rounds.confirmed([ReadReady(103, 7)])
+    assert read.done()
+
+
+@asynchronous
+async def test_deadlines_and_cancellation_leave_nothing_behind() -> None:
+    """A read past its deadline is a `ReadTimeout`; its place, and that of a cancelled one, is free again."""
+    asked = Asked()
+    late, gone, confirmed = asked.join(-1.0), asked.join(), asked.join(-1.0)
+    asked.rounds.seal()
+    gone.cancel()
+    asked.rounds.scan()
+    await refused(late, errors.ReadTimeout)
+    await refused(confirmed, errors.ReadTimeout)
+    waiting = asked.join(-1.0)
+    asked.rounds.seal()
+    asked.rounds.confirmed([ReadReady(102, 7)])
+    asked.rounds.scan()
+    await refused(waiting, errors.ReadTimeout)
+    asked.rounds.applied(7)
+    assert (asked.rounds._sent, asked.rounds._confirmed, asked.rounds._count) == ({}, [], 0)
+
+
+@asynchronous
+async def test_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read more than `READS_WAITING_MAX` is refused as `Overloaded`."""
+    monkeypatch.setattr(reads, "READS_WAITING_MAX", 2)
+    asked = Asked()
+    first, second = asked.join(), asked.join()
+    with pytest.raises(errors.Overloaded):
+        asked.join()
+    first.cancel()
+    second.cancel()
+    asked.rounds.scan()
+    asked.join().cancel()
+
+
+@asynchronous
+async def test_the_end_fails_every_read_with_an_error_of_its_own() -> None:
+    """Sent or confirmed, each caller gets its own exception."""
+    asked = Asked()
+    one, two = asked.join(), asked.join()
+    asked.rounds.seal()
+    asked.rounds.confirmed([ReadReady(101, 7)])
+    three = asked.join()
+    asked.rounds.fail_all(lambda: errors.Closed("gone"))
+    raised = [await refused(read, errors.Closed) for read in (one, two, three)]
+    assert len({id(error) for error in raised}) == 3
