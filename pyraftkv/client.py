@@ -45,6 +45,9 @@ HOUSEKEEPING_SECONDS = 0.1
 RETRY_SECONDS = 2.0
 """A call not answered for this long is sent again, under the same id or session."""
 
+SEND_QUEUE_BYTES_MAX = 4 * 1024 * 1024
+"""Writes wait here, not in the connection, while that has more than this to send."""
+
 DIAL_SECONDS = 3.0
 """How long one member gets to answer a dial."""
 
@@ -170,7 +173,7 @@ class Client(Engine):
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        seconds = self._timeout if timeout is None else timeout
+        seconds = float(self._timeout if timeout is None else timeout)
         result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds), timeout)
         assert isinstance(result, RangeResult)
         return result
@@ -234,11 +237,12 @@ class Client(Engine):
         return self._session
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
-        if self._connection is None:
-            return False
+        connection = self._connection
+        if connection is None or connection.queued_bytes > SEND_QUEUE_BYTES_MAX:
+            return False  # It stays pending, and is offered again when the connection has room.
         call_id = self._id()
         self._write_ids[call_id] = (session, sequence)
-        return self._send(WriteCall(call_id, payload, self._timeout))
+        return self._send(WriteCall(call_id, payload, float(self._timeout)))
 
     def _send(self, call: Call) -> bool:
         """Send if connected; what was not sent goes out upon the next connection."""
@@ -273,6 +277,7 @@ class Client(Engine):
             self._last_error = error
             return False
         self._lost.clear()
+        self._last_error = None
         self._connection = connection
         connection.open(received=self._received, closed=self._disconnected)
         self._write_ids.clear()

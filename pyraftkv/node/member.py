@@ -86,6 +86,7 @@ class Member:
         self._opening: asyncio.Task[OwnSession] | None = None
         self._compacting: asyncio.Task[None] | None = None
         self._applied_changed = asyncio.Event()
+        self._is_closed = False
         self.soft_state_changed = asyncio.Event()
         self.inbox = Inbox(loop)
         self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
@@ -248,15 +249,16 @@ class Member:
             "housekeeping": self._housekeeping,
         }
 
-    async def applied_to(self, index: int, deadline: float) -> None:
-        """Wait until everything up to ``index`` is applied. Raises `TimeoutError`."""
-        async with asyncio.timeout_at(deadline):
-            while self.replica.applied_index < index:
-                self._applied_changed.clear()
-                await self._applied_changed.wait()
+    async def applied_to(self, index: int) -> None:
+        """Wait until everything up to ``index``, which is committed, is applied."""
+        while self.replica.applied_index < index and not self._is_closed:
+            self._applied_changed.clear()
+            await self._applied_changed.wait()
 
     async def close(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
         """Stop what runs beside the loops, and fail who still waits."""
+        self._is_closed = True
+        self._applied_changed.set()
         self.sender.stop_all()
         await self.taker.close()
         if self._compacting is not None:

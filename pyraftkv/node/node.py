@@ -198,6 +198,10 @@ class Node(Engine):
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
             task.add_done_callback(self._loop_ended)
             self._tasks.append(task)
+        # What was known to be committed when the member stopped is history by the time anybody asks for "now".
+        await member.applied_to(recovered.hard_state.commit)
+        if self.failed is not None and self.failed.done():
+            self.failed.result()
 
     async def close(self) -> None:
         """Leave gracefully: finish writes under way, hand leadership over, then stop. Idempotent.
