@@ -75,6 +75,7 @@ class RaftBase:
 
     __slots__ = (
         "_after_save",
+        "_announced_commit",
         "_config",
         "_election_elapsed",
         "_election_timeout",
@@ -141,6 +142,8 @@ class RaftBase:
         self._transferee = NO_NODE
         """Leader: whom it hands over to."""
         self._reads = ReadRounds(reads_max=config.reads_max)
+        self._announced_commit = 0
+        """Leader: the commit index as of the last `ready()`; what is newer may still ride along with entries."""
 
         self._save_number = 0
         """The last save handed out."""
@@ -160,7 +163,7 @@ class RaftBase:
         self._rejected: list[bytes] = []
         self._soft_reported = (self.role, self.leader, self.term)
 
-    # --- Cheap to read on every loop -------------------------------------------------------------------------------
+    # --- Cheap to read on every loop ---------------------------------------------------------------------------------
 
     @property
     def commit(self) -> int:
@@ -182,7 +185,7 @@ class RaftBase:
         """The index of the log's last entry."""
         return self._log.last_index
 
-    # --- Sending ---------------------------------------------------------------------------------------------------
+    # --- Sending -----------------------------------------------------------------------------------------------------
 
     @property
     def _term_is_saved(self) -> bool:
@@ -227,7 +230,7 @@ class RaftBase:
         entries, snapshot = self._log.accept_save(self._save_number)
         return Save(self._save_number, HardState(self.term, self.vote, self._log.commit), entries, snapshot)
 
-    # --- Roles -----------------------------------------------------------------------------------------------------
+    # --- Roles -------------------------------------------------------------------------------------------------------
 
     def _become_follower(self, *, term: int, leader: int) -> None:
         """Follow ``leader``, or nobody yet. The vote is kept unless the term rises: one vote per term (Raft §5.2).

@@ -4,7 +4,8 @@ Replication is decided once per `ready()`, not per proposal: inputs only change 
 follower and sends it what it lacks in as few messages as its window allows. So a batch costs one `AppendRequest` per
 follower however many proposals it carries, and followers at the same place share one list of entries. A follower with
 nothing to receive still gets an empty append when the commit index moved, or a put that it forwarded would wait for a
-heartbeat to learn that it is committed.
+heartbeat to learn that it is committed. It gets it one `ready()` later, though: whoever heard of a commit here proposes
+again at once, likely, and then the news rides along with the entries, for half the messages.
 
 **What a follower can be sent** depends on where its `next` stands::
 
@@ -13,6 +14,9 @@ heartbeat to learn that it is committed.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
 
 from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
@@ -127,12 +131,9 @@ class LeaderRules(RaftBase):
 
     def _count_admitted(self, payloads: list[bytes], uncommitted: int) -> int:
         """Return how many fit. One always does when nothing is uncommitted, or it could never be proposed."""
-        room = self._config.uncommitted_bytes_max - uncommitted
-        for count, payload in enumerate(payloads):
-            room -= len(payload) + ENTRY_OVERHEAD_BYTES
-            if room < 0:
-                return max(count, 1) if uncommitted == 0 else count
-        return len(payloads)
+        ends = accumulate((len(payload) + ENTRY_OVERHEAD_BYTES for payload in payloads), initial=uncommitted)
+        count = bisect_right(list(ends), self._config.uncommitted_bytes_max) - 1
+        return max(count, 1 if uncommitted == 0 else 0)
 
     def _on_forwarded_proposals(self, message: ForwardedProposals) -> None:
         if message.payloads:
@@ -140,11 +141,12 @@ class LeaderRules(RaftBase):
 
     # --- Replication -------------------------------------------------------------------------------------------------
 
-    def _replicate(self) -> None:
-        """Send every follower what it lacks. Called once per `ready()`."""
+    def _replicate(self) -> bool:
+        """Send every follower what it lacks. Called once per `ready()`; returns whether to call again in any case."""
         if self._reads.has_joining and self._log.commit >= self._term_start:
             self._open_read_round()
-        last_index, commit = self._log.last_index, self._log.commit
+        last_index = self._log.last_index
+        announced, self._announced_commit = self._announced_commit, self._log.commit
         pages: dict[int, list[Entry]] = {}
         for progress in self._progress.values():
             sent = False
@@ -153,9 +155,10 @@ class LeaderRules(RaftBase):
                 if not sent:
                     break
             if not sent and not progress.is_waiting:
-                commit_is_news = min(commit, progress.next - 1) > progress.sent_commit
+                commit_is_news = min(announced, progress.next - 1) > progress.sent_commit
                 if progress.due or (commit_is_news and progress.can_send):
                     self._send_append(progress, None)
+        return self._announced_commit > announced
 
     def _send_append(self, progress: Progress, pages: dict[int, list[Entry]] | None) -> bool:
         """Send one `AppendRequest`, or find out what has to come before it; return whether one was sent.

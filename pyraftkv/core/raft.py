@@ -125,7 +125,7 @@ class Raft(FollowerRules, ElectionRules):
     }
     """What each role does with each message of its own term (Figure 2)."""
 
-    # --- In and out ------------------------------------------------------------------------------------------------
+    # --- In and out --------------------------------------------------------------------------------------------------
 
     def feed(self, inputs: Iterable[Input]) -> None:
         """Take inputs in order. After this, handle `ready()`.
@@ -138,8 +138,7 @@ class Raft(FollowerRules, ElectionRules):
 
     def ready(self) -> Ready:
         """Take everything that is to be done since the last call. Empty when there is nothing."""
-        if self.role is LEADER:
-            self._replicate()
+        again = self.role is LEADER and self._replicate()
         if self._forwards:
             self._flush_forwards()
         save = self._next_save()
@@ -158,7 +157,9 @@ class Raft(FollowerRules, ElectionRules):
         committed = self._log.next_committed(self._config.committed_bytes_max)
         restore = save.snapshot if save is not None else None
         soft_state = self._next_soft_state()
-        return Ready(messages, save, after_save, after_number, restore, committed, reads, fetches, soft_state, rejected)
+        return Ready(
+            messages, save, after_save, after_number, restore, committed, reads, fetches, soft_state, rejected, again
+        )
 
     def _next_soft_state(self) -> SoftState | None:
         now = (self.role, self.leader, self.term)
@@ -203,7 +204,7 @@ class Raft(FollowerRules, ElectionRules):
             peers=peers,
         )
 
-    # --- Messages --------------------------------------------------------------------------------------------------
+    # --- Messages ----------------------------------------------------------------------------------------------------
 
     def _step(self, message: Message) -> None:
         if message.to != self.id or message.sender == self.id:
@@ -244,7 +245,7 @@ class Raft(FollowerRules, ElectionRules):
         elif isinstance(message, VoteRequest):
             self._send(VoteResponse(to, self.id, self.term, message.pre, False))
 
-    # --- Local inputs ----------------------------------------------------------------------------------------------
+    # --- Local inputs ------------------------------------------------------------------------------------------------
 
     def _on_tick(self, _: Tick) -> None:
         self._ticks += 1

@@ -114,7 +114,7 @@ class RaftLog:
         """Saves under way, as (number, last index they vouch for)."""
         self._restore: SnapshotMeta | None = None
 
-    # --- Terms ---------------------------------------------------------------------------------------------------
+    # --- Terms -------------------------------------------------------------------------------------------------------
 
     @property
     def last_term(self) -> int:
@@ -151,7 +151,7 @@ class RaftLog:
             index = min(index, self._run_starts[run + 1] - 1)
         return index, self.term_at(index) or 0
 
-    # --- Reading -------------------------------------------------------------------------------------------------
+    # --- Reading -----------------------------------------------------------------------------------------------------
 
     @property
     def memory_index(self) -> int:
@@ -181,7 +181,7 @@ class RaftLog:
         """Return the entries that are committed and not yet applied."""
         return self._entries[max(self.applied + 1 - self._base, 0) : self.commit + 1 - self._base]
 
-    # --- Writing -------------------------------------------------------------------------------------------------
+    # --- Writing -----------------------------------------------------------------------------------------------------
 
     def append_payloads(self, *, term: int, payloads: list[bytes]) -> None:
         """Append one new entry per payload, at the end."""
@@ -263,7 +263,7 @@ class RaftLog:
         self.saved = 0
         self.last_index = self.commit = self.handed_out = snapshot.index
 
-    # --- Saving --------------------------------------------------------------------------------------------------
+    # --- Saving ------------------------------------------------------------------------------------------------------
 
     @property
     def has_unsaved(self) -> bool:
@@ -283,7 +283,7 @@ class RaftLog:
         while self._claims and self._claims[0][0] <= number:
             self.saved = max(self.saved, self._claims.popleft()[1])
 
-    # --- Committing and applying ---------------------------------------------------------------------------------
+    # --- Committing and applying -------------------------------------------------------------------------------------
 
     def commit_to(self, index: int) -> bool:
         """Move `commit` up to ``index``; return False if it was there already. It never falls."""
@@ -346,7 +346,7 @@ class RaftLog:
         del self._entries[:count], self._starts[:count]
         self._base += count
 
-    # --- For tests -----------------------------------------------------------------------------------------------
+    # --- For tests ---------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Assert the invariants of this class. O(entries in memory)."""

@@ -23,7 +23,7 @@ from pyraftkv._record import record
 from pyraftkv.core.messages import Message
 from pyraftkv.core.types import Entry, HardState, Membership, Role, SnapshotMeta
 
-# --- Outputs -------------------------------------------------------------------------------------------------------
+# --- Outputs ---------------------------------------------------------------------------------------------------------
 
 
 @record
@@ -94,9 +94,12 @@ class Ready:
     rejected_proposals: list[bytes] = field(default_factory=list)
     """Payloads that were not taken (no leader is known, a transfer is under way, or the uncommitted cap is reached):
     nothing happened and they may be proposed again."""
+    again: bool = False
+    """Call `ready()` again in the next pass of the loop, with whatever inputs there are by then, none included: a
+    leader's commit index moved, and its followers hear of it with the next entries or else by itself."""
 
 
-# --- Inputs --------------------------------------------------------------------------------------------------------
+# --- Inputs ----------------------------------------------------------------------------------------------------------
 
 
 @record

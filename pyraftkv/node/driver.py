@@ -49,7 +49,8 @@ class Driver:
         self._saved_number = 0
         self._held: deque[tuple[int, list[PeerMessage]]] = deque()
         """Messages that wait for a save, by its number."""
-        self._fetches: set[asyncio.Task[None]] = set()
+        self._fetches: asyncio.Queue[EntryFetch] = asyncio.Queue()
+        """At most one per follower: the machine asks for the next when it has the last."""
 
     async def run(self) -> None:
         """Drive the machine until cancelled."""
@@ -64,6 +65,8 @@ class Driver:
                 self._applier.submit(ready.restore, ready.committed)
             if ready.reads:
                 self._reads.confirmed(ready.reads)
+            if ready.again:
+                self._inbox.wake()
             if ready.fetches or ready.soft_state or ready.rejected_proposals:
                 self._handle_rare(ready)
 
@@ -107,12 +110,13 @@ class Driver:
         if ready.rejected_proposals:
             self._writes.returned(ready.rejected_proposals)
         for fetch in ready.fetches:
-            task = asyncio.get_running_loop().create_task(self._fetch(fetch), name="pyraftkv-fetch")
-            self._fetches.add(task)
-            task.add_done_callback(self._fetches.discard)
+            self._fetches.put_nowait(fetch)
         if ready.soft_state is not None:
             self._led(ready.soft_state)
 
-    async def _fetch(self, fetch: EntryFetch) -> None:
-        entries = await self._storage.read_entries(lo=fetch.lo, hi=fetch.hi, bytes_max=fetch.bytes_max)
-        self._inbox.put(Fetched(fetch.lo, entries))
+    async def fetch(self) -> None:
+        """Read what slow followers need from the log, until cancelled. Raises `StorageError`, which ends the node."""
+        while True:
+            fetch = await self._fetches.get()
+            entries = await self._storage.read_entries(lo=fetch.lo, hi=fetch.hi, bytes_max=fetch.bytes_max)
+            self._inbox.put(Fetched(fetch.lo, entries))

@@ -148,7 +148,7 @@ class Cluster:
     def _fork(self) -> random.Random:
         return random.Random(self.rng.randrange(1 << 30))
 
-    # --- One step of one member ------------------------------------------------------------------------------------
+    # --- One step of one member --------------------------------------------------------------------------------------
 
     def feed(self, node: int, *inputs: Input) -> Ready:
         """Feed a member, and put what its `Ready` asks for where the other steps find it."""
@@ -264,7 +264,7 @@ class Cluster:
         self.checker.restarted(member)
         self.feed(node)
 
-    # --- Everything ------------------------------------------------------------------------------------------------
+    # --- Everything --------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Deliver, save, apply and read until nothing is left to do."""

@@ -106,7 +106,7 @@ def test_a_refused_candidate_does_not_silence_those_who_could_win() -> None:
     assert (raft.role, raft.term) == (CANDIDATE, 3)
 
 
-# --- Leases (CheckQuorum) ------------------------------------------------------------------------------------------
+# --- Leases (CheckQuorum) --------------------------------------------------------------------------------------------
 
 
 def test_a_vote_request_is_ignored_while_a_leader_is_heard() -> None:

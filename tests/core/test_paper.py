@@ -18,7 +18,7 @@ from pyraftkv.core.ready import Campaign, Propose, Saved, Tick
 from pyraftkv.core.types import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, Role
 from tests.core.machines import ELECTION_TICKS, ack, append, entries, lead, log_terms, machine, only, step, step_all
 
-# --- Rules for all servers (§5.1) ----------------------------------------------------------------------------------
+# --- Rules for all servers (§5.1) ------------------------------------------------------------------------------------
 
 
 def _in_role(role: Role) -> Raft:
@@ -218,7 +218,8 @@ def test_followers_learn_the_commit_index_and_apply() -> None:
     ready = step(raft, append(raft, 2, 1, 1, commit=2))
     assert ready.committed == entries(1, 1, 1)
     raft = lead(machine())
-    (first, *_) = only(step(raft, ack(raft, 2, 1)).messages, AppendRequest)
+    assert step(raft, ack(raft, 2, 1)).again
+    (first, *_) = only(step(raft).messages, AppendRequest)
     assert (first.entries, first.commit) == ([], 1)
 
 
@@ -233,7 +234,7 @@ def test_the_consistency_check(prev_index: int, prev_term: int, accepted: bool) 
     (response,) = only(sent, AppendResponse)
     assert response.rejected is not accepted
     assert response.index == (prev_index + 1 if accepted else prev_index)
-    assert log_terms(raft) == ([1, 2][:prev_index] + [3] if accepted else [1, 2])
+    assert log_terms(raft) == ([*[1, 2][:prev_index], 3] if accepted else [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_a_leader_skips_a_term_per_rejection() -> None:
     assert rejections <= 2
 
 
-# --- Safety (§5.4) -----------------------------------------------------------------------------------------------------
+# --- Safety (§5.4) ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

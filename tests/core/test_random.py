@@ -25,8 +25,8 @@ from pyraftkv.core.types import LEADER
 from tests.core.cluster import Cluster
 
 STEPS = 2_000
-SEEDS = 200
 SEEDS_PER_TEST = 20
+SEEDS_PER_TEST_SOAKING = 1_000
 
 
 class Chaos:
@@ -211,10 +211,10 @@ class Chaos:
         assert [node for node in cluster.members if cluster[node].role is LEADER] == [leader]
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
-def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int) -> None:
+@pytest.mark.parametrize("first", range(0, 10_000, 1_000))
+def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int, soak: bool) -> None:
     """Whatever the network, the disks and the clocks do; a failure names its seed."""
-    for seed in range(first, first + SEEDS_PER_TEST):
+    for seed in range(first, first + (SEEDS_PER_TEST_SOAKING if soak else SEEDS_PER_TEST)):
         try:
             Chaos(seed).run()
         except AssertionError as error:

@@ -18,7 +18,7 @@ from pyraftkv.core.types import FOLLOWER, LEADER, Membership
 from tests.core.cluster import Cluster
 from tests.core.machines import ack, lead, machine, only, step, step_all, voters
 
-# --- Rounds --------------------------------------------------------------------------------------------------------
+# --- Rounds ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_round_is_confirmed_by_a_quorum_and_takes_earlier_ones_with_it() -> None:
@@ -149,7 +149,7 @@ def test_a_new_leader_answers_only_after_it_committed_in_its_term() -> None:
     assert [heartbeat.context for heartbeat in only(ready.messages, Heartbeat)] == [1, 1]
     ready = step(raft, HeartbeatResponse(1, 2, 2, 1))
     assert ready.reads == [ReadReady(7, 3)]
-    assert ready.messages == [ReadIndexResponse(3, 1, 2, 8, 3)]
+    assert only(ready.messages, ReadIndexResponse) == [ReadIndexResponse(3, 1, 2, 8, 3)]
 
 
 def test_equal_contexts_of_different_members_stay_apart() -> None:
