@@ -7,8 +7,8 @@ read: after a failed sync the cache may hold bytes that the disk does not.
 
 from __future__ import annotations
 
+import struct
 from random import Random
-from struct import error as StructError
 from typing import NoReturn
 
 from pyraftkv._record import record
@@ -123,7 +123,7 @@ class _Replay:
                 for frame in frames:
                     try:
                         self._frame(segment, frame)
-                    except StructError as error:
+                    except struct.error as error:
                         refuse(self._wal, name, frame.offset, f"a record of type {frame.type} makes no sense: {error}")
             repaired = ""
             if scanner.damage:

@@ -8,9 +8,9 @@ gets its name: in a file that is named like a segment, header and opening batch 
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from struct import Struct
-from struct import error as StructError
 
 from pyraftkv._record import record
 from pyraftkv.log.block import BlockDamaged, pack_block, unpack_block
@@ -142,7 +142,7 @@ class SegmentScanner:
             offset += frame.size
         try:
             commit = unpack_commit(frame)
-        except StructError:
+        except struct.error:
             self.damage = f"the commit at offset {offset} is {len(frame.payload)} bytes long"
             return None
         if (commit.count, commit.chain, commit.previous) != (len(frames), chain, self.commit_offset):

@@ -9,10 +9,10 @@ thread's own CPU clock leaves out the waiting, so "CPU" is the work and "sync" i
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 from random import Random
 from statistics import median
 
@@ -53,7 +53,7 @@ def saves(count: int, batch: int) -> list[Save]:
 def bench_append(directory: str, batch: int, count: int) -> None:
     """The synchronous log: append one batch after the other."""
     fs = TimedFileSystem()
-    os.makedirs(directory)
+    Path(directory).mkdir()
     wal, _ = open_wal(fs, directory, identity=IDENTITY, random=Random(1), segment_bytes_max=SEGMENT_BYTES_MAX)
     work = saves(count, batch)
     cpu: list[float] = []
@@ -89,7 +89,8 @@ async def bench_storage(directory: str, batch: int, count: int) -> None:
     await storage.close()
     latency.sort()
     print(
-        f"save->then  batch {batch:4}: p50 {latency[count // 2] * 1e6:7.0f} us  p99 {latency[count * 99 // 100] * 1e6:7.0f} us"
+        f"save->then  batch {batch:4}: p50 {latency[count // 2] * 1e6:7.0f} us  "
+        f"p99 {latency[count * 99 // 100] * 1e6:7.0f} us"
     )
 
 
@@ -107,7 +108,7 @@ async def bench_group(directory: str, writers: int, seconds: float) -> None:
             index += 1
             done = loop.create_future()
             save = Save(index, None, [Entry(index, 1, PAYLOAD)], None)
-            storage.save(save, lambda _: done.done() or done.set_result(None))
+            storage.save(save, done.set_result)
             await done
 
     cpu = time.process_time()
@@ -148,7 +149,7 @@ async def _spin() -> None:
 
 def bench_open(directory: str, batch: int, count: int) -> None:
     """A start: scan, verify and read the entries back."""
-    os.makedirs(directory)
+    Path(directory).mkdir()
     fs = OsFileSystem()
     wal, _ = open_wal(fs, directory, identity=IDENTITY, random=Random(1), segment_bytes_max=SEGMENT_BYTES_MAX)
     for save in saves(count, batch):

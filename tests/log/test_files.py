@@ -29,14 +29,17 @@ MEMBERS = Membership(voters=frozenset({1}))
 
 
 def unexpected(error: BaseException) -> None:
+    """The `failed` callback, or the completion, of tests where none may come."""
     raise AssertionError("the storage failed") from error
 
 
 def entries(first: int, count: int, term: int = 1) -> list[Entry]:
+    """`count` entries from `first` on, each with bytes of its own."""
     return [Entry(first + i, term, b"%d" % (first + i) * 20) for i in range(count)]
 
 
 def meta(index: int, term: int = 1) -> SnapshotMeta:
+    """A snapshot at that index."""
     return SnapshotMeta(index=index, term=term, membership=MEMBERS)
 
 
@@ -48,6 +51,7 @@ async def save(storage, number: int, of=(), *, state=None, snapshot=None) -> int
 
 
 async def take(storage, at: SnapshotMeta, chunks=(b"state",), *, received=False) -> None:
+    """Write and commit a snapshot."""
     sink = storage.create_snapshot(at, received=received)
     for chunk in chunks:
         await sink.write(chunk)
@@ -55,6 +59,7 @@ async def take(storage, at: SnapshotMeta, chunks=(b"state",), *, received=False)
 
 
 async def restored(storage, at: SnapshotMeta, from_chunk=0) -> list[bytes]:
+    """Read a snapshot."""
     return [chunk async for chunk in storage.read_snapshot(at, from_chunk=from_chunk)]
 
 
@@ -68,6 +73,7 @@ def simulated(fs, **options) -> FileStorage:
 
 
 def run(coroutine):
+    """Run one test's coroutine."""
     return asyncio.run(coroutine)
 
 
@@ -458,7 +464,7 @@ def test_a_snapshot_error_ends_that_snapshot_only():
                 errno.ENOSPC if name == operation and "/snap" in path else 0
             )
             sink = storage.create_snapshot(meta(5))
-            with pytest.raises(StorageError) as caught:
+            with pytest.raises(StorageError) as caught:  # noqa: PT012 - either may be the first to meet the error
                 await sink.write(b"x")
                 await sink.commit()
             assert not isinstance(caught.value, StorageFailed)
@@ -516,16 +522,19 @@ def test_a_purge_that_fails_is_put_off():
 
 
 def damage(fs, path: str, position: int = -70) -> None:
+    """Flip one bit, durably."""
     data = bytearray(fs.file(path))
     data[position] ^= 1
     fs.damage(path, data)
 
 
 def snapshots(fs) -> list[str]:
+    """The snapshot files, oldest first."""
     return [f"/data/snap/{name}" for name in fs.listdir("/data/snap") if name.endswith(".snap")]
 
 
 async def with_snapshots(*indexes: int) -> SimFileSystem:
+    """A closed directory with 980 entries, 960 of them committed, and snapshots at those indexes."""
     fs = SimFileSystem()
     storage = simulated(fs, segment_bytes_max=8192)
     await storage.start(failed=unexpected)

@@ -210,7 +210,7 @@ def test_systems_without_fork_have_nothing_to_tell(monkeypatch):
 
 
 def test_systems_without_advice_read_through_the_cache(tmp_path, monkeypatch):
-    """macOS has no posix_fadvise."""
+    """Not every system has posix_fadvise."""
     monkeypatch.delattr(os, "posix_fadvise")
     fs = OsFileSystem()
     fd = fs.open(str(tmp_path / "file"), create=True)

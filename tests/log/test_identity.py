@@ -13,12 +13,14 @@ from tests.log.simfs import SimFileSystem
 
 
 def load(fs) -> IdentityFile:
+    """What a start reads."""
     file = IdentityFile(fs, "/data")
     file.load()
     return file
 
 
 def make(boots: int) -> SimFileSystem:
+    """A directory that was started that often."""
     fs = SimFileSystem()
     fs.make_dir("/data")
     file = load(fs)

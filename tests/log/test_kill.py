@@ -56,11 +56,11 @@ def test_a_killed_writer_has_everything_it_acknowledged(tmp_path):
     path = str(tmp_path / "data")
     random = Random(5)
     acknowledged = 0
-    for _ in range(6):
+    for _ in range(4):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, path, str(ROOT)], stdout=subprocess.PIPE, text=True)
         snapshot = 0
         with writer:
-            for _ in range(random.randint(30, 400)):
+            for _ in range(random.randint(30, 250)):
                 word, index = writer.stdout.readline().split()
                 assert word in ("start", "saved", "snapshot")
                 if word == "start":

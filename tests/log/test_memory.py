@@ -17,6 +17,7 @@ MEMBERS = Membership(voters=frozenset({1}))
 
 
 def run(coroutine):
+    """Run one test's coroutine."""
     return asyncio.run(coroutine)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-import pytest
 
 from pyraftkv.codec import pack_run
 from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, EntryKind, HardState, Membership, SnapshotMeta
@@ -33,10 +33,12 @@ SALT = 0x1234
 
 
 def encoder(offset: int = 4096) -> BatchEncoder:
+    """A batch in the middle of a log."""
     return BatchEncoder(salt=SALT, batch=7, chain=1, offset=offset, previous_commit=0)
 
 
 def frames(data: bytes) -> list[Frame]:
+    """Every record of a batch."""
     view, found, offset = memoryview(data), [], 0
     while offset < len(data):
         frame = read_frame(view, offset, salt=SALT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from zlib import crc32
 
 import pytest
 
@@ -29,6 +30,7 @@ MEMBERS = Membership(voters=frozenset({1, 2, 3}))
 
 
 def reopen(fs, *, identity=BOOTED, segment_bytes_max=8192):
+    """Open the log of a disk, as a start does."""
     return open_wal(fs, "/wal", identity=identity, random=Random(2), segment_bytes_max=segment_bytes_max)
 
 
@@ -47,6 +49,7 @@ def make(batches: int, *, size: int = 100, segment_bytes_max: int = 8192) -> Sim
 
 
 def segments(fs) -> list[str]:
+    """The segment files, in order."""
     return [f"/wal/{name}" for name in fs.listdir("/wal") if name.endswith(".wal")]
 
 
@@ -310,7 +313,7 @@ def test_a_segment_that_does_not_continue_the_one_before_is_refused():
 
 
 def test_a_newer_major_format_is_refused_as_such():
-    """ "Newer than I am" is told apart from "damaged"."""
+    """What is newer than the reader is told apart from what is damaged."""
     fs = make(1)
     (path,) = segments(fs)
     data = bytearray(fs.file(path))
@@ -349,8 +352,6 @@ def test_an_unknown_checksum_algorithm_is_refused():
 
 
 def _fix_crc(block: bytearray) -> None:
-    from zlib import crc32
-
     block[-4:] = crc32(bytes(block[:-4])).to_bytes(4, "little")
 
 

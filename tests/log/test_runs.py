@@ -24,7 +24,7 @@ def test_the_index_agrees_with_a_plain_list(seed):
             size = random.randint(50, 500)
             runs.add(first, last, sequence=sequence, offset=offset, size=size)
             dumb = {index: place for index, place in dumb.items() if index < first}
-            dumb |= {index: (sequence, offset, size) for index in range(first, last + 1)}
+            dumb |= dict.fromkeys(range(first, last + 1), (sequence, offset, size))
             offset += size
         elif kind < 0.95:
             sequence, offset = sequence + 1, 4096

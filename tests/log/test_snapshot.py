@@ -28,10 +28,12 @@ PATH = f"/snap/{snapshot_name(term=2, index=10)}"
 
 
 def begin(fs, meta=META, number=1) -> SnapshotWriter:
+    """A snapshot to be written."""
     return SnapshotWriter(fs, "/snap", meta, identity=Identity(5, 1, 9, 1), number=number)
 
 
 def make(meta=META, fs=None) -> SimFileSystem:
+    """A disk with a snapshot."""
     if fs is None:
         fs = SimFileSystem()
         fs.make_dir("/snap")
@@ -43,6 +45,7 @@ def make(meta=META, fs=None) -> SimFileSystem:
 
 
 def read(fs, from_chunk=0) -> list[bytes]:
+    """The chunks of that snapshot."""
     reader = SnapshotReader(fs, "/snap", term=2, index=10)
     try:
         assert reader.meta == META
@@ -131,7 +134,7 @@ def test_a_file_under_another_name_is_refused():
 
 
 def test_a_newer_major_format_is_refused_as_such():
-    """ "Newer than I am" is told apart from "damaged"."""
+    """What is newer than the reader is told apart from what is damaged."""
     from zlib import crc32
 
     fs = make()

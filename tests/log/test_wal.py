@@ -19,33 +19,40 @@ MEMBERS = Membership(voters=frozenset({1}))
 
 
 def disk() -> SimFileSystem:
+    """An empty disk."""
     fs = SimFileSystem()
     fs.make_dir("/wal")
     return fs
 
 
 def open_log(fs, *, boots=0, segment_bytes_max=8192) -> Wal:
+    """Open the log of a disk, or begin it."""
     identity = Identity(cluster_id=1, member_id=1, incarnation=1, boot_count=boots)
     return open_wal(fs, "/wal", identity=identity, random=Random(1), segment_bytes_max=segment_bytes_max)[0]
 
 
 def entries(first: int, count: int, *, term: int = 1, size: int = 100) -> list[Entry]:
+    """`count` entries from `first` on."""
     return [Entry(first + i, term, bytes([(first + i) % 251]) * size) for i in range(count)]
 
 
 def save(of=(), *, number=1, state=None, snapshot=None) -> Save:
+    """A save of these entries."""
     return Save(number, state, list(of), snapshot)
 
 
 def meta(index: int, term: int = 1) -> SnapshotMeta:
+    """A snapshot at that index."""
     return SnapshotMeta(index=index, term=term, membership=MEMBERS)
 
 
 def everything(wal: Wal) -> list[Entry]:
+    """All entries that the log still has."""
     return wal.read(lo=wal.first_index, hi=wal.last_index + 1, bytes_max=1 << 40)
 
 
 def writes(fs) -> list[str]:
+    """What was done to the disk, reads left out."""
     return [line.split()[0] for line in fs.trace if line.split()[0] in ("pwrite", "fdatasync", "fsync_dir", "rename")]
 
 
@@ -151,16 +158,15 @@ def test_a_roll_seals_and_syncs_before_the_next_segment_gets_its_name():
     wal.append([save(entries(1, 50))])
     fs.trace.clear()
     wal.append([save(entries(51, 1))])
-    assert writes(fs) == ["pwrite", "fdatasync", "pwrite", "pwrite", "fdatasync", "rename", "fsync_dir"] + [
-        "pwrite",
-        "fdatasync",
-    ]
+    seal, batch = ["pwrite", "fdatasync"], ["pwrite", "fdatasync"]
+    assert writes(fs) == [*seal, "pwrite", "pwrite", "fdatasync", "rename", "fsync_dir", *batch]
     assert len(wal.segments) == 2
     assert not [fd for fd, (_, path) in fs.fds.items() if "0000-" in path], "the sealed segment was closed"
     assert everything(open_log(fs, boots=1)) == entries(1, 51)
 
 
 def fill(fs, count: int) -> Wal:
+    """A log of so many entries, over many segments."""
     wal = open_log(fs)
     for first in range(1, count, 10):
         wal.append([save(entries(first, 10), state=HardState(1, 1, first - 1))])
