@@ -178,6 +178,20 @@ def test_a_million_versions_later_counts_are_right():
     assert store.key_count == store.read(query).count == len(store.read(query).kvs)
 
 
+@pytest.mark.parametrize("key", [b"9", b"00512x", b"00000x"])
+def test_a_split_does_not_hide_what_is_new(key):
+    """A count at an older revision leaves out the key whose coming split its chunk, whichever half it went to."""
+    store = Store(step_keys_max=10**6)
+    for i in range(1024):
+        store.apply(PutKey(b"%05d" % i, b""))
+    at = store.revision
+    store.apply(PutKey(key, b""))
+    assert len(store._history.index.chunks) == 2
+
+    assert store.read(RangeQuery(b"0", FROM_KEY, at, count_only=True)).count == 1024
+    assert store.read(RangeQuery(b"0", FROM_KEY, count_only=True)).count == 1025
+
+
 def test_only_one_command_at_a_time():
     """Beginning twice, and failing after a change, are bugs."""
     history = History()
