@@ -82,7 +82,11 @@ class Bootstrap:
 
     def offered(self, offer: GenesisOffer) -> None:
         """Take the genesis of a cluster that already runs, if this member is in it."""
-        genesis = codec.decode_logged(offer.payload)
+        try:
+            genesis = codec.decode_logged(offer.payload)
+        except errors.PyraftkvError as error:
+            logger.warning("%s: entry 1 as member %d has it cannot be read: %s", self._own.name, offer.sender, error)
+            return
         if not isinstance(genesis, Genesis):
             return
         own = [m for m in genesis.members if m.id == self._own.member_id and m.incarnation == self._own.incarnation]

@@ -84,7 +84,7 @@ class Member:
         self._rng = rng
         self._own: OwnSession | None = None
         self._opening: asyncio.Task[OwnSession] | None = None
-        self._compacting: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._applied_changed = asyncio.Event()
         self._is_closed = False
         self.soft_state_changed = asyncio.Event()
@@ -108,7 +108,9 @@ class Member:
         self.watches = WatchHub(self.replica.store, loop)
         self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
         self.sender = SnapshotSender(storage, config, send=transport.send, feed=self.inbox.put)
-        self.receiver = SnapshotReceiver(storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered)
+        self.receiver = SnapshotReceiver(
+            storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered, term=self._term
+        )
         self.driver = Driver(
             self.raft,
             inbox=self.inbox,
@@ -135,12 +137,23 @@ class Member:
         return self._own
 
     async def open_own_session(self, deadline: float) -> OwnSession:
-        """Register this member's own session; callers at the same time share the attempt."""
-        if self._own is not None:
-            return self._own
-        if self._opening is None or self._opening.done():
-            self._opening = self._loop.create_task(self._open_own(deadline), name="pyraftkv-session")
-        return await asyncio.shield(self._opening)
+        """Register this member's own session; callers at the same time share the attempt, each to its own deadline.
+
+        Raises: `NoLeader`, `Overloaded`, `Closed`.
+        """
+        while self._own is None:
+            if self._opening is None or self._opening.done():
+                self._opening = self._loop.create_task(self._open_own(deadline), name="pyraftkv-session")
+                self._opening.add_done_callback(_retrieve)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(self._opening)
+            except TimeoutError:
+                raise errors.NoLeader("no session could be opened before the deadline; nothing was written") from None
+            except errors.NoLeader:
+                if self._loop.time() >= deadline:  # else the attempt was another caller's, who had less time
+                    raise
+        return self._own
 
     async def open_session(self, deadline: float) -> int:
         """Register a session through the log and return its id. Raises `NoLeader`, `WriteTimeout`."""
@@ -158,6 +171,8 @@ class Member:
     async def _open_own(self, deadline: float) -> OwnSession:
         try:
             self._own = OwnSession(await self.open_session(deadline))
+        except errors.NodeFailed as error:
+            raise errors.Closed(f"nothing was written: {error}") from None
         except errors.MaybeApplied:
             raise errors.NoLeader("no session could be opened before the deadline; nothing was written") from None
         return self._own
@@ -234,6 +249,9 @@ class Member:
     def _is_covered(self, snapshot: SnapshotMeta) -> bool:
         return snapshot.index <= self.raft.commit
 
+    def _term(self) -> int:
+        return self.raft.term
+
     def _ask_read_index(self, context: int) -> None:
         self.inbox.put(ReadIndex(context))
 
@@ -244,57 +262,73 @@ class Member:
         return {
             "driver": self.driver.run,
             "ticks": lambda: self.driver.tick(self._config.tick_seconds),
+            "fetches": self.driver.fetch,
             "applier": self.applier.run,
             "snapshot-receiver": self.receiver.run,
             "housekeeping": self._housekeeping,
+            "compaction": self._compact,
         }
 
     async def applied_to(self, index: int) -> None:
-        """Wait until everything up to ``index``, which is committed, is applied."""
-        while self.replica.applied_index < index and not self._is_closed:
+        """Wait until everything up to ``index``, which is committed, is applied. Raises `Closed`."""
+        while self.replica.applied_index < index:
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        """Wait until something is applied. Raises `Closed`."""
+        if not self._is_closed:
             self._applied_changed.clear()
             await self._applied_changed.wait()
+        if self._is_closed:
+            raise errors.Closed("the node stopped")
 
     async def close(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
         """Stop what runs beside the loops, and fail who still waits."""
         self._is_closed = True
         self._applied_changed.set()
-        self.sender.stop_all()
-        await self.taker.close()
-        if self._compacting is not None:
-            self._compacting.cancel()
         self.writes.fail_all(error)
         self.reads.fail_all(lambda: error(False))
-        self.watches.close(error(False))
+        self.watches.close(lambda: errors.Closed("the node stopped"))
+        await self.sender.close()
+        await self.taker.close()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
 
     async def take_snapshot(self) -> None:
-        """Write a snapshot of the present state now, unless one is being written; wait until it is done."""
-        while self.replica.is_busy:
-            self._applied_changed.clear()
-            await self._applied_changed.wait()
+        """Write a snapshot of the present state now, unless one is being written; wait until it is done.
+
+        Raises: `StorageError` if it could not be written, `Closed`.
+        """
+        while self.replica.is_busy or not self.applier.is_restored or not self.replica.applied_index:
+            await self._next_change()
         if not self.taker.is_running:
             self.taker.start(self.replica.snapshot())
         await self.taker.wait()
 
     async def _housekeeping(self) -> None:
-        """Look after deadlines, the log's size and compaction, ten times a second."""
+        """Look after deadlines and the log's size, ten times a second."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self.writes.scan()
             self.reads.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
-            if self._compacting is None or self._compacting.done():
-                self._compacting = self._loop.create_task(self._compact(), name="pyraftkv-compaction")
 
     async def _compact(self) -> None:
         """Remove what a compaction made unreachable, a little at a time."""
-        store = self.replica.store
-        work = store.compaction()
-        while work is not None and work.step(COMPACTION_BUDGET) is None:
-            await asyncio.sleep(0)
-            if self.replica.store is not store:
-                return
+        pause_seconds = HOUSEKEEPING_SECONDS
+        while True:
+            await asyncio.sleep(pause_seconds)
+            # Asked for anew every time: there is none while a snapshot pins what it would remove.
+            work = self.replica.store.compaction()
+            is_done = work is None or work.step(COMPACTION_BUDGET) is not None
+            pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
+
+
+def _retrieve(task: asyncio.Task[OwnSession]) -> None:
+    """Look at the task's exception: everybody who waited for it may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _core_config(member_id: int, config: NodeConfig) -> Config:

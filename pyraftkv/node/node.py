@@ -37,6 +37,10 @@ READ_STEP_BUDGET = 2000
 """Keys that a large range touches before others have their turn."""
 
 
+OFFER_SECONDS = 0.1
+"""How often entry 1 is shown to a member that came late to the first start."""
+
+
 class Node(Engine):
     """One member: an asynchronous context manager that runs while it is entered.
 
@@ -73,10 +77,15 @@ class Node(Engine):
         self._peers: Peers | None = None
         self._bootstrap: Bootstrap | None = None
         self._member: Member | None = None
+        self._newcomers: set[int] = set()
+        """Members that said HELLO without a cluster, and are shown entry 1 until they are heard of in this one."""
+        self._newcomer_came = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
         self.failed: asyncio.Future[None] | None = None
-        """Set with the error if the node stops by itself (a disk failed, a bug was met); None before the start."""
+        """Done when the node has stopped: with the error if it stopped by itself (a disk failed, a bug was met), with
+        None if it was closed. None before the start."""
 
     def __repr__(self) -> str:
         if self._member is None:
@@ -107,7 +116,7 @@ class Node(Engine):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-        if self.failed is not None and self.failed.done() and not self.failed.cancelled() and exc[0] is None:
+        if self.failed is not None and self.failed.done() and exc[0] is None:
             self.failed.result()
 
     async def start(self) -> None:
@@ -119,17 +128,30 @@ class Node(Engine):
         Raises:
             StorageError: The data directory cannot be used.
             ConfigurationError: Names or addresses that cannot work.
+            Closed: It was closed meanwhile.
         """
-        self.failed = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.failed = loop.create_future()
+        self._starting = loop.create_task(self._start(), name=f"pyraftkv-{self.name}-start")
         try:
-            recovered = await self._storage.start(failed=self._storage_failed)
-            if recovered.repaired:
-                logger.warning("%s: %s", self.name, recovered.repaired)
-            await self._join(recovered)
-        except BaseException:
-            await self._transport.close()
-            await self._storage.close()
+            await self._starting
+        except asyncio.CancelledError as error:
+            await self._stop(error)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not our caller was cancelled, but the start: somebody stopped the node, or it stopped itself.
+            self.failed.result()
+            raise errors.Closed(f"{self.name} was stopped before it had started") from None
+        except BaseException as error:
+            await self._stop(error)
             raise
+
+    async def _start(self) -> None:
+        recovered = await self._storage.start(failed=self._storage_failed)
+        if recovered.repaired:
+            logger.warning("%s: %s", self.name, recovered.repaired)
+        await self._join(recovered)
 
     async def _join(self, recovered: Recovered) -> None:
         """Become somebody: the member that the directory says, or one of the first of a new cluster."""
@@ -194,14 +216,12 @@ class Node(Engine):
             config=self.config,
             rng=self._rng,
         )
-        for name, loop in member.loops().items():
+        for name, loop in {**member.loops(), "offers": self._offer_genesis}.items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
             task.add_done_callback(self._loop_ended)
             self._tasks.append(task)
         # What was known to be committed when the member stopped is history by the time anybody asks for "now".
         await member.applied_to(recovered.hard_state.commit)
-        if self.failed is not None and self.failed.done():
-            self.failed.result()
 
     async def close(self) -> None:
         """Leave gracefully: finish writes under way, hand leadership over, then stop. Idempotent.
@@ -209,9 +229,11 @@ class Node(Engine):
         Writes that could not finish within ``config.close_seconds`` fail as `MaybeApplied`.
         """
         member = self._member
-        if member is not None and self._stopping is None:
-            await self._hand_over(member)
-        await self._stop(None)
+        try:
+            if member is not None and self._stopping is None:
+                await self._hand_over(member)
+        finally:
+            await self._stop(None)  # who cancels a close wants it sooner, not never
 
     async def kill(self) -> None:
         """Stop at once, as if the process had died: nothing is finished and nobody is told. For tests."""
@@ -242,21 +264,26 @@ class Node(Engine):
     async def _stop_once(self, cause: BaseException | None) -> None:
         for task in self._tasks:
             task.remove_done_callback(self._loop_ended)
+        running = [*self._tasks, self._starting] if self._starting is not None else self._tasks
+        for task in running:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._member is not None:
-            await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
-        self._clients.close()
-        await self._transport.close()
-        await self._storage.close()
-        if self.failed is not None and not self.failed.done():
-            if cause is None:
-                self.failed.cancel()
-            else:
-                self.failed.set_exception(cause)
-                self.failed.exception()
-        self._events.emit(NodeStopped(cause))
+        if running:
+            await asyncio.wait(running)
+        try:
+            # The clients first: they are to look for another member, not to be told that this one has failed.
+            self._clients.close()
+            if self._member is not None:
+                await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
+            await self._transport.close()
+        finally:
+            await self._storage.close()
+            if self.failed is not None and not self.failed.done():
+                if cause is None or isinstance(cause, asyncio.CancelledError):
+                    self.failed.set_result(None)
+                else:
+                    self.failed.set_exception(cause)
+                    self.failed.exception()
+            self._events.emit(NodeStopped(cause))
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop never ends by itself: a bug, or the disk. The node stops, loudly."""
@@ -406,13 +433,31 @@ class Node(Engine):
         if self._peers.heard(hello):
             self._transport.set_peers(self._peers.addresses)
         self._events.emit(PeerConnected(hello.member_id, hello.name))
-        if hello.cluster_id == 0 and self._member is not None and self._hello is not None:
-            offer = codec.encode_logged(Genesis(self._hello.cluster_id, self._peers.table))
-            self._transport.send([GenesisOffer(hello.member_id, self._hello.member_id, offer)])
+        if hello.cluster_id == 0:
+            self._newcomers.add(hello.member_id)
+            self._newcomer_came.set()
+
+    async def _offer_genesis(self) -> None:
+        """Show entry 1 to listed members that have an empty directory.
+
+        1. A late member says HELLO. The connection back to it does not stand yet, so what is sent now is lost.
+        2. It has all the HELLOs that there will be. So the offer is repeated until it speaks as a member.
+        """
+        assert self._hello is not None
+        assert self._peers is not None
+        own, offer = self._hello.member_id, codec.encode_logged(Genesis(self._hello.cluster_id, self._peers.table))
+        while True:
+            await self._newcomer_came.wait()
+            self._transport.send([GenesisOffer(newcomer, own, offer) for newcomer in self._newcomers])
+            await asyncio.sleep(OFFER_SECONDS)
+            if not self._newcomers:
+                self._newcomer_came.clear()
 
     def receive(self, messages: Sequence[PeerMessage]) -> None:
         """Take messages from a peer."""
         if self._member is not None:
+            if self._newcomers:
+                self._newcomers.difference_update([message.sender for message in messages])
             self._member.received(messages)
         elif self._bootstrap is not None:
             for message in messages:

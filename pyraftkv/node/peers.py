@@ -14,6 +14,7 @@ class Peers:
 
     def __init__(self, own: Hello, members: Mapping[str, str]) -> None:
         self._own = own
+        self._listed = dict(members)
         self._names = {id_: name for name, id_ in first_ids(members).items()}
         self._addresses = {id_: members[name] for id_, name in self._names.items()}
         self._table: dict[int, MemberInfo] = {}
@@ -44,11 +45,17 @@ class Peers:
         return member_id in self._connected or member_id == self._own.member_id
 
     def adopt(self, own: Hello, table: Mapping[int, MemberInfo]) -> None:
-        """The log says who the members are: from here on only their incarnations are let in."""
+        """The log says who the members are: from here on only their incarnations are let in.
+
+        1. A cluster of a, b and c is restarted, with members= that name a and z by now.
+        2. By rank, z would be member 2, which is b: nobody is called by the rank of a list that is no longer his.
+        """
+        heard = {id_: self._addresses[id_] for id_ in self._connected if id_ in table}
         self._own = own
         self._table = dict(table)
         self._names = {m.id: m.name for m in table.values()}
-        self._addresses = {m.id: self._addresses.get(m.id) or m.address for m in table.values()}
+        self._addresses = {m.id: heard.get(m.id) or self._listed.get(m.name) or m.address for m in table.values()}
+        self._connected &= table.keys()
 
     def judge(self, hello: Hello) -> None:
         """Raise `HandshakeRejected` unless ``hello`` is a member's of this cluster, in the life it joined with."""

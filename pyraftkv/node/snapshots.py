@@ -13,15 +13,21 @@ lane, driven by the receiver:
       SnapshotChunk(last)     ────────────►    verifies, syncs, renames; then steps InstallSnapshot into its core
                               ◄────────────  SnapshotAck(next_number=end), and an AppendResponse from the core
 
-A lost message stops the conversation; the leader begins it again with `InstallSnapshot`, and the follower answers
-with the first chunk that it does not have.
+A lost message stops the conversation; after `retry_seconds` without an acknowledgement the leader begins it again with
+`InstallSnapshot`, and the follower answers with the first chunk that it does not have. Without progress for
+`snapshot_stall_seconds` it is given up.
+
+A conversation can only be continued with the member that began it. Two snapshots at the same index say the same, but in
+other bytes (pages are filled and compacted by each member in its own time): half of one and half of another is neither.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import cast
 
 from pyraftkv import errors
 from pyraftkv.codec import PeerMessage
@@ -36,6 +42,9 @@ logger = logging.getLogger("pyraftkv.node")
 RECEIVED_MAX = 64
 """Messages of a snapshot conversation waiting to be written."""
 
+ACKS_MAX = 64
+"""Acknowledgements of one follower waiting to be looked at."""
+
 GIVE_UP = -1
 """Instead of the next chunk's number: the follower wants no more of this snapshot."""
 
@@ -48,7 +57,7 @@ class SnapshotTaker:
         self._config = config
         self._taken = taken
         self._last_size_bytes = 0
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[errors.StorageError | None] | None = None
 
     @property
     def is_due(self) -> bool:
@@ -66,9 +75,16 @@ class SnapshotTaker:
         self._task = asyncio.get_running_loop().create_task(self._write(snapshot), name="pyraftkv-snapshot")
 
     async def wait(self) -> None:
-        """Wait for the snapshot under way, if any."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        """Wait for the snapshot under way, if any. Raises `StorageError` if it could not be written, `Closed`."""
+        task = self._task
+        if task is None:
+            return
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise errors.Closed("the node stopped before the snapshot was written")
+        error = task.result()
+        if error is not None:
+            raise error
 
     async def close(self) -> None:
         """Give up the snapshot under way, if any."""
@@ -76,7 +92,7 @@ class SnapshotTaker:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _write(self, snapshot: ReplicaSnapshot) -> None:
+    async def _write(self, snapshot: ReplicaSnapshot) -> errors.StorageError | None:
         meta = SnapshotMeta(snapshot.index, snapshot.term, snapshot.membership)
         sink = self._storage.create_snapshot(meta)
         size = 0
@@ -88,13 +104,25 @@ class SnapshotTaker:
             await sink.commit()
         except errors.StorageError as error:
             logger.warning("the snapshot at index %d was given up: %s", meta.index, error)
+            return error
         else:
             self._last_size_bytes = size
             self._taken(SnapshotTaken(meta, self._storage.first_index), size)
+            return None
         finally:
             self._task = None
             snapshot.close()
             await sink.abort()
+
+
+class _Talk:
+    """How far a conversation has come, over all its tries."""
+
+    __slots__ = ("acked", "advanced_at")
+
+    def __init__(self, *, acked: int, advanced_at: float) -> None:
+        self.acked = acked
+        self.advanced_at = advanced_at
 
 
 class SnapshotSender:
@@ -114,18 +142,23 @@ class SnapshotSender:
         self._feed = feed
         self._acks: dict[int, asyncio.Queue[SnapshotAck]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        """Every conversation that has not ended, given up or not."""
 
     def start(self, message: InstallSnapshot) -> None:
         """Begin a conversation with ``message.to``; one under way with it is given up."""
         self.stop(message.to)
-        self._acks[message.to] = asyncio.Queue()
-        task = asyncio.get_running_loop().create_task(self._converse(message), name=f"pyraftkv-send-{message.to}")
+        acks = self._acks[message.to] = asyncio.Queue(ACKS_MAX)
+        talk = self._converse(message, acks)
+        task = asyncio.get_running_loop().create_task(talk, name=f"pyraftkv-send-{message.to}")
         self._tasks[message.to] = task
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def acknowledged(self, ack: SnapshotAck) -> None:
-        """Take a follower's acknowledgement."""
+        """Take a follower's acknowledgement; over `ACKS_MAX` it is lost, like any message may be."""
         queue = self._acks.get(ack.sender)
-        if queue is not None:
+        if queue is not None and not queue.full():
             queue.put_nowait(ack)
 
     def stop(self, peer: int) -> None:
@@ -136,54 +169,79 @@ class SnapshotSender:
         self._acks.pop(peer, None)
 
     def stop_all(self) -> None:
-        """Give up every conversation: this member no longer leads, or closes."""
+        """Give up every conversation: this member no longer leads."""
         for peer in list(self._tasks):
             self.stop(peer)
 
-    async def _converse(self, message: InstallSnapshot) -> None:
+    async def close(self) -> None:
+        """Give up every conversation, and wait until all have ended."""
+        self.stop_all()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    async def _converse(self, message: InstallSnapshot, acks: asyncio.Queue[SnapshotAck]) -> None:
+        """Stream until the follower has everything, wants no more, or makes no progress for too long."""
+        loop = asyncio.get_running_loop()
         peer = message.to
+        talk = _Talk(acked=-1, advanced_at=loop.time())
         ok = False
         try:
-            async with asyncio.timeout(None) as stall:
-                ok = await self._stream(message, stall)
-        except (TimeoutError, errors.StorageError) as error:
-            logger.warning("the snapshot for member %d was given up: %s", peer, error or "no acknowledgement")
+            while True:
+                try:
+                    ok = await self._stream(message, acks, talk)
+                    break
+                except TimeoutError:
+                    if loop.time() - talk.advanced_at >= self._config.snapshot_stall_seconds:
+                        logger.warning("the snapshot for member %d was given up: no acknowledgement", peer)
+                        break
+        except errors.StorageError as error:
+            logger.warning("the snapshot for member %d was given up: %s", peer, error)
         if self._tasks.get(peer) is asyncio.current_task():
-            del self._tasks[peer]
+            del self._tasks[peer], self._acks[peer]
             self._feed(SnapshotSent(peer, ok))
 
-    async def _stream(self, message: InstallSnapshot, stall: asyncio.Timeout) -> bool:
-        """Send chunks as the follower acknowledges them; True when it has them all, False when it wants no more."""
-        loop = asyncio.get_running_loop()
-        meta = message.snapshot
+    async def _stream(self, message: InstallSnapshot, acks: asyncio.Queue[SnapshotAck], talk: _Talk) -> bool:
+        """Send chunks as the follower acknowledges them; True when it has them all, False when it wants no more.
 
-        async def wanted() -> int:
-            while True:
-                stall.reschedule(loop.time() + self._config.snapshot_stall_seconds)
-                ack = await self._acks[message.to].get()
-                if (ack.index, ack.snapshot_term) == (meta.index, meta.term):
-                    return ack.next_number
-
+        Raises: `TimeoutError` when a message was lost, it seems; `StorageError`.
+        """
+        while not acks.empty():
+            acks.get_nowait()
         self._send([message])
-        acked = number = await wanted()
+        acked = number = await self._wanted(message, acks, talk)
         if acked < 0:
             return False
         pending: bytes | None = None
-        async for chunk in self._storage.read_snapshot(meta, from_chunk=number):
-            if pending is not None:
-                self._send([self._chunk(message, number, pending, last=False)])
-                number += 1
-            while number - acked >= self._config.snapshot_chunks_in_flight_max:
-                acked = await wanted()
-                if acked < 0:
-                    return False
-            pending = chunk
+        stored = cast(AsyncGenerator[bytes, None], self._storage.read_snapshot(message.snapshot, from_chunk=number))
+        async with aclosing(stored) as chunks:
+            async for chunk in chunks:
+                if pending is not None:
+                    self._send([self._chunk(message, number, pending, last=False)])
+                    number += 1
+                while number - acked >= self._config.snapshot_chunks_in_flight_max:
+                    acked = await self._wanted(message, acks, talk)
+                    if acked < 0:
+                        return False
+                pending = chunk
         if pending is not None:
             self._send([self._chunk(message, number, pending, last=True)])
             number += 1
         while 0 <= acked < number:
-            acked = await wanted()
+            acked = await self._wanted(message, acks, talk)
         return acked >= 0
+
+    async def _wanted(self, message: InstallSnapshot, acks: asyncio.Queue[SnapshotAck], talk: _Talk) -> int:
+        """Return the next chunk that the follower wants. Raises `TimeoutError` if it does not say."""
+        meta = message.snapshot
+        async with asyncio.timeout(self._config.retry_seconds):
+            while True:
+                ack = await acks.get()
+                if (ack.index, ack.snapshot_term) == (meta.index, meta.term):
+                    break
+        if ack.next_number > talk.acked:
+            talk.acked = ack.next_number
+            talk.advanced_at = asyncio.get_running_loop().time()
+        return ack.next_number
 
     @staticmethod
     def _chunk(message: InstallSnapshot, number: int, data: bytes, *, last: bool) -> SnapshotChunk:
@@ -201,19 +259,24 @@ class SnapshotReceiver:
         send: Callable[[list[PeerMessage]], None],
         feed: Callable[[Input], None],
         is_covered: Callable[[SnapshotMeta], bool],
+        term: Callable[[], int],
     ) -> None:
         self._storage = storage
         self._send = send
         self._feed = feed
         self._is_covered = is_covered
+        self._term = term
         self._message: InstallSnapshot | None = None
         self._sink: SnapshotSink | None = None
         self._next_number = 0
         self._queue: asyncio.Queue[InstallSnapshot | SnapshotChunk] = asyncio.Queue(RECEIVED_MAX)
 
     def received(self, message: InstallSnapshot | SnapshotChunk) -> None:
-        """Queue a part of the conversation for `run`; over `RECEIVED_MAX` it is lost, like any message may be."""
-        if not self._queue.full():
+        """Queue a part of the conversation for `run`; over `RECEIVED_MAX` it is lost, like any message may be.
+
+        What an earlier term's leader sends is dropped: it must not stand in the way of the present one's.
+        """
+        if message.term >= self._term() and not self._queue.full():
             self._queue.put_nowait(message)
 
     async def run(self) -> None:
@@ -234,7 +297,8 @@ class SnapshotReceiver:
             self._acknowledge(message, GIVE_UP)
             self._feed(message)
             return
-        if self._sink is None or self._message is None or self._message.snapshot != message.snapshot:
+        old = self._message
+        if self._sink is None or old is None or (old.sender, old.snapshot) != (message.sender, message.snapshot):
             await self._drop()
             self._sink = self._storage.create_snapshot(message.snapshot, received=True)
             self._next_number = 0
@@ -245,7 +309,8 @@ class SnapshotReceiver:
         message, sink = self._message, self._sink
         if message is None or sink is None or chunk.number != self._next_number:
             return
-        if (chunk.index, chunk.snapshot_term) != (message.snapshot.index, message.snapshot.term):
+        meta = message.snapshot
+        if (chunk.sender, chunk.index, chunk.snapshot_term) != (message.sender, meta.index, meta.term):
             return
         try:
             await sink.write(chunk.data)

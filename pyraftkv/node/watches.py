@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from pyraftkv import errors
@@ -35,6 +35,11 @@ class NodeWatch:
     @property
     def watcher(self) -> Watcher:
         return self._watcher
+
+    @property
+    def progress(self) -> int:
+        """Everything up to this revision was taken, or does not concern this watch; never below `revision`."""
+        return self._watcher.revision
 
     @property
     def call(self) -> WatchCall:
@@ -72,7 +77,7 @@ class NodeWatch:
             if self._error is not None:
                 raise self._error
             self._ready.clear()
-            batch = self._watcher.take(BATCH_EVENTS_MAX)
+            batch = self._take()
             if batch is not None:
                 self.revision = batch.revision
                 if batch.events:
@@ -84,10 +89,21 @@ class NodeWatch:
             else:
                 await asyncio.sleep(0)
 
+    def _take(self) -> WatchBatch | None:
+        """Take from the store what there is. Raises `WatchCancelled`, and so it will whenever asked again."""
+        try:
+            return self._watcher.take(BATCH_EVENTS_MAX)
+        except errors.WatchCancelled as error:
+            self._hub.forget(self)
+            self.end(error)
+            raise
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         async for batch in self.batches():
             for event in batch.events:
+                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
                 yield event
+            self.revision = batch.revision
 
     async def __aenter__(self) -> Self:
         return self
@@ -142,23 +158,27 @@ class WatchHub:
         self.advance()
 
     def replace_store(self, store: Store) -> None:
-        """Carry every watch over to a restored store, from the revision that it had reached."""
+        """Carry every watch over to a restored store, from the revision that it had reached.
+
+        1. A watch of a key that nobody writes stands at revision 5 since it began, while others come to 1000.
+        2. The restored store is compacted at 900. From 6 on it could not go on; but it has missed nothing up to 1000.
+        """
         self._store = store
         watches, self._watches = list(self._watches.values()), {}
         for watch in watches:
             try:
-                watcher = self._attach(watch.call, watch.revision + 1)
+                watcher = self._attach(watch.call, watch.progress + 1)
             except errors.PyraftkvError as error:
                 watch.end(error)
                 continue
             watch.reattach(watcher)
             self._watches[id(watcher)] = watch
 
-    def close(self, error: errors.PyraftkvError) -> None:
-        """End every watch with ``error``."""
+    def close(self, error: Callable[[], errors.PyraftkvError]) -> None:
+        """End every watch with an ``error()`` of its own."""
         for watch in list(self._watches.values()):
             watch.watcher.cancel()
-            watch.end(error)
+            watch.end(error())
         self._watches.clear()
 
     def _attach(self, call: WatchCall, start_revision: int) -> Watcher:
@@ -174,6 +194,6 @@ class WatchHub:
         except errors.Compacted as error:
             raise errors.WatchCancelled(
                 "the history to watch was compacted",
-                resume_revision=error.compact_revision,
+                resume_revision=start_revision,
                 compact_revision=error.compact_revision,
             ) from None

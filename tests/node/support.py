@@ -107,7 +107,8 @@ async def caught_up(*nodes: Node) -> None:
     for node in nodes:
         member = node._member
         assert member is not None
-        await member.applied_to(index, asyncio.get_running_loop().time() + 15)
+        async with asyncio.timeout(15):
+            await member.applied_to(index)
 
 
 def other_than(cluster: Cluster, *nodes: Node) -> Node:
