@@ -3,7 +3,7 @@
 .. code-block:: text
 
     tree        a directory tree as things to put          processes   three members, started and killed
-    load        puts them and remembers what was promised  check       reads them back and compares
+    load        puts them and remembers what was promised  verdict     reads them back and compares
 
 The story, told as it happens:
 
@@ -32,10 +32,10 @@ from typing import TextIO, cast
 import pyraftkv
 from pyraftkv import errors
 from pyraftkv.cli.terminal import Screen, human_bytes
-from pyraftkv.demo.check import Verdict, check
 from pyraftkv.demo.load import BYTES_PER_SECOND_MAX, Loader
 from pyraftkv.demo.processes import MemberDied, Process, Processes
 from pyraftkv.demo.tree import Piece, pieces_of
+from pyraftkv.demo.verdict import Verdict, check
 
 GOOD = 0
 BAD = 1

@@ -145,11 +145,11 @@ class Processes:
         """Kill every member at the same moment."""
         await asyncio.gather(*(node.kill() for node in self.nodes.values()))
 
-    async def start(self, *names: str) -> None:
+    async def start(self, *names: str, attempts: int = START_ATTEMPTS) -> None:
         """Start members that are down, and wait until they answer. Raises `MemberDied`, `TimeoutError`."""
         for name in names:
             await self.nodes[name].start(self._members)
-        await asyncio.gather(*(self._ready(self.nodes[name]) for name in names))
+        await asyncio.gather(*(self._ready(self.nodes[name], attempts) for name in names))
 
     async def leader(self) -> Process:
         """Ask every member how it is, until one leads. Raises `TimeoutError`."""
@@ -191,7 +191,7 @@ class Processes:
             for node in self.nodes.values():
                 node.kv.start()
             try:
-                await self.start(*NAMES)
+                await self.start(*NAMES, attempts=1)
             except MemberDied as death:
                 if attempt == START_ATTEMPTS - 1 or death.status != USAGE:
                     raise
@@ -199,13 +199,13 @@ class Processes:
             else:
                 return
 
-    async def _ready(self, node: Process) -> None:
-        """Wait for a member; start it again if its port is not free yet."""
-        for attempt in range(START_ATTEMPTS):
+    async def _ready(self, node: Process, attempts: int) -> None:
+        """Wait for a member; start it again if its port is not free at the moment."""
+        for attempt in range(attempts):
             try:
                 await node.ready()
             except MemberDied as death:
-                if attempt == START_ATTEMPTS - 1 or death.status != USAGE:
+                if attempt == attempts - 1 or death.status != USAGE:
                     raise
                 await asyncio.sleep(POLL_SECONDS)
                 await node.start(self._members)
