@@ -118,6 +118,7 @@ async def dial(
         introduction.connected(wire)
 
     wire = Wire(introduction, connected=introduce, lost=lost)
+    accepted = False
     try:
         async with asyncio.timeout(limits.dial_seconds_max):
             loop = asyncio.get_running_loop()
@@ -126,12 +127,13 @@ async def dial(
         if tls is not None and other.member_id:
             tls.check_identity(wire.ssl_object, other)
         judge(other)
-    except BaseException as error:
-        introduction.answer.cancel()
-        wire.abort()
-        if isinstance(error, ssl.SSLCertVerificationError):
-            raise HandshakeRejected(f"{address} cannot be trusted: {error}", reason="unauthorized") from error
-        raise
+        accepted = True
+    except ssl.SSLCertVerificationError as error:
+        raise HandshakeRejected(f"{address} cannot be trusted: {error}", reason="unauthorized") from error
+    finally:
+        if not accepted:
+            introduction.answer.cancel()
+            wire.abort()
     return wire, other
 
 

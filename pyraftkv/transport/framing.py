@@ -25,8 +25,8 @@ from typing import Final
 from pyraftkv._record import record
 from pyraftkv.errors import FrameError
 
-MAGIC: Final = 0x52B5
-"""Bytes B5 52: no text, no TLS record and no HTTP request begins so."""
+MAGIC: Final = 0xB552
+"""Bytes 52 B5: no text and no TLS record begins so, and whoever expects TLS sees at once that this is none."""
 FRAME_VERSION: Final = 1
 HEADER: Final = Struct("<HBBHHIII")
 CRC: Final = Struct("<I")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
@@ -109,6 +110,7 @@ class TcpTransport:
         self._handler: Handler | None = None
         self._gate: PeerGate | None = None
         self._wires: set[Wire] = set()
+        self._context: ssl.SSLContext | None = None
         self._clients: set[Wire] = set()
         self._greetings: set[Greeting] = set()
         self._addresses: dict[int, str] = {}
@@ -161,7 +163,10 @@ class TcpTransport:
         loop = asyncio.get_running_loop()
         options: dict[str, Any] = {}
         if self._tls is not None:
-            options["ssl"] = self._tls.for_server()
+            self.reload_tls()
+            assert self._context is not None
+            self._context.sni_callback = self._current_context
+            options["ssl"] = self._context
             options["ssl_handshake_timeout"] = self._limits.handshake_seconds_max
             options["ssl_shutdown_timeout"] = self._limits.handshake_seconds_max
         self._handler, self._gate = handler, PeerGate(handler.peer_hello)
@@ -174,6 +179,21 @@ class TcpTransport:
         self.identify(hello)
         self._sweep_timer = loop.call_later(self._limits.frame_seconds_max, self._sweep)
         self.set_peers(self._addresses)
+
+    def reload_tls(self) -> None:
+        """Read the TLS files again, for connections accepted from now on (dials read them anyway).
+
+        Raises:
+            ConfigurationError: They cannot be used; those in force stay in force.
+        """
+        if self._tls is not None:
+            # A new context, because a live one is left broken by files that do not fit each other.
+            self._context = self._tls.for_server()
+
+    def _current_context(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        """Let a handshake that began with the first context go on with the latest."""
+        assert self._context is not None
+        handshake.context = self._context
 
     def identify(self, hello: Hello) -> None:
         """Replace the HELLO for connections from now on."""

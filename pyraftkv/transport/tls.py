@@ -25,7 +25,10 @@ _SCHEME: Final = "pyraftkv://"
 
 @record
 class TLS:
-    """Certificates and rules for a transport or a dialer. Files are PEM, and are read at every `start` and dial."""
+    """Certificates and rules for a transport or a dialer.
+
+    Files are PEM. They are read at every dial, at the start of a transport, and on its `reload_tls`.
+    """
 
     ca: str = ""
     """Path of the authority that signs members and clients; the system's authorities are never used."""

@@ -71,7 +71,7 @@ def test_payloads_are_bytes_whichever_way_they_came() -> None:
 def test_the_header_has_this_layout() -> None:
     """24 bytes, little endian, the CRC last."""
     header = frame_header(3, b"abc", sender_boot=0x01020304, receiver_boot=0x05060708)
-    expected = bytes.fromhex("b552 01 03 0000 0000 03000000 04030201 08070605")
+    expected = bytes.fromhex("52b5 01 03 0000 0000 03000000 04030201 08070605")
     assert header == expected + zlib.crc32(expected + b"abc").to_bytes(4, "little")
     assert len(header) == HEADER_BYTES == 24
 
@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_noticed(frame: Frame, data: st.DataObject) -> None:
     assert place in range(8, 12)
 
 
-def _forged(*, magic: int = 0x52B5, version: int = 1, flags: int = 0, group: int = 0, length: int = 0) -> bytes:
+def _forged(*, magic: int = 0xB552, version: int = 1, flags: int = 0, group: int = 0, length: int = 0) -> bytes:
     head = HEADER.pack(magic, version, 1, flags, group, length, 0, 0)
     return head + CRC.pack(zlib.crc32(head))
 
@@ -107,7 +107,7 @@ def test_a_forged_header_with_the_right_values_passes() -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        _forged(magic=0x52B4),
+        _forged(magic=0xB553),
         _forged(version=2),
         _forged(flags=1),
         _forged(group=1),
