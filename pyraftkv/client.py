@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import fields
@@ -58,17 +59,24 @@ BACKOFF_SECONDS_MAX = 1.0
 LIMITS = Limits()
 """The bounds of one request, checked before it is sent."""
 
+WRITES_SENT_MAX = 4000
+"""Writes under way on one connection (a member takes 4096 calls); further ones wait here."""
+
 WATCH_BATCHES_MAX = 256
 """Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
+
+WATCH_BYTES_MAX = 8 * 1024 * 1024
+"""The same in bytes as they came over the wire."""
 
 
 class _Ask:
     """A call that expects one answer and may be asked again: a read, a status, a session."""
 
-    __slots__ = ("call", "deadline", "future", "is_due")
+    __slots__ = ("deadline", "frame", "future", "id", "is_due")
 
     def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
-        self.call = call
+        self.id = call.id
+        self.frame = codec.encode_call(call)
         self.deadline = deadline
         self.future = future
         self.is_due = False
@@ -130,15 +138,23 @@ class Client(Engine):
         loop = asyncio.get_running_loop()
         self._writes = PendingWrites(loop, send=self._send_write, retry_seconds=RETRY_SECONDS)
         for work in (self._stay_connected(), self._housekeeping()):
-            self._tasks.append(loop.create_task(work, name="pyraftkv-client"))
+            task = loop.create_task(work, name="pyraftkv-client")
+            task.add_done_callback(self._loop_ended)
+            self._tasks.append(task)
 
     async def close(self) -> None:
         """Disconnect; calls under way fail. Idempotent."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
+            task.remove_done_callback(self._loop_ended)
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        self._end()
+        ending: list[asyncio.Task[Any]] = [*tasks, self._opening] if self._opening is not None else [*tasks]
+        if ending:
+            await asyncio.wait(ending)
+
+    def _end(self) -> None:
+        """Fail everything under way."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -151,6 +167,15 @@ class Client(Engine):
         for watch in list(self._watches.values()):
             watch.end(errors.Closed("the client was closed"))
         self._watches.clear()
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """A loop never ends by itself: a bug. Nobody may wait for what will not come."""
+        logger.critical("the client stops: %s ended", task.get_name(), exc_info=task.exception())
+        tasks, self._tasks = self._tasks, []
+        for other in tasks:
+            other.remove_done_callback(self._loop_ended)
+            other.cancel()
+        self._end()
 
     # --- The KV protocol -------------------------------------------------------------------------------------------
 
@@ -212,21 +237,32 @@ class Client(Engine):
     async def _ask(self, make: Callable[[int], Call], timeout: float | None) -> Any:
         """Send a call that may be repeated, and wait for its answer. Raises `ReadTimeout`, and what it came to."""
         self._running()
-        call = make(self._id())
         future = asyncio.get_running_loop().create_future()
-        self._asks[call.id] = _Ask(call, self._deadline(timeout), future)
-        self._send(call)
+        ask = _Ask(make(self._id()), self._deadline(timeout), future)
+        self._asks[ask.id] = ask
+        self._send(ask.frame)
         try:
             return await future
         finally:
-            if self._asks.pop(call.id, None) is not None:
-                self._send(CancelCall(call.id))
+            if self._asks.pop(ask.id, None) is not None:
+                self._send(codec.encode_call(CancelCall(ask.id)))
 
     async def _open_session(self, deadline: float) -> OwnSession:
-        """Open this client's session; callers at the same time share the attempt."""
-        if self._opening is None or self._opening.done():
-            self._opening = asyncio.get_running_loop().create_task(self._open(deadline), name="pyraftkv-session")
-        return await asyncio.shield(self._opening)
+        """Open this client's session; callers at the same time share the attempt, each to its own deadline."""
+        loop = asyncio.get_running_loop()
+        while self._session is None:
+            if self._opening is None or self._opening.done():
+                self._opening = loop.create_task(self._open(deadline), name="pyraftkv-session")
+                self._opening.add_done_callback(_retrieve)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(self._opening)
+            except TimeoutError:
+                raise errors.NoLeader("no session could be opened in time, nothing was written") from None
+            except errors.NoLeader:
+                if loop.time() >= deadline:  # else the attempt was another caller's, who had less time
+                    raise
+        return self._session
 
     async def _open(self, deadline: float) -> OwnSession:
         timeout = deadline - asyncio.get_running_loop().time()
@@ -238,17 +274,21 @@ class Client(Engine):
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
         connection = self._connection
-        if connection is None or connection.queued_bytes > SEND_QUEUE_BYTES_MAX:
+        if (
+            connection is None
+            or connection.queued_bytes > SEND_QUEUE_BYTES_MAX
+            or len(self._write_ids) >= WRITES_SENT_MAX
+        ):
             return False  # It stays pending, and is offered again when the connection has room.
         call_id = self._id()
         self._write_ids[call_id] = (session, sequence)
-        return self._send(WriteCall(call_id, payload, float(self._timeout)))
+        return self._send(codec.encode_call(WriteCall(call_id, payload, float(self._timeout))))
 
-    def _send(self, call: Call) -> bool:
+    def _send(self, frame: bytes) -> bool:
         """Send if connected; what was not sent goes out upon the next connection."""
         if self._connection is None:
             return False
-        self._connection.send(codec.encode_call(call))
+        self._connection.send(frame)
         return True
 
     # --- Connection ------------------------------------------------------------------------------------------------
@@ -283,7 +323,7 @@ class Client(Engine):
         self._write_ids.clear()
         self._running().resend()
         for ask in list(self._asks.values()):
-            self._send(ask.call)
+            self._send(ask.frame)
         for watch in list(self._watches.values()):
             self.subscribe(watch)
         return True
@@ -302,7 +342,7 @@ class Client(Engine):
                 if now >= ask.deadline and not ask.future.done():
                     ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
                 elif ask.is_due:
-                    ask.is_due = not self._send(ask.call)
+                    ask.is_due = not self._send(ask.frame)
 
     # --- Replies ---------------------------------------------------------------------------------------------------
 
@@ -317,8 +357,8 @@ class Client(Engine):
         if isinstance(reply, WatchUpdate):
             watch = self._watches.get(reply.id)
             if watch is not None:
-                watch.deliver(reply.batch)
-        else:
+                watch.deliver(reply.batch, size_bytes=len(frame))
+        elif isinstance(reply, Answer):
             self._answered(reply)
 
     def _answered(self, answer: Answer) -> None:
@@ -330,8 +370,14 @@ class Client(Engine):
         if ask is not None:
             self._ask_answered(ask, answer)
             return
-        watch = self._watches.pop(answer.id, None)
-        if watch is not None and answer.error is not None:
+        watch = self._watches.get(answer.id)
+        if watch is None or answer.error is None:
+            return
+        if answer.error[0] in LEAVE_MEMBER:
+            if self._connection is not None:
+                self._connection.close()  # the watch goes on with the next member
+        else:
+            del self._watches[answer.id]
             watch.end(errors.from_wire(*answer.error))
 
     def _write_answered(self, key: tuple[int, int], answer: Answer) -> None:
@@ -351,7 +397,7 @@ class Client(Engine):
     def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
         """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""
         if answer.error is not None and answer.error[0] in ASK_AGAIN:
-            self._asks[ask.call.id] = ask
+            self._asks[ask.id] = ask
             ask.is_due = True
             if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
                 self._connection.close()
@@ -364,15 +410,20 @@ class Client(Engine):
 
     def subscribe(self, watch: ClientWatch) -> None:
         """Ask for a watch from where it stands, under a fresh id: updates for an older one are ignored."""
-        self._watches.pop(watch.id, None)
+        if not self._tasks:
+            watch.end(errors.Closed("the client was closed"))
+            return
         call = watch.next_call(self._id())
+        frame = codec.encode_call(call)
+        self._watches.pop(watch.id, None)
+        watch.is_called(call)
         self._watches[call.id] = watch
-        self._send(call)
+        self._send(frame)
 
     def unsubscribe(self, watch: ClientWatch) -> None:
         """Stop the updates of a watch, for good or until it subscribes again."""
         if self._watches.pop(watch.id, None) is not None:
-            self._send(CancelCall(watch.id))
+            self._send(codec.encode_call(CancelCall(watch.id)))
 
 
 DECLINED = {"Closed", "Overloaded", "NoLeader"}
@@ -394,8 +445,19 @@ def _closed_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
     return errors.Closed("the client was closed before the write was sent")
 
 
+def _retrieve(task: asyncio.Task[OwnSession]) -> None:
+    """Look at the task's exception: everybody who waited for it may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
+
+
 class ClientWatch:
-    """A watch over the wire; see `kv.Watch`."""
+    """A watch over the wire; see `kv.Watch`.
+
+    A batch too large for a frame comes in parts: one that says that everything up to a revision below its last event
+    is there, has more of that event's revision behind it. It is put together here, and a part that was lost with its
+    connection comes again.
+    """
 
     def __init__(self, client: Client, call: WatchCall) -> None:
         self._client = client
@@ -403,8 +465,13 @@ class ClientWatch:
         self.revision = max(0, call.start_revision - 1)
         self._delivered = self.revision
         self._in_place = call.start_revision > 0
-        self._queue: deque[WatchBatch] = deque()
+        self._partial: list[Event] = []
+        """Events of a revision that is not complete yet."""
+        self._partial_bytes = 0
+        self._queue: deque[tuple[WatchBatch, int]] = deque()
+        self._queue_bytes = 0
         self._is_paused = False
+        self._is_handing_out = False
         self._ready = asyncio.Event()
         self._placed = asyncio.Event()
         self._error: errors.PyraftkvError | None = None
@@ -418,20 +485,37 @@ class ClientWatch:
         """Return the call that goes on after the last revision received."""
         call = self._call
         start = self._delivered + 1 if self._in_place else call.start_revision
-        self._call = WatchCall(call_id, call.key, call.end, start, call.prev_kv, call.no_put, call.no_delete)
-        return self._call
+        return WatchCall(call_id, call.key, call.end, start, call.prev_kv, call.no_put, call.no_delete)
 
-    def deliver(self, batch: WatchBatch) -> None:
-        """Take a batch from the wire; past `WATCH_BATCHES_MAX` the server is told to wait for the reader."""
+    def is_called(self, call: WatchCall) -> None:
+        """The watch goes on with this call; what was incomplete comes again."""
+        self._call = call
+        self._partial, self._partial_bytes = [], 0
+
+    def deliver(self, batch: WatchBatch, *, size_bytes: int) -> None:
+        """Take a batch, or a part of one, from the wire.
+
+        Past `WATCH_BATCHES_MAX` or `WATCH_BYTES_MAX` the server is told to wait for the reader.
+        """
         self._in_place = True
         self._delivered = max(self._delivered, batch.revision)
         self._placed.set()
-        if batch.events:
-            self._queue.append(batch)
+        events, self._partial = self._partial + batch.events, []
+        size_bytes, self._partial_bytes = self._partial_bytes + size_bytes, 0
+        if events and events[-1].kv.mod_revision > batch.revision:
+            complete = bisect_right(events, batch.revision, key=lambda event: event.kv.mod_revision)
+            events, self._partial = events[:complete], events[complete:]
+            if not events:
+                self._partial_bytes = size_bytes
+        if events:
+            self._queue.append((WatchBatch(events, batch.revision), size_bytes))
+            self._queue_bytes += size_bytes
             self._ready.set()
-            if len(self._queue) >= WATCH_BATCHES_MAX:
+            if len(self._queue) >= WATCH_BATCHES_MAX or self._queue_bytes >= WATCH_BYTES_MAX:
                 self._is_paused = True
                 self._client.unsubscribe(self)
+        elif not self._queue and not self._partial and not self._is_handing_out:
+            self.revision = max(self.revision, batch.revision)
 
     def end(self, error: errors.PyraftkvError) -> None:
         """End the watch: whoever iterates gets ``error`` after what is queued."""
@@ -451,9 +535,12 @@ class ClientWatch:
         """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
         while True:
             while self._queue:
-                batch = self._queue.popleft()
+                batch, size_bytes = self._queue.popleft()
+                self._queue_bytes -= size_bytes
                 self.revision = batch.revision
+                self._is_handing_out = True
                 yield batch
+                self._is_handing_out = False
             if self._error is not None:
                 raise self._error
             if self._is_paused:
@@ -465,7 +552,9 @@ class ClientWatch:
     async def __aiter__(self) -> AsyncIterator[Event]:
         async for batch in self.batches():
             for event in batch.events:
+                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
                 yield event
+            self.revision = batch.revision
 
     async def __aenter__(self) -> Self:
         return self

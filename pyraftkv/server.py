@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,15 +25,43 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.sessions import Outcome
 from pyraftkv.store.commands import RangeQuery
-from pyraftkv.store.values import RangeResult, WatchBatch
+from pyraftkv.store.values import Event, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
+from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
 logger = logging.getLogger("pyraftkv.server")
 
 CALLS_MAX = 4096
 """Calls (and watches) under way per connection; one more is refused as `Overloaded`."""
 
+REPLY_QUEUE_BYTES_MAX = 4 * 1024 * 1024
+"""What is given to a connection to send; further replies wait here until it has room."""
+
+REPLIES_WAITING_BYTES_MAX = 64 * 1024 * 1024
+"""Replies that wait for room on one connection; a client with more is too slow, and is dropped."""
+
+PART_BYTES_MAX = 1024 * 1024
+"""A batch of events larger than this is sent in parts."""
+
+EVENT_OVERHEAD_BYTES = 64
+"""What an event counts besides its keys and values."""
+
+PROGRESS_SECONDS = 10.0
+"""How often an idle watch is told how far history has come."""
+
+OPEN_SESSION_SECONDS = 5.0
+"""How long a member tries to open a session for a client."""
+
 CONSISTENCIES: dict[str, Consistency] = {"linearizable": "linearizable", "lease": "lease", "local": "local"}
+
+
+class ServedWatch(Watch, Protocol):
+    """What the server needs of a watch besides `kv.Watch`."""
+
+    @property
+    def progress(self) -> int:
+        """Everything up to this revision was handed out, or does not concern this watch."""
+        ...
 
 
 class Member(Protocol):
@@ -48,7 +77,7 @@ class Member(Protocol):
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult: ...
 
-    def open_watch(self, call: WatchCall) -> Watch: ...
+    def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
     async def status(self, *, timeout: float | None = None) -> Status: ...
 
@@ -75,14 +104,30 @@ class ClientPort:
             client.close()
 
 
+class _Serving:
+    """A watch of a client: how far it was told, and whether it is in the middle of a batch."""
+
+    __slots__ = ("is_sending", "told", "watch")
+
+    def __init__(self, watch: ServedWatch) -> None:
+        self.watch = watch
+        self.told = watch.revision
+        self.is_sending = False
+
+
 class ClientConnection:
     """One client: its calls under way by their id, answered in whatever order they finish."""
 
-    def __init__(self, member: Member, connection: Connection, *, closed: Any) -> None:
+    def __init__(self, member: Member, connection: Connection, *, closed: Callable[[ClientConnection], None]) -> None:
         self._member = member
         self._connection = connection
         self._closed = closed
         self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._watches: dict[int, _Serving] = {}
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+        self._telling: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin to serve."""
@@ -94,10 +139,18 @@ class ClientConnection:
         self._lost(None)
 
     def _lost(self, _: Exception | None) -> None:
-        for call in list(self._calls.values()):
-            call.cancel()
-        self._calls.clear()
+        calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            _abandon(call)
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._waiting.clear()
+        self._waiting_bytes = 0
         self._closed(self)
+
+    # --- Calls -----------------------------------------------------------------------------------------------------
 
     def _received(self, frame: bytes) -> None:
         try:
@@ -121,12 +174,13 @@ class ClientConnection:
             self._refuse(call.id, error)
             return
         self._calls[call.id] = future
-        future.add_done_callback(partial(self._done, call.id))
+        done = self._write_done if isinstance(call, WriteCall) else self._done
+        future.add_done_callback(partial(done, call.id))
 
     def _task(self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
-            work = self._member.read(call.query, CONSISTENCIES[call.consistency], call.timeout)
+            work = self._read(call)
         elif isinstance(call, WatchCall):
             work = self._watch(call)
         elif isinstance(call, StatusCall):
@@ -135,41 +189,184 @@ class ClientConnection:
             work = self._member.open_session(OPEN_SESSION_SECONDS)
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
 
+    async def _read(self, call: ReadCall) -> RangeResult:
+        consistency = CONSISTENCIES.get(call.consistency)
+        if consistency is None:
+            raise errors.InvalidRequest(f"there is no consistency {call.consistency!r}")
+        result = await self._member.read(call.query, consistency, call.timeout)
+        size_bytes = sum([len(kv.key) + len(kv.value) for kv in result.kvs])
+        if size_bytes > CLIENT_FRAME_BYTES_MAX:
+            raise _too_large(size_bytes)
+        return result
+
     async def _status(self) -> dict[str, Any]:
         return dataclasses.asdict(await self._member.status())
+
+    def _done(self, call_id: int, future: asyncio.Future[Any]) -> None:
+        """Answer a call that changed nothing."""
+        result = self._result(call_id, future)
+        if result is not None:
+            frame = codec.encode_reply(Answer(call_id, result=result))
+            if len(frame) > CLIENT_FRAME_BYTES_MAX:
+                self._refuse(call_id, _too_large(len(frame)))
+            else:
+                self._send(frame)
+
+    def _write_done(self, call_id: int, future: asyncio.Future[Any]) -> None:
+        """Answer a write. It has been applied: a result that cannot be told is no reason to say otherwise."""
+        result = self._result(call_id, future)
+        if result is None:
+            return
+        try:
+            frame = codec.encode_reply(Answer(call_id, result=result))
+        except errors.InvalidRequest as error:
+            self._refuse(call_id, errors.MaybeApplied(f"the write was applied, but its result cannot be told: {error}"))
+            return
+        if len(frame) > CLIENT_FRAME_BYTES_MAX:
+            text = f"the write was applied, but its result has {len(frame)} bytes, over {CLIENT_FRAME_BYTES_MAX}"
+            self._refuse(call_id, errors.MaybeApplied(text))
+        else:
+            self._send(frame)
+
+    def _result(self, call_id: int, future: asyncio.Future[Any]) -> Any:
+        """Return what a call came to; None when it was answered with an error, or nobody waits for it any more."""
+        if future.cancelled():
+            self._calls.pop(call_id, None)
+            return None
+        error = future.exception()
+        if self._calls.pop(call_id, None) is None:
+            return None
+        if error is None:
+            return future.result()
+        if isinstance(error, errors.PyraftkvError):
+            self._refuse(call_id, error)
+        else:
+            logger.error("a client's call failed", exc_info=error)
+            self._refuse(call_id, errors.MaybeApplied(f"the member failed: {type(error).__name__}"))
+        return None
+
+    def _cancel(self, call_id: int) -> None:
+        future = self._calls.pop(call_id, None)
+        if future is not None:
+            _abandon(future)
+
+    # --- Watches ---------------------------------------------------------------------------------------------------
 
     async def _watch(self, call: WatchCall) -> None:
         """Send a watch's batches, no faster than the client takes them."""
         watch = self._member.open_watch(call)
         async with watch:
             self._reply(WatchUpdate(call.id, WatchBatch([], watch.revision)))
-            async for batch in watch.batches():
-                self._reply(WatchUpdate(call.id, batch))
-                await self._connection.drain()
+            serving = self._watches[call.id] = _Serving(watch)
+            if self._telling is None:
+                self._tell_later()
+            try:
+                async for batch in watch.batches():
+                    serving.is_sending = True
+                    for part in parts_of(batch):
+                        self._send_part(call.id, part)
+                        await self._room()
+                    serving.told = batch.revision
+                    serving.is_sending = False
+            finally:
+                del self._watches[call.id]
 
-    def _done(self, call_id: int, future: asyncio.Future[Any]) -> None:
-        if self._calls.pop(call_id, None) is None or future.cancelled():
-            return
-        error = future.exception()
-        if error is None:
-            self._reply(Answer(call_id, result=future.result()))
-        elif isinstance(error, errors.PyraftkvError):
-            self._refuse(call_id, error)
-        else:
-            logger.error("a client's call failed", exc_info=error)
-            self._refuse(call_id, errors.MaybeApplied(f"the member failed: {type(error).__name__}"))
+    def _send_part(self, call_id: int, part: WatchBatch) -> None:
+        frame = codec.encode_reply(WatchUpdate(call_id, part))
+        if len(frame) > CLIENT_FRAME_BYTES_MAX:
+            raise errors.WatchCancelled(
+                f"an event has {len(frame)} bytes with its previous value, over {CLIENT_FRAME_BYTES_MAX}: "
+                "watch without prev_kv=",
+                resume_revision=part.events[0].kv.mod_revision,
+            )
+        self._send(frame)
 
-    def _cancel(self, call_id: int) -> None:
-        future = self._calls.pop(call_id, None)
-        if future is not None:
-            future.cancel()
+    def _tell_later(self) -> None:
+        self._telling = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._tell_progress)
+
+    def _tell_progress(self) -> None:
+        """Tell idle watches how far they are.
+
+        1. A watch of a key that nobody writes is at revision 5 since it began. Others write on, and compact at 900.
+        2. The member dies. The client goes to another one and asks to go on from 6: that is compacted.
+        3. It has missed nothing; but only the member that died knew.
+        """
+        self._telling = None
+        for call_id, serving in self._watches.items():
+            revision = serving.watch.progress
+            if not serving.is_sending and revision > serving.told:
+                serving.told = revision
+                self._reply(WatchUpdate(call_id, WatchBatch([], revision)))
+        if self._watches:
+            self._tell_later()
+
+    # --- Replies ---------------------------------------------------------------------------------------------------
 
     def _refuse(self, call_id: int, error: errors.PyraftkvError) -> None:
         self._reply(Answer(call_id, error=errors.to_wire(error)))
 
     def _reply(self, reply: Reply) -> None:
-        self._connection.send(codec.encode_reply(reply))
+        self._send(codec.encode_reply(reply))
+
+    def _send(self, frame: bytes) -> None:
+        """Send a reply now, or when the connection has room: it breaks when it is given too much at once."""
+        if self._sending is None and self._connection.queued_bytes + len(frame) <= REPLY_QUEUE_BYTES_MAX:
+            self._connection.send(frame)
+            return
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        if self._waiting_bytes > REPLIES_WAITING_BYTES_MAX:
+            logger.warning("client %s is dropped: it reads too slowly", self._connection.peer.name)
+            self.close()
+        elif self._sending is None:
+            self._sending = asyncio.get_running_loop().create_task(self._send_waiting(), name="pyraftkv-replies")
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            await self._connection.drain()
+            frame = self._waiting.popleft()
+            self._waiting_bytes -= len(frame)
+            self._connection.send(frame)
+        self._sending = None
+
+    async def _room(self) -> None:
+        """Wait until the client has taken what it was sent."""
+        if self._sending is not None:
+            await asyncio.wait([self._sending])
+        await self._connection.drain()
 
 
-OPEN_SESSION_SECONDS = 5.0
-"""How long a member tries to open a session for a client."""
+def _abandon(call: asyncio.Future[Any]) -> None:
+    """Stop working on a call.
+
+    Not so on a write, which is no task: its future may be shared with another connection, to which its client has
+    gone already. It is applied, or given up at its deadline.
+    """
+    if isinstance(call, asyncio.Task):
+        call.cancel()
+
+
+def _too_large(size_bytes: int) -> errors.RequestTooLarge:
+    return errors.RequestTooLarge(
+        f"the result has {size_bytes} bytes, over {CLIENT_FRAME_BYTES_MAX}: ask for less with limit=, or use scan()"
+    )
+
+
+def parts_of(batch: WatchBatch) -> Iterator[WatchBatch]:
+    """Cut a batch so that its parts fit a frame, at `PART_BYTES_MAX` or after a single larger event. O(events).
+
+    Every part says what it completes: before the last one, everything below the revision of its last event.
+    """
+    first = size_bytes = 0
+    for position, event in enumerate(batch.events):
+        size_bytes += _event_bytes(event)
+        if size_bytes > PART_BYTES_MAX and position > first:
+            yield WatchBatch(batch.events[first:position], batch.events[position - 1].kv.mod_revision - 1)
+            first, size_bytes = position, _event_bytes(event)
+    yield WatchBatch(batch.events[first:], batch.revision)
+
+
+def _event_bytes(event: Event) -> int:
+    kv, previous = event.kv, event.prev_kv
+    size_bytes = len(kv.key) + len(kv.value) + EVENT_OVERHEAD_BYTES
+    return size_bytes if previous is None else size_bytes + len(previous.key) + len(previous.value)
