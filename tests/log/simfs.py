@@ -128,6 +128,12 @@ class SimFileSystem:
                 left.durable_directories.add(path)
         return left
 
+    def kill(self) -> SimFileSystem:
+        """Return what the next process finds after this one was killed: the cache is intact, nothing is open."""
+        left = SimFileSystem(random=self.random)
+        left.directories, left.durable_directories = self.directories, self.durable_directories
+        return left
+
     def _step(self, operation: str, path: str) -> None:
         if self.crashed:
             raise SimulatedCrash
@@ -211,7 +217,14 @@ class SimFileSystem:
         except OSError:
             inode.pending.clear()  # the pages are marked clean: readable from the cache, and never on the disk
             raise
-        inode.durable[:] = inode.data
+        # What a failed sync gave up is not pending any more: it stays out, though the cache still shows it.
+        for operation in inode.pending:
+            if isinstance(operation, int):
+                del inode.durable[operation:]
+            else:
+                offset, written = operation
+                inode.durable.extend(bytes(max(offset + len(written) - len(inode.durable), 0)))
+                inode.durable[offset : offset + len(written)] = written
         inode.pending.clear()
 
     def fsync_dir(self, path: str) -> None:

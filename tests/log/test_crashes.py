@@ -13,19 +13,22 @@ from tests.log.simfs import SimFileSystem, until_crash
 STEPS = 100
 
 
-def run_lives(seed: int, crash_points: list[int]) -> tuple[SimFileSystem, Driver]:
-    """One life per crash point on one disk (0: no crash), then one that must end well."""
+def run_lives(seed: int, crash_points: list[int], *, kills: bool = False) -> tuple[SimFileSystem, Driver]:
+    """One life per crash point on one disk (0: no crash), then one that must end well.
+
+    With `kills`, every other life ends with its process only, and what it had not synced is still in the cache.
+    """
     driver = Driver(seed)
     fs = SimFileSystem(random=Random(seed))
 
     async def lives() -> SimFileSystem:
         nonlocal fs
-        for point in [*crash_points, 0]:
+        for life, point in enumerate([*crash_points, 0]):
             fs.operations, fs.crash_at = 0, point
             current = fs
             crashed = await until_crash(current, lambda workers, fs=current: driver.life(fs, workers, STEPS))
             if crashed:
-                fs = fs.crash(driver.random)
+                fs = fs.kill() if kills and life % 2 == 0 else fs.crash(driver.random)
         return fs
 
     return asyncio.run(lives()), driver
@@ -51,6 +54,14 @@ def test_many_crashes_on_one_disk(seed):
     """A member that loses power twelve times over still has everything it promised."""
     random = Random(seed)
     run_lives(seed, [random.randint(1, 400) for _ in range(12)])
+
+
+@pytest.mark.parametrize("seed", range(300, 360))
+def test_a_killed_process_then_a_power_failure(seed):
+    """What a start found in the cache and acted upon is still there when the power goes right after."""
+    random = Random(seed)
+    points = [point for _ in range(4) for point in (random.randint(1, 300), random.randint(20, 70))]
+    run_lives(seed, points, kills=True)
 
 
 def test_crashes_leave_torn_tails():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
+import subprocess
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -760,22 +762,65 @@ def test_a_cancelled_wait_hurts_nobody():
     run(main())
 
 
+FORKER = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[2])
+from pyraftkv.core.ready import Save
+from pyraftkv.core.types import Entry
+from pyraftkv.log import FileStorage
+
+async def main():
+    storage = FileStorage(sys.argv[1])
+    await storage.start(failed=print)
+    asked, answer = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            storage.create_snapshot(None)
+        except Exception as error:
+            os.write(answer[1], f"{type(error).__name__}: {error}".encode())
+        os.read(asked[0], 1)
+        os._exit(0)
+    print(os.read(answer[0], 1000).decode())
+    done = asyncio.get_running_loop().create_future()
+    storage.save(Save(1, None, [Entry(1, 1, b"")], None), done.set_result)
+    print("parent saved", await done)
+    await storage.close()
+    again = FileStorage(sys.argv[1])
+    print("reopened", len((await again.start(failed=print)).entries))
+    await again.close()
+    os.write(asked[1], b"x")
+    os.waitpid(child, 0)
+
+asyncio.run(main())
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_is_poisoned(tmp_path):
-    """The child must not write the parent's log, and does not keep its lock."""
+    """The child cannot write the parent's log, the parent goes on, and the child does not keep the lock."""
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", FORKER, str(tmp_path / "data"), root]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    told, *others = result.stdout.splitlines()
+    assert told.startswith("StorageFailed: the storage was opened before a fork")
+    assert others == ["parent saved 1", "reopened 1"]
+
+
+def test_a_poisoned_storage_refuses_and_closes_at_once():
+    """It waits for no thread: a forked child has none."""
 
     async def main():
-        storage = FileStorage(tmp_path)
+        fs = SimFileSystem()
+        storage = simulated(fs)
         await storage.start(failed=unexpected)
-        files_module._poison_all()
+        storage.poison()
         with pytest.raises(StorageFailed, match="fork"):
             await storage.read_entries(lo=1, hi=2, bytes_max=1)
         await storage.close()
-        storage._stop()
+        assert fs.locked == {}
 
     run(main())
-    gc.collect()
-    assert list(files_module._open_storages) == []
 
 
 def test_reads_and_appends_at_the_same_time(tmp_path):

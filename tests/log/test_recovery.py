@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from random import Random
 from zlib import crc32
 
@@ -198,6 +199,21 @@ def test_a_roll_that_was_cut_after_the_seal_is_finished():
     wal.close()
     again, _ = reopen(fs)
     assert again.last_index == index + 1
+
+
+def test_what_a_failed_sync_left_in_the_cache_is_not_believed():
+    """The kernel marks the pages clean that it could not write: they can be read, and are not on the disk."""
+    fs = make(3)
+    wal, _ = reopen(fs)
+    fs.fault = lambda name, _path: errno.EIO if name == "fdatasync" else 0
+    with pytest.raises(OSError, match="simulated"):
+        wal.append([Save(9, None, [Entry(7, 1, b"never durable")], None)])
+    fs.fault = lambda _name, _path: 0
+    disk = fs.kill()
+    (path,) = segments(disk)
+    assert b"never durable" in disk.file(path)
+    wal, _ = reopen(disk)
+    assert wal.last_index == 6
 
 
 def test_zeros_in_a_value_are_no_torn_tail():

@@ -95,6 +95,16 @@ def test_every_cut_is_noticed():
         read(fs)
 
 
+def test_verifying_reads_the_disk_and_not_the_cache():
+    """Synced, dropped from the cache, then read: in this order, and before anything is believed."""
+    fs = make()
+    reader = SnapshotReader(fs, "/snap", term=2, index=10)
+    fs.trace.clear()
+    reader.verify()
+    assert [line.split()[0] for line in fs.trace[:3]] == ["fdatasync", "forget_cache", "pread"]
+    reader.close()
+
+
 def test_a_missing_chunk_is_noticed_even_when_reading_from_behind_it():
     """The trailer counts chunks and bytes; numbers leave no gap."""
     fs = make()
