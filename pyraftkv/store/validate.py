@@ -137,9 +137,7 @@ def _check_intervals(operations: Iterable[Operation]) -> tuple[set[bytes], list[
         if isinstance(operation, Transaction):
             puts_then, deletes_then = _check_intervals(operation.success)
             puts_else, deletes_else = _check_intervals(operation.failure)
-            for key in puts_then:
-                _check_put_once(key, puts, deletes)
-            for key in puts_else - puts_then:
+            for key in puts_then | puts_else:
                 _check_put_once(key, puts, deletes)
             puts |= puts_then | puts_else
             deletes += deletes_then + deletes_else
