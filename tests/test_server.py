@@ -1,0 +1,372 @@
+"""The member's side of remote use, spoken to without a `Client`: what is answered, in what portions, or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import pytest
+
+from pyraftkv import Cluster, Node, PutKey, RangeQuery, codec, errors, server
+from pyraftkv.protocol import (
+    Answer,
+    Call,
+    CancelCall,
+    Envelope,
+    Hello,
+    OpenSessionCall,
+    ReadCall,
+    RegisterSession,
+    Reply,
+    StatusCall,
+    WatchCall,
+    WatchUpdate,
+    WriteCall,
+)
+from pyraftkv.server import parts_of
+from pyraftkv.store.commands import DeleteRange
+from pyraftkv.store.values import DeleteResult, Event, EventType, KeyValue, PutResult, RangeResult, WatchBatch
+from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
+from tests.node.support import asynchronous, cluster_of, until
+
+T = TypeVar("T")
+
+
+class RawClient:
+    """A connection whose calls are made by hand, and whose replies are kept."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.replies: list[Reply] = []
+        self.is_closed = False
+        self._news = asyncio.Event()
+        connection.open(received=self._received, closed=self._closed)
+
+    def _received(self, frame: bytes) -> None:
+        assert len(frame) <= CLIENT_FRAME_BYTES_MAX
+        self.replies.append(codec.decode_reply(frame))
+        self._news.set()
+
+    def _closed(self, _: Exception | None) -> None:
+        self.is_closed = True
+        self._news.set()
+
+    def send(self, call: Call) -> None:
+        """Send a call."""
+        self.connection.send(codec.encode_call(call))
+
+    async def wait(self, condition: Callable[[], T]) -> T:
+        """Wait until what was received fulfils the condition."""
+        async with asyncio.timeout(20):
+            while not (result := condition()):
+                self._news.clear()
+                await self._news.wait()
+        return result
+
+    async def answer(self, call_id: int) -> Answer:
+        """Wait for the answer to a call."""
+
+        def found() -> list[Answer]:
+            return [reply for reply in self.replies if isinstance(reply, Answer) and reply.id == call_id]
+
+        return (await self.wait(found))[0]
+
+    async def ask(self, call: Call) -> Answer:
+        """Send a call and wait for its answer."""
+        self.send(call)
+        return await self.answer(call.id)
+
+    async def session(self) -> int:
+        """Open a session."""
+        answer = await self.ask(OpenSessionCall(1))
+        assert isinstance(answer.result, int)
+        return answer.result
+
+    def updates(self, call_id: int) -> list[WatchBatch]:
+        """Return the batches that a watch was sent."""
+        return [reply.batch for reply in self.replies if isinstance(reply, WatchUpdate) and reply.id == call_id]
+
+
+async def raw_client(cluster: Cluster, node: Node) -> RawClient:
+    """Connect to one member by hand."""
+    return RawClient(await cluster.network.dialer()(node.address, Hello(0, 0, "raw", 0, 0, "")))
+
+
+@asynccontextmanager
+async def served(**changes: Any) -> AsyncIterator[tuple[Cluster, Node, RawClient]]:
+    """Run one member and a connection to it."""
+    async with cluster_of(1, **changes) as cluster:
+        yield cluster, cluster.leader, await raw_client(cluster, cluster.leader)
+
+
+def put(session: int, sequence: int, key: bytes, value: bytes = b"v", acked_below: int = 1) -> bytes:
+    """Return an encoded put."""
+    return codec.encode_logged(Envelope(session, sequence, acked_below, PutKey(key, value)))
+
+
+def error_name(answer: Answer) -> str:
+    """Return the name of the error that an answer carries."""
+    assert answer.error is not None, answer
+    return answer.error[0]
+
+
+@asynchronous
+async def test_a_write_sent_twice_is_applied_once() -> None:
+    """On one connection, on two at the same time, or much later: every copy gets the outcome of the first."""
+    async with served() as (cluster, node, raw):
+        session = await raw.session()
+        payload = put(session, 1, b"k")
+        raw.send(WriteCall(2, payload, 5.0))
+        raw.send(WriteCall(3, payload, 5.0))
+        other = await raw_client(cluster, node)
+        answers = [await raw.answer(2), await raw.answer(3), await other.ask(WriteCall(4, payload, 5.0))]
+        assert [answer.result for answer in answers] == [PutResult(2)] * 3
+        kv = await node.get("k")
+        assert kv is not None
+        assert kv.version == 1
+
+
+@asynchronous
+async def test_a_write_goes_on_when_its_client_comes_back_by_another_connection() -> None:
+    """1. A write waits for a quorum. Its client connects anew and sends it again.
+
+    2. Only then the member notices that the first connection is lost, and forgets its calls.
+    3. The write must be answered on the second one all the same.
+    """
+    async with cluster_of(3) as cluster:
+        leader = cluster.leader
+        raw = await raw_client(cluster, leader)
+        session = await raw.session()
+        for follower in cluster.followers:
+            cluster.network.cut(leader.address, follower.address)
+        payload = put(session, 1, b"k")
+        raw.send(WriteCall(2, payload, 20.0))
+        other = await raw_client(cluster, leader)
+        other.send(WriteCall(3, payload, 20.0))
+        member = leader._member
+        assert member is not None
+        await until(lambda: len(leader._clients) == 2 and (session, 1) in member.writes.under_way())
+        raw.connection.close()
+        await until(lambda: len(leader._clients) == 1)
+        cluster.network.heal()
+        assert (await other.answer(3)).result == PutResult(2)
+
+
+@asynchronous
+async def test_what_is_no_write_of_a_session_is_refused() -> None:
+    """Garbage, a command without a session, and what only members may log."""
+    async with served() as (_, _, raw):
+        session = await raw.session()
+        bad = [
+            b"\xff\xff",
+            codec.encode_logged(RegisterSession(5)),
+            put(0, 1, b"k"),
+            put(session, 0, b"k"),
+            put(session, 1, b""),
+        ]
+        for number, payload in enumerate(bad, start=10):
+            assert error_name(await raw.ask(WriteCall(number, payload, 5.0))) == "InvalidRequest"
+        strange = put(999, 1, b"k")
+        assert error_name(await raw.ask(WriteCall(20, strange, 5.0))) == "SessionExpired"
+
+
+@asynchronous
+async def test_reads_and_status() -> None:
+    """A read is answered as it was asked; a consistency that does not exist is refused."""
+    async with served() as (_, node, raw):
+        await node.put("a", "1")
+        for number, consistency in enumerate(("linearizable", "lease", "local"), start=2):
+            answer = await raw.ask(ReadCall(number, RangeQuery(b"a"), consistency, 5.0))
+            assert isinstance(answer.result, RangeResult)
+            assert [kv.value for kv in answer.result.kvs] == [b"1"]
+        assert error_name(await raw.ask(ReadCall(9, RangeQuery(b"a"), "wishful", 5.0))) == "InvalidRequest"
+        assert error_name(await raw.ask(ReadCall(10, RangeQuery(b"a", revision=99), "local", 5.0))) == "FutureRevision"
+        status = await raw.ask(StatusCall(11))
+        assert isinstance(status.result, dict)
+        assert status.result["name"] == node.name
+
+
+@asynchronous
+async def test_a_frame_that_is_no_call_ends_the_connection() -> None:
+    """The connection is dropped, the member goes on."""
+    async with served() as (_, node, raw):
+        raw.connection.send(b"\x00nonsense")
+        await raw.wait(lambda: raw.is_closed)
+        await node.put("a", "1")
+
+
+@asynchronous
+async def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than `CALLS_MAX` calls under way, or two under one id, are `Overloaded`."""
+    monkeypatch.setattr(server, "CALLS_MAX", 2)
+    async with served() as (_, _, raw):
+        raw.send(WatchCall(2, b"a", b"", 0, False))
+        assert error_name(await raw.ask(WatchCall(2, b"a", b"", 0, False))) == "Overloaded"
+        raw.send(WatchCall(3, b"a", b"", 0, False))
+        assert error_name(await raw.ask(StatusCall(4))) == "Overloaded"
+        raw.send(CancelCall(3))
+        raw.send(CancelCall(77))
+        assert isinstance((await raw.ask(StatusCall(5))).result, dict)
+
+
+@asynchronous
+async def test_a_cancelled_watch_is_silent() -> None:
+    """After `CancelCall` neither updates nor an answer come."""
+    async with served() as (_, node, raw):
+        raw.send(WatchCall(2, b"a", b"", 0, False))
+        await raw.wait(lambda: raw.updates(2))
+        raw.send(CancelCall(2))
+        await raw.ask(StatusCall(3))
+        await node.put("a", "1")
+        await raw.ask(StatusCall(4))
+        assert len(raw.updates(2)) == 1
+        assert not [reply for reply in raw.replies if isinstance(reply, Answer) and reply.id == 2]
+        member = node._member
+        assert member is not None
+        await until(lambda: len(member.watches) == 0)
+
+
+@asynchronous
+async def test_a_result_larger_than_a_frame_is_refused_with_advice() -> None:
+    """A read is told to ask for less; a write is told that it was applied."""
+    async with served() as (_, node, raw):
+        for number in range(3):
+            await node.put(f"k{number}", b"x" * 1_000_000)
+        answer = await raw.ask(ReadCall(2, RangeQuery(b"k", b"l"), "local", 5.0))
+        assert answer.error is not None
+        assert answer.error[0] == "RequestTooLarge"
+        assert "limit=" in answer.error[1]
+        assert "scan()" in answer.error[1]
+        session = await raw.session()
+        delete = codec.encode_logged(Envelope(session, 1, 1, DeleteRange(b"k", b"l", prev_kv=True)))
+        answer = await raw.ask(WriteCall(3, delete, 5.0))
+        assert error_name(answer) == "MaybeApplied"
+        assert (await node.range("k", "l")).count == 0
+        plain = codec.encode_logged(Envelope(session, 2, 1, DeleteRange(b"k", b"l")))
+        assert isinstance((await raw.ask(WriteCall(4, plain, 5.0))).result, DeleteResult)
+
+
+@asynchronous
+async def test_many_small_results_of_a_large_total_are_sent_as_the_connection_takes_them() -> None:
+    """20 MiB of answers at once do not break a connection that takes 8."""
+    async with served() as (_, node, raw):
+        await node.put("k", b"x" * 1_000_000)
+        for number in range(2, 22):
+            raw.send(ReadCall(number, RangeQuery(b"k"), "local", 5.0))
+        for number in range(2, 22):
+            answer = await raw.answer(number)
+            assert isinstance(answer.result, RangeResult)
+            assert len(answer.result.kvs[0].value) == 1_000_000
+        assert not raw.is_closed
+
+
+@asynchronous
+async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for one connection is bounded."""
+    monkeypatch.setattr(server, "REPLIES_WAITING_BYTES_MAX", 3_000_000)
+    async with served() as (_, node, raw):
+        await node.put("k", b"x" * 1_000_000)
+        for number in range(2, 22):
+            raw.send(ReadCall(number, RangeQuery(b"k"), "local", 5.0))
+        await raw.wait(lambda: raw.is_closed)
+        await until(lambda: len(node._clients) == 0)
+
+
+@asynchronous
+async def test_a_large_revision_is_sent_in_parts() -> None:
+    """Every part fits a frame, and says that its last revision is not complete until the last part."""
+    async with served() as (_, node, raw):
+        raw.send(WatchCall(2, b"k", b"l", 0, False))
+        await raw.wait(lambda: raw.updates(2))
+        operations = [PutKey(b"k%d" % number, b"x" * 400_000) for number in range(3)]
+        done = await node.txn().then(*operations).commit()
+        more = await node.txn().then(*[PutKey(b"k%d" % n, b"y" * 500_000) for n in range(3)]).commit()
+        await raw.wait(lambda: raw.updates(2)[-1].revision >= more.revision)
+        batches = raw.updates(2)[1:]
+        events = [event for batch in batches for event in batch.events]
+        assert [event.kv.mod_revision for event in events] == [done.revision] * 3 + [more.revision] * 3
+        assert len(batches) >= 3
+        for batch, following in itertools.pairwise(batches):
+            assert batch.revision < following.events[0].kv.mod_revision
+
+
+@asynchronous
+async def test_an_event_larger_than_a_frame_ends_the_watch_with_advice() -> None:
+    """Only a large value with a large previous value can be: the watch ends with a typed error, the member goes on."""
+    async with served() as (_, node, raw):
+        raw.send(WatchCall(2, b"k", b"", 0, True))
+        await raw.wait(lambda: raw.updates(2))
+        await node.put("k", b"x" * 1_500_000)
+        second = await node.put("k", b"y" * 1_500_000)
+        answer = await raw.answer(2)
+        assert answer.error is not None
+        assert answer.error[0] == "WatchCancelled"
+        assert answer.error[2]["resume_revision"] == second.revision
+
+
+def event(key: bytes, revision: int, size_bytes: int) -> Event:
+    """Return a put of that size."""
+    return Event(EventType.PUT, KeyValue(key, b"x" * size_bytes, revision, revision, 1))
+
+
+def test_parts_are_the_batch_and_never_promise_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put together they are the batch; what a part says is complete is complete."""
+    monkeypatch.setattr(server, "PART_BYTES_MAX", 1000)
+    events = [event(b"%03d" % number, 10 + number // 4, 100 * (number % 5)) for number in range(40)]
+    parts = list(parts_of(WatchBatch(events, 25)))
+    assert [e for part in parts for e in part.events] == events
+    assert len(parts) > 5
+    assert parts[-1].revision == 25
+    for number, part in enumerate(parts[:-1]):
+        later = [e.kv.mod_revision for following in parts[number + 1 :] for e in following.events]
+        assert part.revision < min(later)
+    big = [event(b"a", 10, 5000), event(b"b", 10, 5000)]
+    assert [len(part.events) for part in parts_of(WatchBatch(big, 10))] == [1, 1]
+    assert list(parts_of(WatchBatch([], 7))) == [WatchBatch([], 7)]
+
+
+@asynchronous
+async def test_idle_watches_are_told_how_far_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that concerns nothing of what happens still learns the revision that it has seen everything up to."""
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.02)
+    async with served() as (_, node, raw):
+        raw.send(WatchCall(2, b"idle", b"", 0, False))
+        await raw.wait(lambda: raw.updates(2))
+        done = await node.put("other", "1")
+        await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
+        assert all(not batch.events for batch in raw.updates(2))
+
+
+@asynchronous
+async def test_a_closing_member_drops_its_clients() -> None:
+    """Writes under way are not answered with a failure of the member: the client is to look elsewhere."""
+    async with cluster_of(3) as cluster:
+        leader = cluster.leader
+        raw = await raw_client(cluster, leader)
+        session = await raw.session()
+        for follower in cluster.followers:
+            cluster.network.cut(leader.address, follower.address)
+        raw.send(WriteCall(2, put(session, 1, b"k"), 20.0))
+        raw.send(WatchCall(3, b"k", b"", 0, False))
+        await raw.wait(lambda: raw.updates(3))
+        await cluster.kill(leader)
+        await raw.wait(lambda: raw.is_closed)
+        assert [reply for reply in raw.replies if isinstance(reply, Answer) and reply.id in {2, 3}] == []
+
+
+@asynchronous
+async def test_a_bug_in_a_call_is_no_bug_of_the_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that is none of ours is logged and answered; the connection lives."""
+    async with served() as (_, node, raw):
+
+        async def broken(*, timeout: float | None = None) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(node, "status", broken)
+        assert error_name(await raw.ask(StatusCall(2))) == "MaybeApplied"
+        assert isinstance((await raw.ask(ReadCall(3, RangeQuery(b"a"), "local", 5.0))).result, RangeResult)
+        with pytest.raises(errors.PyraftkvError):
+            raise errors.from_wire(*(await raw.answer(2)).error)  # type: ignore[misc]
