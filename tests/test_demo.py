@@ -18,7 +18,7 @@ from pyraftkv.cli.terminal import Screen
 from pyraftkv.client import Client
 from pyraftkv.demo import BAD, GOOD, Demo, run
 from pyraftkv.demo import verdict as checking
-from pyraftkv.demo.load import IN_FLIGHT_BYTES_MAX, Loader, Written, digest
+from pyraftkv.demo.load import AGAIN_BYTES_MAX, IN_FLIGHT_BYTES_MAX, Loader, Written, digest
 from pyraftkv.demo.processes import MemberDied, Processes, free_ports
 from pyraftkv.demo.tree import PIECE_BYTES_MAX, Piece, pieces_of
 from pyraftkv.demo.verdict import Verdict, check
@@ -95,6 +95,12 @@ def test_names_need_not_be_utf8(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system knows only UTF-8")
     assert [piece.name for piece in pieces_of(tmp_path)] == [b"\xff.txt"]
+
+
+def test_a_tree_has_a_bound(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left over is not loaded; a large file may be cut in the middle."""
+    monkeypatch.setattr("pyraftkv.demo.tree.PIECES_MAX", 3)
+    assert [piece.name for piece in pieces_of(tree)] == [b".hidden", b"b.txt", b"a/empty"]
 
 
 def test_a_tree_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -193,6 +199,20 @@ def test_an_error_that_cannot_be_right_ends_the_load(tree: Path) -> None:
     with pytest.raises(ExceptionGroup) as raised:
         load_moodily(tree, errors.RequestTooLarge())
     assert raised.group_contains(errors.RequestTooLarge)
+
+
+def test_large_files_are_loaded_once(tmp_path: Path) -> None:
+    """Further rounds take the small ones, unless there are none."""
+
+    async def first(count: int) -> list[bytes]:
+        async with pyraftkv.Cluster.in_memory(1, config=FAST, seed=7) as cluster:
+            keys = Loader(cluster.client(), pieces_of(tmp_path), loop=asyncio.get_running_loop())._rounds()
+            return [next(keys)[0] for _ in range(count)]
+
+    (tmp_path / "large").write_bytes(bytes(AGAIN_BYTES_MAX + 1))
+    assert asyncio.run(first(2)) == [b"1/large", b"2/large"]
+    (tmp_path / "small").write_bytes(bytes(AGAIN_BYTES_MAX))
+    assert asyncio.run(first(4)) == [b"1/large", b"1/small", b"2/small", b"3/small"]
 
 
 def test_a_file_that_vanishes_is_counted_and_passed_over(tree: Path) -> None:
@@ -501,6 +521,25 @@ def test_a_demo_needs_a_tree_and_a_directory_of_its_own(tmp_path: Path, files: l
         asyncio.run(run(tree=str(tmp_path), seconds=1.0, data_dir=str(tmp_path), keep=False, out=io.StringIO()))
 
 
+def test_a_directory_that_was_named_stays_when_the_demo_is_cancelled(tree: Path, tmp_path: Path) -> None:
+    """Nothing went wrong, and nobody said that it may be removed."""
+    data = tmp_path / "data"
+
+    async def scenario() -> str:
+        out = io.StringIO()
+        telling = asyncio.create_task(run(tree=str(tree), seconds=60.0, data_dir=str(data), keep=False, out=out))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not re.search(r"[1-9]\d* puts", out.getvalue()):
+                await asyncio.sleep(0.05)
+        telling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await telling
+        return out.getvalue()
+
+    assert f"are in {data}" in asyncio.run(scenario())
+    assert sorted(path.name for path in data.iterdir()) == ["n1", "n1.log", "n2", "n2.log", "n3", "n3.log"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(tree: Path, tmp_path: Path, number: signal.Signals) -> None:
@@ -513,7 +552,7 @@ def test_an_interrupted_demo_leaves_nothing_behind(tree: Path, tmp_path: Path, n
     ) as process:
         assert process.stdout is not None
         said = ""
-        while "loading through" not in said:
+        while not re.search(r"[1-9]\d* puts", said):
             line = process.stdout.readline()
             assert line, said
             said += line

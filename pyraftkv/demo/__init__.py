@@ -178,11 +178,10 @@ class Demo:
         begun = self._loop.time()
 
         def tell() -> tuple[str, int, int]:
-            done, total = len(loader.acknowledged), len(self._pieces)
+            done = len(loader.acknowledged)
             rate = done / max(self._loop.time() - begun, PROGRESS_SECONDS)
             again = f", round {loader.round}" if loader.round > 1 else ""
-            in_round = min(total, max(0, done - (loader.round - 1) * total))
-            return f"{done:,} puts{again}, {rate:,.0f}/s", in_round, total
+            return f"{done:,} puts{again}, {rate:,.0f}/s", loader.round_begun, loader.round_pieces
 
         return tell
 
@@ -244,21 +243,21 @@ class Demo:
         changed = max(verdict.changed for verdict in verdicts)
         size = sum(written.size for written in loader.acknowledged.values())
         rows = [
-            ("acknowledged", f"{len(loader.acknowledged):,}", f"puts of {human_bytes(size)}, each by a quorum's disks"),
+            ("acknowledged", f"{len(loader.acknowledged):,}", f"puts, {human_bytes(size)}, each on a quorum's disks"),
             ("lost", f"{sum(v.lost for v in verdicts):,}", "acknowledged, and missing on a member"),
             ("duplicated", f"{sum(v.duplicated for v in verdicts):,}", "put once, and version above 1"),
             ("different", f"{sum(v.different for v in verdicts):,}", "not the bytes on the disk"),
-            ("unknown", f"{len(loader.unknown):,}", "told as MaybeApplied: may be there, at most once"),
-            ("failover", f"{loader.outage_seconds:.2f} s", "longest time without an acknowledgement after SIGKILL"),
+            ("unknown", f"{len(loader.unknown):,}", "MaybeApplied: may be there, once at most"),
+            ("failover", f"{loader.outage_seconds:.2f} s", "longest silence after SIGKILL"),
             (
                 "puts per second",
                 f"{len(loader.acknowledged) / loader.seconds:,.0f}",
-                f"outage included; paced to {human_bytes(BYTES_PER_SECOND_MAX)} a second",
+                f"with the silence; paced to {human_bytes(BYTES_PER_SECOND_MAX)} a second",
             ),
             ("took", f"{seconds:.1f} s", ""),
         ]
         if changed:
-            rows.append(("changed", f"{changed:,}", "files changed on the disk meanwhile; compared with what was put"))
+            rows.append(("changed", f"{changed:,}", "on the disk meanwhile; compared with what was put"))
         if loader.unreadable:
-            rows.append(("unreadable", f"{len(loader.unreadable):,}", "files that could not be read, and were not put"))
-        self._screen.table(("", "", ""), rows)
+            rows.append(("unreadable", f"{len(loader.unreadable):,}", "files, and so not put"))
+        self._screen.table(("RESULT", "", "WHAT IT MEANS"), rows)
