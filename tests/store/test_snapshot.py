@@ -5,9 +5,10 @@ from random import Random
 import pytest
 
 from pyraftkv.errors import SnapshotCorruption
-from pyraftkv.store import Restorer, Store, snapshot
+from pyraftkv.store import Restorer, Snapshot, Store, snapshot
 from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery
-from pyraftkv.store.pages import RECORD_BYTES
+from pyraftkv.store.history import History
+from pyraftkv.store.pages import RECORD_BYTES, SLOT_BITS
 from tests.store.world import finish, outcome, restore
 
 EVERYTHING = RangeQuery(FROM_KEY, FROM_KEY)
@@ -261,3 +262,63 @@ def test_big_endian_machines_write_the_same(monkeypatch):
     swapped = snapshot._little_endian(offsets)
     assert swapped.tolist() == [1 << 24, 2 << 24]
     assert offsets.tolist() == [1, 2]
+
+
+FIRST = 1 << SLOT_BITS
+"""The ref of the first record of the first page."""
+
+
+def crafted(*records: tuple[int, ...], dead: int = 0) -> bytes:
+    """Return the snapshot of a history whose records of one key were written by hand, the first ``dead`` removed.
+
+    A record is: key length (0 or 1), value length, mod and create revision, version, lease, previous, jump, sub, span.
+    """
+    history = History()
+    ref = 0
+    for key_bytes, value_bytes, *fields in records:
+        ref = history.pages.append(b"k" * key_bytes, b"v" * value_bytes, *fields)
+        history.published_revision = fields[0]
+    page = history.pages.order[0]
+    history.pages.rewrite(page, set(range(dead)))
+    chunk = history.index.chunk_for(b"k")
+    chunk.keys.append(b"k")
+    chunk.refs.append(ref)
+    history.key_count = int(records[-1][4] > 0)
+    return b"".join(Snapshot(history))
+
+
+PUT = (1, 0, 2, 2, 1, 0, 0, 0, 0, 0)
+TOMBSTONE = (1, 0, 3, 0, 0, 0, FIRST, FIRST, 0, 1)
+
+CRAFTED = {
+    "a put": ([PUT], 0, None),
+    "a put and a tombstone": ([PUT, TOMBSTONE], 0, None),
+    "a tombstone alone": ([PUT, TOMBSTONE], 1, None),
+    "a tombstone after a tombstone": (
+        [PUT, TOMBSTONE, (1, 0, 4, 0, 0, 0, FIRST + 1, FIRST, 0, 1)],
+        0,
+        "a key that does not exist",
+    ),
+    "created after it was changed": ([PUT, (1, 0, 3, 9, 2, 0, FIRST, FIRST, 0, 1)], 1, "created after"),
+    "a negative lease": ([(1, 0, 2, 2, 1, -1, 0, 0, 0, 0)], 0, "impossible record"),
+    "a tombstone with a value": ([PUT, (1, 3, 3, 0, 0, 0, FIRST, FIRST, 0, 1)], 0, "impossible record"),
+    "a tombstone with a lease": ([PUT, (1, 0, 3, 0, 0, 7, FIRST, FIRST, 0, 1)], 0, "impossible record"),
+    "an empty key": ([(0, 3, 2, 2, 1, 0, 0, 0, 0, 0)], 0, "cut off"),
+    "a first version that is the second": ([(1, 0, 2, 2, 2, 0, 0, 0, 0, 0)], 0, "first version"),
+    "a predecessor to come": ([(1, 0, 2, 2, 2, 0, FIRST + 5, 0, 0, 0)], 0, "go back"),
+    "a jump forwards": ([PUT, (1, 0, 3, 2, 2, 0, FIRST, FIRST + 7, 0, 1)], 0, "wrong jump"),
+    "the same place in a revision": ([PUT, (1, 0, 2, 2, 2, 0, FIRST, FIRST, 0, 1)], 0, "out of order"),
+    "revision 1": ([(1, 0, 1, 1, 1, 0, 0, 0, 0, 0)], 0, "out of order"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_histories_that_cannot_be(name):
+    """A record that no command could have written is refused, with the reason."""
+    records, dead, reason = CRAFTED[name]
+    stream = crafted(*records, dead=dead)
+    if reason is None:
+        restore([stream]).check()
+        return
+    with pytest.raises(SnapshotCorruption, match=reason):
+        restore([stream])
