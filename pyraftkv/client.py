@@ -543,10 +543,10 @@ class ClientWatch:
                 self._is_handing_out = False
             if self._error is not None:
                 raise self._error
+            self._ready.clear()
             if self._is_paused:
                 self._is_paused = False
                 self._client.subscribe(self)
-            self._ready.clear()
             await self._ready.wait()
 
     async def __aiter__(self) -> AsyncIterator[Event]:

@@ -1,0 +1,485 @@
+"""The client: one connection at a time to whoever answers, and nothing lost or done twice when that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyraftkv import Client, PutKey, client, codec, errors, server
+from pyraftkv.protocol import Answer, Hello, LeaderHint, WatchUpdate
+from pyraftkv.store.values import Event, EventType, KeyValue, WatchBatch
+from tests.node.support import asynchronous, cluster_of, other_than, pairs, refused, take, until
+
+
+def is_idle(kv: Client) -> bool:
+    """Whether nothing is under way in a client."""
+    assert kv._writes is not None
+    return not (kv._asks or len(kv._writes) or kv._watches)
+
+
+def connected_to(kv: Client) -> str:
+    """Return the name of the member that a client is connected to, or nothing."""
+    return kv._connection.peer.name if kv._connection is not None else ""
+
+
+class Member:
+    """A member's end of a connection, played by the test."""
+
+    def __init__(self) -> None:
+        self.peer = Hello(1, 1, "fake", 1, 1, "")
+        self.queued_bytes = 0
+        self.sent: list[Any] = []
+        self.is_closed = False
+        self._received: Callable[[bytes], None] | None = None
+        self._closed: Callable[[Exception | None], None] | None = None
+
+    async def dial(self, address: str, hello: Hello) -> Member:
+        """Connect."""
+        self.is_closed = False
+        return self
+
+    def open(self, *, received: Callable[[bytes], None], closed: Callable[[Exception | None], None]) -> None:
+        self._received, self._closed = received, closed
+
+    def send(self, frame: bytes) -> None:
+        self.sent.append(codec.decode_call(frame))
+
+    async def drain(self) -> None:
+        return
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            assert self._closed is not None
+            asyncio.get_running_loop().call_soon(self._closed, None)
+
+    def reply(self, reply: Any) -> None:
+        """Send a reply to the client."""
+        assert self._received is not None
+        self._received(reply if isinstance(reply, bytes) else codec.encode_reply(reply))
+
+
+@asynchronous
+async def test_a_client_goes_on_with_the_next_member() -> None:
+    """Its member dies: calls under way are asked again elsewhere, and each write is applied once."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        for number in range(20):
+            if number in {5, 12}:
+                victim = connected_to(kv)
+                await cluster.kill(victim)
+                await asyncio.gather(*[kv.put(f"k{number}/{n}", "v", timeout=20) for n in range(5)])
+                await cluster.restart(victim)
+            await kv.put("n", str(number), timeout=20)
+        kept = await kv.get("n", timeout=20)
+        assert kept is not None
+        assert (kept.text, kept.version) == ("19", 20)
+        assert {kv_.version for kv_ in (await kv.range(prefix="k")).kvs} == {1}
+
+
+@asynchronous
+async def test_writes_under_way_survive_the_loss_of_the_connection() -> None:
+    """1. The member has no quorum, so the write is proposed but stays unanswered. 2. The connection breaks.
+
+    3. The client sends the same bytes to another member, of a majority. 4. The partition heals: applied once.
+    """
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        await kv.put("n", "0")
+        old = cluster.leader
+        while connected_to(kv) != old.name:
+            await other_member(kv)
+        cluster.network.isolate(old.address)
+        writes = [asyncio.create_task(kv.put("n", str(number), timeout=20)) for number in range(10)]
+        member = old._member
+        assert member is not None
+        await until(lambda: len(member.writes) == 10)
+        cluster.network.cut("client", old.address)
+        await asyncio.gather(*writes)
+        cluster.network.heal()
+        kept = await kv.get("n", timeout=20)
+        assert kept is not None
+        assert kept.version == 11
+
+
+async def other_member(kv: Client) -> None:
+    """Make the client move on to the next member."""
+    before = kv._connection
+    assert before is not None
+    before.close()
+    await until(lambda: kv._connection is not None and kv._connection is not before)
+
+
+@asynchronous
+async def test_a_watch_goes_on_over_reconnections() -> None:
+    """Every event once and in order, whatever members come and go; also those of a time without a connection."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        async with kv.watch("n", start_revision=1) as watch:
+            written = []
+            reader = asyncio.create_task(take(watch, 40))
+            for number in range(40):
+                if number % 8 == 7:
+                    await other_member(kv)
+                if number == 20:
+                    victim = connected_to(kv)
+                    await cluster.kill(victim)
+                result = await kv.put("n", str(number), timeout=20)
+                written.append((b"n", str(number).encode(), result.revision))
+            assert pairs(await reader) == written
+
+
+@asynchronous
+async def test_an_idle_watch_outlives_compaction_and_its_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has missed nothing, and knows: it goes on elsewhere from a revision that is not compacted."""
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.02)
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        async with kv.watch("idle") as watch:
+            await watch.synced(timeout=10)
+            for number in range(5):
+                result = await kv.put("busy", str(number))
+            await until(lambda: watch.revision >= result.revision)
+            await kv.compact(result.revision)
+            await other_member(kv)
+            last = await kv.put("idle", "now", timeout=20)
+            assert pairs(await take(watch, 1)) == [(b"idle", b"now", last.revision)]
+
+
+@asynchronous
+async def test_a_slow_reader_pauses_its_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that nobody takes are bounded; the watch goes on when they are taken, and nothing is missing."""
+    monkeypatch.setattr(client, "WATCH_BATCHES_MAX", 3)
+    async with cluster_of(1) as cluster:
+        kv, node = cluster.client(), cluster.leader
+        member = node._member
+        assert member is not None
+        watch = kv.watch(prefix="w/")
+        await watch.synced(timeout=10)
+        written = []
+        for number in range(50):
+            result = await node.put(f"w/{number}", "v")
+            written.append((f"w/{number}".encode(), b"v", result.revision))
+        await until(lambda: len(member.watches) == 0)
+        assert len(watch._queue) == 3
+        assert pairs(await take(watch, 50)) == written
+        await watch.close()
+
+
+@asynchronous
+async def test_a_slow_reader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches pause a watch long before there are many."""
+    monkeypatch.setattr(client, "WATCH_BYTES_MAX", 250_000)
+    async with cluster_of(1) as cluster:
+        kv, node = cluster.client(), cluster.leader
+        member = node._member
+        assert member is not None
+        async with kv.watch(prefix="w/") as watch:
+            await watch.synced(timeout=10)
+            for number in range(8):
+                await node.put(f"w/{number}", b"x" * 100_000)
+            await until(lambda: len(member.watches) == 0)
+            assert len(watch._queue) <= 4
+            assert [event.kv.key for event in await take(watch, 8)] == [b"w/%d" % n for n in range(8)]
+
+
+@asynchronous
+async def test_a_revision_in_parts_is_one_batch() -> None:
+    """What is too large for a frame arrives in parts, and is handed out whole."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        async with kv.watch(prefix="k") as watch:
+            await watch.synced(timeout=10)
+            done = await cluster.leader.txn().then(*[PutKey(b"k%d" % n, b"x" * 500_000) for n in range(3)]).commit()
+            batch = await anext(watch.batches())
+            assert [event.kv.key for event in batch.events] == [b"k0", b"k1", b"k2"]
+            assert batch.revision == done.revision
+        async with kv.watch(prefix="k", start_revision=1) as watch:
+            assert len(await take(watch, 3)) == 3
+
+
+def put_event(key: bytes, revision: int) -> Event:
+    """Return a put."""
+    return Event(EventType.PUT, KeyValue(key, b"v", revision, revision, 1))
+
+
+@asynchronous
+async def test_a_part_is_dropped_with_its_connection() -> None:
+    """1. The first part of a revision arrives. 2. The connection breaks: the rest would come without it.
+
+    3. The whole revision is asked for again, and handed out once.
+    """
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        watch = kv.watch(prefix="k", start_revision=5)
+        await until(lambda: member.sent)
+        first = member.sent[-1]
+        member.reply(WatchUpdate(first.id, WatchBatch([], 4)))
+        member.reply(WatchUpdate(first.id, WatchBatch([put_event(b"k0", 5), put_event(b"k1", 6)], 5)))
+        member.close()
+        await until(lambda: len(member.sent) == 2)
+        again = member.sent[-1]
+        assert (again.start_revision, again.id == first.id) == (6, False)
+        member.reply(WatchUpdate(first.id, WatchBatch([put_event(b"late", 6)], 6)))
+        member.reply(WatchUpdate(again.id, WatchBatch([put_event(b"k1", 6)], 5)))
+        member.reply(WatchUpdate(again.id, WatchBatch([put_event(b"k2", 6)], 6)))
+        batches = watch.batches()
+        assert await anext(batches) == WatchBatch([put_event(b"k0", 5)], 5)
+        assert await anext(batches) == WatchBatch([put_event(b"k1", 6), put_event(b"k2", 6)], 6)
+        await watch.close()
+
+
+@asynchronous
+async def test_the_revision_of_a_watch_never_runs_ahead_of_its_reader() -> None:
+    """Who begins another watch at `revision + 1` misses nothing, wherever it stopped reading."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        watch = kv.watch(prefix="k", start_revision=5)
+        await until(lambda: member.sent)
+        call = member.sent[-1]
+        events = [put_event(b"a", 5), put_event(b"b", 5), put_event(b"c", 7)]
+        member.reply(WatchUpdate(call.id, WatchBatch(events, 8)))
+        seen = []
+        async for event in watch:
+            member.reply(WatchUpdate(call.id, WatchBatch([], 20)))
+            seen.append((event.kv.key, watch.revision))
+            if len(seen) == 3:
+                break
+        assert seen == [(b"a", 4), (b"b", 4), (b"c", 6)]
+
+
+@asynchronous
+async def test_a_member_that_goes_away_ends_no_watch() -> None:
+    """It answers `Closed`: the watch goes on with the next one."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        watch = kv.watch("k")
+        await until(lambda: member.sent)
+        member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Closed("going"))))
+        await until(lambda: len(member.sent) == 2)
+        member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Overloaded("full"))))
+        await refused(watch.synced(), errors.Overloaded)
+
+
+@asynchronous
+async def test_replies_that_mean_nothing_are_ignored() -> None:
+    """Hints, answers to nobody, updates of nobody. What is no reply at all ends the connection; the next is dialled."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        await until(lambda: member._received)
+        member.reply(LeaderHint(1, {}))
+        member.reply(Answer(77, result=5))
+        member.reply(WatchUpdate(77, WatchBatch([], 5)))
+        status = asyncio.create_task(kv.status(timeout=10))
+        await until(lambda: member.sent)
+        member.reply(b"\x00garbage")
+        assert member.is_closed
+        await until(lambda: len(member.sent) == 2)
+        assert member.sent[0] == member.sent[1], "the call is asked again"
+        status.cancel()
+
+
+@asynchronous
+async def test_a_member_that_cannot_answer_is_asked_again() -> None:
+    """Overloaded, no leader, a read that timed out there: asked again until the call's own deadline."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        read = asyncio.create_task(kv.get("k", timeout=10))
+        for number, error in enumerate((errors.Overloaded, errors.NoLeader, errors.ReadTimeout), start=1):
+            await until(lambda number=number: len(member.sent) == number)
+            member.reply(Answer(member.sent[-1].id, error=errors.to_wire(error("later"))))
+        await until(lambda: len(member.sent) == 4)
+        member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Compacted("no", compact_revision=9))))
+        assert (await refused(read, errors.Compacted)).compact_revision == 9
+
+
+@asynchronous
+async def test_deadlines_without_anybody() -> None:
+    """Nobody answers: a write was not applied, a read has timed out, and nothing is left behind."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await cluster.kill("n1")
+        await refused(kv.put("a", "1", timeout=0.1), errors.NoLeader)
+        await refused(kv.get("a", timeout=0.1), errors.ReadTimeout)
+        await refused(kv.status(timeout=0.1), errors.ReadTimeout)
+        assert is_idle(kv)
+
+
+@asynchronous
+async def test_each_caller_has_its_own_deadline_while_a_session_is_opened() -> None:
+    """One with little time does not wait for another's; one with more is not failed by another's."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await cluster.kill("n1")
+        patient = asyncio.create_task(kv.put("a", "1", timeout=60))
+        hasty = asyncio.create_task(kv.put("b", "1", timeout=0.05))
+        await refused(asyncio.wait_for(hasty, 10), errors.NoLeader)
+        other = cluster.client()
+        first = asyncio.create_task(other.put("c", "1", timeout=0.05))
+        second = asyncio.create_task(other.put("d", "1", timeout=60))
+        await refused(first, errors.NoLeader)
+        await cluster.restart("n1")
+        await asyncio.gather(patient, second)
+
+
+@asynchronous
+async def test_a_write_that_may_be_applied_says_so() -> None:
+    """It reached a member that has no quorum: past its deadline nobody knows."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        await kv.put("a", "1")
+        for node in cluster.followers:
+            await cluster.kill(node)
+        await refused(kv.put("a", "2", timeout=0.4), errors.WriteTimeout)
+        await refused(kv.get("a", timeout=0.2), errors.ReadTimeout)
+
+
+@asynchronous
+async def test_a_session_that_expired_is_replaced() -> None:
+    """The write that finds out may have been applied; the next one has a session again."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await kv.put("a", "1")
+        member = cluster.leader._member
+        assert member is not None
+        member.replica.sessions._by_id.clear()
+        await refused(kv.put("a", "2"), errors.SessionExpired)
+        await kv.put("a", "3")
+
+
+@asynchronous
+async def test_cancelled_calls_leave_nothing_behind() -> None:
+    """At whatever moment they are cancelled, on both sides."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        for passes in range(12):
+            calls = [
+                asyncio.create_task(kv.put("a", "1")),
+                asyncio.create_task(kv.get("a")),
+                asyncio.create_task(kv.status()),
+                asyncio.create_task(kv.range()),
+            ]
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await until(lambda: is_idle(kv))
+        for node in cluster:
+            assert node._member is not None
+            await until(lambda member=node._member: not len(member.writes) and not member.reads._count)
+        await kv.put("a", "2")
+        await until(lambda: not kv._write_ids)
+
+
+@asynchronous
+async def test_closing_ends_every_call() -> None:
+    """Sent writes may be applied, unsent ones are not; reads and watches are closed; closing again is harmless."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        await kv.put("a", "1")
+        watch, paused = kv.watch("a"), kv.watch("a")
+        for node in cluster.followers:
+            await cluster.kill(node)
+        sent = asyncio.create_task(kv.put("a", "2"))
+        read = asyncio.create_task(kv.get("a"))
+        reader = asyncio.create_task(take(watch, 1))
+        await until(lambda: len(kv._write_ids) == 1 and kv._asks)
+        paused._is_paused = True
+        kv.unsubscribe(paused)
+        await kv.close()
+        await kv.close()
+        await refused(sent, errors.ConnectionLost)
+        await refused(read, errors.Closed)
+        await refused(reader, errors.Closed)
+        await refused(take(paused, 1), errors.Closed)
+        for call in (kv.put("a", "3"), kv.get("a"), kv.status()):
+            await refused(call, errors.Closed)
+        with pytest.raises(errors.Closed):
+            kv.watch("a")
+        fresh = cluster.client()
+        await cluster.kill(cluster.leader)
+        await until(lambda: fresh._connection is None)
+        unsent = asyncio.create_task(fresh.put("a", "2"))
+        await asyncio.sleep(0)
+        await fresh.close()
+        assert not isinstance(await refused(unsent, errors.PyraftkvError), errors.MaybeApplied)
+
+
+@asynchronous
+async def test_many_large_writes_do_not_break_the_connection() -> None:
+    """20 MiB at once wait for room on a connection that takes 8."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await kv.put("k", "v")
+        connection = kv._connection
+        await asyncio.gather(*[kv.put(f"k{number}", b"x" * 1_000_000, timeout=20) for number in range(20)])
+        assert kv._connection is connection
+        assert (await kv.range(prefix="k", count_only=True)).count == 21
+
+
+@asynchronous
+async def test_more_writes_than_a_member_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait their turn, and none is refused or lost."""
+    monkeypatch.setattr(client, "WRITES_SENT_MAX", 50)
+    monkeypatch.setattr(server, "CALLS_MAX", 50)
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await asyncio.gather(*[kv.put(f"k{number}", "v", timeout=20) for number in range(200)])
+        assert (await kv.range(prefix="k", count_only=True)).count == 200
+        assert {kv_.version for kv_ in (await kv.range(prefix="k")).kvs} == {1}
+
+
+@asynchronous
+async def test_a_call_that_cannot_be_encoded_leaves_nothing_behind() -> None:
+    """It fails at once, and the next connection does not stumble over it."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await kv.put("a", "1")
+        await refused(kv.get("a", revision=1 << 70), errors.InvalidRequest)
+        with pytest.raises(errors.InvalidRequest):
+            kv.watch("a", start_revision=1 << 70)
+        assert is_idle(kv)
+        await other_member(kv)
+        assert await kv.get("a") is not None
+
+
+@asynchronous
+async def test_a_bug_in_a_loop_ends_the_client_loudly(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for what will not come."""
+
+    async def broken(address: str, hello: Hello) -> Any:
+        raise ZeroDivisionError
+
+    kv = Client(["a"], dialer=broken)
+    kv.start()
+    await refused(kv.get("a"), errors.Closed)
+    assert "the client stops" in caplog.text
+    await kv.close()
+    assert "nobody" in repr(kv)
+
+
+def test_a_client_needs_an_address() -> None:
+    """Without one there is nobody to dial."""
+    with pytest.raises(errors.ConfigurationError):
+        Client([], dialer=Member().dial)
+
+
+@asynchronous
+async def test_linearizable_reads_follow_writes_through_any_member() -> None:
+    """What one client has written every other client reads, whichever members they are connected to."""
+    async with cluster_of(3) as cluster:
+        clients = [cluster.client() for _ in range(3)]
+        for number, kv in enumerate(clients):
+            await kv.get("warm")
+            for _ in range(number):
+                await other_member(kv)
+        assert len({connected_to(kv) for kv in clients}) == 3
+        for number in range(12):
+            await clients[number % 3].put("n", str(number))
+            reads = await asyncio.gather(*[kv.get("n") for kv in clients])
+            assert [kv_.text for kv_ in reads if kv_ is not None] == [str(number)] * 3
+        assert other_than(cluster, cluster.leader).is_leader is False
