@@ -529,7 +529,9 @@ def test_a_directory_that_was_named_stays_when_the_demo_is_cancelled(tree: Path,
         out = io.StringIO()
         telling = asyncio.create_task(run(tree=str(tree), seconds=60.0, data_dir=str(data), keep=False, out=out))
         async with asyncio.timeout(WAIT_SECONDS):
-            while not re.search(r"[1-9]\d* puts", out.getvalue()):
+            while True:
+                if re.search(r"[1-9]\d* puts", out.getvalue()):
+                    break
                 await asyncio.sleep(0.05)
         telling.cancel()
         with pytest.raises(asyncio.CancelledError):
