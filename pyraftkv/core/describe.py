@@ -61,6 +61,8 @@ def describe_ready(ready: Ready) -> str:
     lines += [f"fetch [{fetch.lo}, {fetch.hi}) bytes_max={fetch.bytes_max}" for fetch in ready.fetches]
     if ready.rejected_proposals:
         lines.append(f"reject {len(ready.rejected_proposals)} proposals")
+    if ready.again:
+        lines.append("call again")
     return "\n".join(lines) or "nothing"
 
 

@@ -278,7 +278,8 @@ class Raft(FollowerRules, ElectionRules):
         self._saved_number = saved.number
         self._log.saved_to(saved.number)
         if self.role is LEADER:
-            self._maybe_commit()
+            if self._log.saved > self._log.commit:
+                self._maybe_commit()
         elif self.role is CANDIDATE and self._term_is_saved and self.id not in self._votes:
             self._count_own_vote()
 

@@ -100,6 +100,8 @@ class Member:
     """The state machine: every payload applied so far, index 1 first."""
     reads: list[ReadReady] = field(default_factory=list)
     rejected: list[bytes] = field(default_factory=list)
+    again: bool = False
+    """Whether the last `Ready` asked to be followed by another."""
     alive: bool = True
 
 
@@ -168,6 +170,7 @@ class Cluster:
         member.fetches.extend(ready.fetches)
         member.reads.extend(ready.reads)
         member.rejected.extend(ready.rejected_proposals)
+        member.again = ready.again
         self.checker.stepped(member, ready)
         return ready
 
@@ -249,6 +252,7 @@ class Cluster:
         member.saves.clear()
         member.pages.clear()
         member.fetches.clear()
+        member.again = False
 
     def restart(self, node: int) -> None:
         """Start a member again from its disk."""
@@ -288,6 +292,9 @@ class Cluster:
             while member.alive and member.fetches:
                 busy = True
                 self.answer_fetch(node)
+            if member.alive and member.again:
+                busy = True
+                self.feed(node)
         return busy
 
     def tick(self, *, count: int = 1, only: int = 0) -> None:

@@ -76,6 +76,7 @@ def test_a_ready_has_a_line_for_each_thing_that_it_asks_for() -> None:
         fetches=[EntryFetch(1, 3, 100)],
         soft_state=SoftState(LEADER, 1, 3),
         rejected_proposals=[b"a"],
+        again=True,
     )
     assert describe_ready(ready).splitlines() == [
         "now LEADER leader=1 term=3",
@@ -87,5 +88,6 @@ def test_a_ready_has_a_line_for_each_thing_that_it_asks_for() -> None:
         "read context=7 index=6",
         "fetch [1, 3) bytes_max=100",
         "reject 1 proposals",
+        "call again",
     ]
     assert describe_ready(Ready(save=Save(1, None, [], None))) == "save 1"
