@@ -83,6 +83,19 @@ def test_previous_is_absent_when_compacted():
         finish(store.compaction())
 
 
+def test_a_creation_has_no_previous():
+    """Nothing comes before a creation, even if the key was deleted in the same revision."""
+    store = Store()
+    put(store, b"k")
+    store.apply(Transaction([], [DeleteRange(b"a", FROM_KEY), PutKey(b"k", b"new")]))
+
+    batch = store.watch(b"k", start_revision=3, prev_kv=True).take()
+    assert batch is not None
+    old = KeyValue(b"k", b"v", 2, 2, 1)
+    assert [(event.type, event.prev_kv) for event in batch.events] == [(EventType.DELETE, old), (EventType.PUT, None)]
+    assert batch.events[1].is_create
+
+
 def test_filters():
     """Filtered events are not handed out, but the revision moves on."""
     store = Store()
