@@ -172,8 +172,9 @@ class FileStorage:
 
     def _open(self) -> _Opened:
         fs, path = self._fs, self.path
-        if fs.make_dir(path):
-            fs.fsync_dir(parent(path))
+        fs.make_dir(path)
+        # Even if it stood there: the process that made it may have been killed before it could do this.
+        fs.fsync_dir(parent(path))
         try:
             lock_fd = fs.lock(join(path, "LOCK"))
         except BlockingIOError as error:
@@ -448,9 +449,8 @@ class FileStorage:
 
     def begin_snapshot(self, meta: SnapshotMeta, number: int) -> SnapshotWriter:
         """Begin a snapshot file. Runs on the snapshot worker."""
-        assert self._opened is not None
-        identity = self._opened.recovered.identity
-        writer = SnapshotWriter(self._fs, join(self.path, "snap"), meta, identity=identity, number=number)
+        directory = join(self.path, "snap")
+        writer = SnapshotWriter(self._fs, directory, meta, identity=self._wal.identity, number=number)
         self._sinks.add(writer)
         return writer
 

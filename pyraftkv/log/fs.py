@@ -16,6 +16,7 @@ What the callers count on:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -38,8 +39,10 @@ _OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 
 class FileSystem(Protocol):
     """What the log needs of a disk. Every method may raise `OSError`."""
 
-    def make_dir(self, path: str) -> bool:
-        """Make a private directory, or check that the one there is ours. Return whether it was made.
+    def make_dir(self, path: str) -> None:
+        """Make a private directory, or check that the one there is ours and make it private.
+
+        Directories above it are made too, durably; its own name is durable only after `fsync_dir` of its parent.
 
         Raises: `ForeignDataDir` if it belongs to another user.
         """
@@ -99,19 +102,21 @@ class OsFileSystem:
         self._fsync = fsync
         self._seek_lock = threading.Lock()
 
-    def make_dir(self, path: str) -> bool:
-        try:
-            os.makedirs(path, mode=_DIRECTORY_MODE)
-            made = True
-        except FileExistsError:
-            made = False
+    def make_dir(self, path: str) -> None:
+        above: list[str] = []
+        while not os.path.isdir(parent(above[-1] if above else path)):
+            above.append(parent(above[-1] if above else path))
+        for directory in reversed(above):
+            os.mkdir(directory)
+            self.fsync_dir(parent(directory))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode=_DIRECTORY_MODE)
         if sys.platform != "win32":
             status = os.stat(path)
             if status.st_uid != os.geteuid():
                 raise ForeignDataDir(f"{path} belongs to user {status.st_uid}: use a directory of your own")
             if status.st_mode & 0o077:
                 os.chmod(path, _DIRECTORY_MODE)
-        return made
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))

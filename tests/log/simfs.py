@@ -151,12 +151,9 @@ class SimFileSystem:
             raise FileNotFoundError(errno.ENOENT, "no such directory", folder)
         return self.directories[folder], name
 
-    def make_dir(self, path: str) -> bool:
+    def make_dir(self, path: str) -> None:
         self._step("make_dir", path)
-        if path in self.directories:
-            return False
-        self.directories[path] = Directory()
-        return True
+        self.directories.setdefault(path, Directory())
 
     def listdir(self, path: str) -> list[str]:
         self._step("listdir", path)

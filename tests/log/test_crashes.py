@@ -64,6 +64,18 @@ def test_a_killed_process_then_a_power_failure(seed):
     run_lives(seed, points, kills=True)
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_killed_before_a_name_was_durable(seed):
+    """A process dies between a rename and the sync of the directory; the next one relies on a name that only the cache
+    knows, and then the power goes.
+    """
+    whole, _ = run_lives(seed, [])
+    for point, line in enumerate(whole.trace, 1):
+        if line.startswith("fsync_dir"):
+            for later in (45, 60, 75, 90):
+                run_lives(seed, [point, later], kills=True)
+
+
 def test_crashes_leave_torn_tails():
     """The crashes above are worth something: a crash before a sync leaves torn tails, which are mended and reported."""
     seed = 200

@@ -55,11 +55,20 @@ def test_directories_are_private(tmp_path):
     """Made 0700, and made 0700 if they were not."""
     fs = OsFileSystem()
     path = tmp_path / "data"
-    assert fs.make_dir(str(path))
+    fs.make_dir(str(path))
     assert path.stat().st_mode & 0o777 == 0o700
     path.chmod(0o755)
-    assert not fs.make_dir(str(path))
+    fs.make_dir(str(path))
     assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_directories_above_are_made_durably(tmp_path, monkeypatch):
+    """Each name is synced by the directory that holds it; the last one by whoever asked for it."""
+    fs, synced = OsFileSystem(), []
+    monkeypatch.setattr(fs, "fsync_dir", synced.append)
+    fs.make_dir(str(tmp_path / "a" / "b" / "c"))
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
 
 
 def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
