@@ -27,7 +27,7 @@ from pyraftkv.cli.endpoints import status_json, status_row
 from pyraftkv.cli.keys import watch
 from pyraftkv.cli.serving import run_until, told_to_stop
 from pyraftkv.cli.terminal import Screen, bar, human_bytes, plain_table, print_table
-from pyraftkv.demo.processes import free_ports
+from pyraftkv.demo.processes import Processes, free_ports
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import Node
 from pyraftkv.transport import MemoryNetwork
@@ -154,6 +154,23 @@ def test_ranges_are_etcdctls(fresh: Cli, arguments: list[str], keys: list[str]) 
     for key, value in (("a1", "y"), ("a2", "z"), ("a3", "x"), ("b1", "w")):
         fresh("put", key, value)
     assert fresh("get", *arguments, "--keys-only")[1].split() == keys
+
+
+def test_serializable_reads_need_no_quorum(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """`--consistency s` asks the member alone; the default never does, and fails rather than be stale."""
+
+    async def scenario() -> tuple[int, int]:
+        async with Processes(tmp_path) as nodes:
+            await nodes["n1"].kv.put("k", "v", timeout=20.0)
+            await nodes["n2"].kill()
+            await nodes["n3"].kill()
+            get = ["--endpoints", nodes["n1"].address, "--timeout", "0.5", "get", "k"]
+            linearizable = await asyncio.to_thread(main, get)
+            assert capsysbinary.readouterr().out == b""
+            return linearizable, await asyncio.to_thread(main, [*get, "--consistency", "s"])
+
+    assert asyncio.run(scenario()) == (NOT_APPLIED, DONE)
+    assert capsysbinary.readouterr().out == b"k\nv\n"
 
 
 def test_only_the_count_is_printed_when_asked_for(fresh: Cli) -> None:
