@@ -113,12 +113,20 @@ class Process:
     def last_words(self) -> str:
         return "\n".join(f"    {line}" for line in self.said.splitlines()[-LOG_LINES_MAX:])
 
+    def twin(self) -> Process:
+        """Return a process that would run on the same directory; its log stands beside the first one's."""
+        twin = Process(
+            self.name, address=self.address, members=self._members, folder=self.log.parent, settings=self._settings
+        )
+        twin.log = self.log.with_suffix(".twin.log")
+        return twin
+
     def start(self) -> None:
         """Start it; `ready` waits until it answers."""
         assert not self.is_running, self
         where = ["--name", self.name, "--data-dir", str(self.data_dir), "--members", self._members]
         if self._settings is None:
-            command = ["-m", "pyraftkv", "serve", *where, "--listen", self.address]
+            command = ["-m", "pyraftkv", "serve", *where, "--listen", self.address, "--advertise", self.address]
         else:
             command = ["-m", "tests.processes", *where, *(f"{key}={value}" for key, value in self._settings.items())]
         self.starts += 1
