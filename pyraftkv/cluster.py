@@ -30,9 +30,9 @@ class Cluster:
         self._rng = random.Random(seed)
         self._config = config
         self._members = {name: name for name in names}
-        self._storages = {name: MemoryStorage() for name in names}
+        self._storages = {name: MemoryStorage(random=self._own_rng()) for name in names}
         self._clients: list[Client] = []
-        self.network = MemoryNetwork()
+        self.network = MemoryNetwork(rng=self._own_rng())
         """The network between the nodes, where messages can be cut off, lost or delayed."""
         self.nodes: dict[str, Node] = {}
         """The nodes that run, by name."""
@@ -89,7 +89,7 @@ class Cluster:
 
     def client(self) -> Client:
         """Return a connected client, which finds the nodes that run. It closes with the cluster."""
-        client = Client(list(self._members.values()), dialer=self.network.dialer(), rng=self._rng)
+        client = Client(list(self._members.values()), dialer=self.network.dialer(), rng=self._own_rng())
         client.start()
         self._clients.append(client)
         return client
@@ -113,6 +113,10 @@ class Cluster:
         nodes, self.nodes = list(self.nodes.values()), {}
         await asyncio.gather(*(node.kill() for node in nodes))
 
+    def _own_rng(self) -> random.Random:
+        """Return a source of randomness for one part, so that no part shifts another's."""
+        return random.Random(self._rng.getrandbits(64))
+
     async def _start(self, name: str) -> Node:
         node = Node(
             name,
@@ -120,8 +124,13 @@ class Cluster:
             storage=self._storages[name],
             transport=self.network.transport(self._members[name]),
             config=self._config,
-            rng=random.Random(self._rng.getrandbits(64)),
+            rng=self._own_rng(),
         )
         self.nodes[name] = node
-        await node.start()
+        try:
+            await node.start()
+        except BaseException:
+            if self.nodes.get(name) is node:
+                del self.nodes[name]
+            raise
         return node

@@ -88,7 +88,7 @@ class Node(Engine):
         None if it was closed. None before the start."""
 
     def __repr__(self) -> str:
-        if self._member is None:
+        if self._member is None or self._stopping is not None:
             return f"<Node {self.name}: {'closed' if self._stopping else 'starting'}>"
         raft = self._member.raft
         return f"<Node {self.name}: {raft.role.name.lower()} in term {raft.term}, applied {raft.applied}>"
