@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, Self
 
 from pyraftkv import codec, errors
@@ -51,6 +52,12 @@ SEND_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 
 DIAL_SECONDS = 3.0
 """How long one member gets to answer a dial."""
+
+SILENCE_SECONDS_MAX = 2.0
+"""A member that was asked something and says nothing for so long is asked how it is; after as long again it is left.
+
+A process that hangs keeps its connections: the system acknowledges what nobody will ever read.
+"""
 
 BACKOFF_SECONDS_MIN = 0.02
 BACKOFF_SECONDS_MAX = 1.0
@@ -112,6 +119,8 @@ class Client(Engine):
         self._rng = rng or random.Random()
         self._connection: Connection | None = None
         self._lost = asyncio.Event()
+        self._heard_at = 0.0
+        self._is_probed = False
         self._next_id = 1
         self._asks: dict[int, _Ask] = {}
         self._write_ids: dict[int, tuple[int, int]] = {}
@@ -319,7 +328,8 @@ class Client(Engine):
         self._lost.clear()
         self._last_error = None
         self._connection = connection
-        connection.open(received=self._received, closed=self._disconnected)
+        self._heard()
+        connection.open(received=self._received, closed=partial(self._disconnected, connection))
         self._write_ids.clear()
         self._running().resend()
         for ask in list(self._asks.values()):
@@ -328,10 +338,27 @@ class Client(Engine):
             self.subscribe(watch)
         return True
 
-    def _disconnected(self, error: Exception | None) -> None:
-        logger.info("disconnected: %s", error or "closed")
-        self._connection = None
-        self._lost.set()
+    def _disconnected(self, connection: Connection, error: Exception | None) -> None:
+        if connection is self._connection:
+            logger.info("disconnected: %s", error or "closed")
+            self._connection = None
+            self._lost.set()
+
+    def _heard(self) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        self._is_probed = False
+
+    def _leave_if_silent(self, now: float) -> None:
+        """Leave a member that hangs. One that answers anything at all stays: it may only be waiting for a leader."""
+        connection = self._connection
+        if connection is None or not (self._asks or self._watches or len(self._running())):
+            self._heard_at = now
+        elif now - self._heard_at >= 2 * SILENCE_SECONDS_MAX and self._is_probed:
+            connection.close()
+            self._disconnected(connection, TimeoutError("the member says nothing any more"))
+        elif now - self._heard_at >= SILENCE_SECONDS_MAX and not self._is_probed:
+            self._is_probed = True
+            self._send(codec.encode_call(StatusCall(self._id())))  # Its answer is for nobody: any sign of life will do.
 
     async def _housekeeping(self) -> None:
         while True:
@@ -343,10 +370,12 @@ class Client(Engine):
                     ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
                 elif ask.is_due:
                     ask.is_due = not self._send(ask.frame)
+            self._leave_if_silent(now)
 
     # --- Replies ---------------------------------------------------------------------------------------------------
 
     def _received(self, frame: bytes) -> None:
+        self._heard()
         try:
             reply: Reply = codec.decode_reply(frame)
         except errors.FrameError as error:

@@ -192,3 +192,22 @@ def test_snapshots_purges_and_pauses_lose_and_double_nothing(tmp_path: Path, soa
     said = "".join(member.said for member in cluster.members.values())
     assert said.count("SnapshotWritten(") > cycles
     assert said.count("SnapshotInstalled(") > 0
+
+
+def test_client_leaves_a_member_that_hangs(tmp_path: Path) -> None:
+    """A stopped process keeps its connections; its client notices the silence, and goes on with another member."""
+
+    async def main() -> None:
+        async with Processes(tmp_path) as cluster, cluster.connect() as kv:
+            await kv.put("before", "it hangs")
+            hanging = cluster[(await kv.status()).name]
+            hanging.pause()
+            try:
+                assert (await kv.put("while", "it hangs", timeout=20)).revision > 0
+                assert (await kv.get("before", timeout=20)) is not None
+                assert (await kv.status()).name != hanging.name
+            finally:
+                hanging.resume()
+            await hanging.ready()
+
+    asyncio.run(main())
