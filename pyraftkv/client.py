@@ -53,7 +53,7 @@ SEND_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 DIAL_SECONDS = 3.0
 """How long one member gets to answer a dial."""
 
-SILENCE_SECONDS_MAX = 2.0
+SILENCE_SECONDS_MAX = 1.5
 """A member that was asked something and says nothing for so long is asked how it is; after as long again it is left.
 
 A process that hangs keeps its connections: the system acknowledges what nobody will ever read.
@@ -121,6 +121,7 @@ class Client(Engine):
         self._lost = asyncio.Event()
         self._heard_at = 0.0
         self._is_probed = False
+        self._probe_id = 0
         self._next_id = 1
         self._asks: dict[int, _Ask] = {}
         self._write_ids: dict[int, tuple[int, int]] = {}
@@ -349,7 +350,7 @@ class Client(Engine):
         self._is_probed = False
 
     def _leave_if_silent(self, now: float) -> None:
-        """Leave a member that hangs. One that answers anything at all stays: it may only be waiting for a leader."""
+        """Ask a member that says nothing how it is. Leave it if it says nothing still, or hears no quorum."""
         connection = self._connection
         if connection is None or not (self._asks or self._watches or len(self._running())):
             self._heard_at = now
@@ -358,7 +359,14 @@ class Client(Engine):
             self._disconnected(connection, TimeoutError("the member says nothing any more"))
         elif now - self._heard_at >= SILENCE_SECONDS_MAX and not self._is_probed:
             self._is_probed = True
-            self._send(codec.encode_call(StatusCall(self._id())))  # Its answer is for nobody: any sign of life will do.
+            self._probe_id = self._id()
+            self._send(codec.encode_call(StatusCall(self._probe_id)))
+
+    def _probe_answered(self, answer: Answer) -> None:
+        """Stay with a member that hears a quorum: what it was asked takes its time. Another one may know better."""
+        if isinstance(answer.result, dict) and not answer.result.get("has_quorum", True) and self._connection:
+            logger.info("%s is cut off from the others", self._connection.peer.name)
+            self._connection.close()
 
     async def _housekeeping(self) -> None:
         while True:
@@ -391,6 +399,9 @@ class Client(Engine):
             self._answered(reply)
 
     def _answered(self, answer: Answer) -> None:
+        if answer.id == self._probe_id:
+            self._probe_answered(answer)
+            return
         key = self._write_ids.pop(answer.id, None)
         if key is not None:
             self._write_answered(key, answer)

@@ -194,13 +194,22 @@ class Engine(ABC):
         page: int = 1000,
         consistency: Consistency = "linearizable",
     ) -> AsyncIterator[KeyValue]:
-        """Iterate over a range of any size, page by page, all at one revision."""
+        """Iterate over a range of any size, page by page, all at one revision.
+
+        A page that is too large to travel is asked for again in smaller pages.
+        """
         if not 1 <= page <= SCAN_PAGE_MAX:
             raise errors.InvalidRequest(f"page is 1 to {SCAN_PAGE_MAX}, not {page}")
         first, last = key_range(start, end, prefix)
         while True:
             query = RangeQuery(first, last, revision=revision, limit=page)
-            result = await self.read(query, consistency, None)
+            try:
+                result = await self.read(query, consistency, None)
+            except errors.RequestTooLarge:
+                if page == 1:
+                    raise
+                page = max(1, page // 8)
+                continue
             for kv in result.kvs:
                 yield kv
             if not result.more:

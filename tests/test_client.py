@@ -483,3 +483,28 @@ async def test_linearizable_reads_follow_writes_through_any_member() -> None:
             reads = await asyncio.gather(*[kv.get("n") for kv in clients])
             assert [kv_.text for kv_ in reads if kv_ is not None] == [str(number)] * 3
         assert other_than(cluster, cluster.leader).is_leader is False
+
+
+@asynchronous
+async def test_a_member_that_is_cut_off_is_left() -> None:
+    """It answers, but it can get nothing done: another one may hear the others."""
+    async with cluster_of(3) as cluster:
+        kv = cluster.client()
+        await kv.put("k", "before")
+        cut_off = cluster.nodes[connected_to(kv)]
+        cluster.network.isolate(cut_off.address)
+        result = await kv.put("k", "after", timeout=20)
+        assert result.revision == 3
+        assert connected_to(kv) != cut_off.name
+
+
+@asynchronous
+async def test_a_scan_asks_for_less_when_a_page_is_too_large() -> None:
+    """Three values of a megabyte do not fit into one answer."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        for key in ("a", "b", "c"):
+            await kv.put(key, key * 1_000_000)
+        assert [len(found.value) async for found in kv.scan()] == [1_000_000] * 3
+        with pytest.raises(errors.RequestTooLarge):
+            await kv.range()
