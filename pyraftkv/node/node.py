@@ -40,6 +40,9 @@ READ_STEP_BUDGET = 2000
 OFFER_SECONDS = 0.1
 """How often entry 1 is shown to a member that came late to the first start."""
 
+OFFERS_MAX = 30
+"""For how many times, after each of its HELLOs."""
+
 
 class Node(Engine):
     """One member: an asynchronous context manager that runs while it is entered.
@@ -77,8 +80,8 @@ class Node(Engine):
         self._peers: Peers | None = None
         self._bootstrap: Bootstrap | None = None
         self._member: Member | None = None
-        self._newcomers: set[int] = set()
-        """Members that said HELLO without a cluster, and are shown entry 1 until they are heard of in this one."""
+        self._newcomers: dict[int, int] = {}
+        """Members that said HELLO without a cluster, and how often they are still to be shown entry 1."""
         self._newcomer_came = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -434,14 +437,15 @@ class Node(Engine):
             self._transport.set_peers(self._peers.addresses)
         self._events.emit(PeerConnected(hello.member_id, hello.name))
         if hello.cluster_id == 0:
-            self._newcomers.add(hello.member_id)
+            self._newcomers[hello.member_id] = OFFERS_MAX
             self._newcomer_came.set()
 
     async def _offer_genesis(self) -> None:
         """Show entry 1 to listed members that have an empty directory.
 
         1. A late member says HELLO. The connection back to it does not stand yet, so what is sent now is lost.
-        2. It has all the HELLOs that there will be. So the offer is repeated until it speaks as a member.
+        2. It has all the HELLOs that there will be. So the offer is repeated until it speaks as a member, or for as
+           long as it may take to connect; a connection that comes later brings another HELLO.
         """
         assert self._hello is not None
         assert self._peers is not None
@@ -449,6 +453,7 @@ class Node(Engine):
         while True:
             await self._newcomer_came.wait()
             self._transport.send([GenesisOffer(newcomer, own, offer) for newcomer in self._newcomers])
+            self._newcomers = {newcomer: left - 1 for newcomer, left in self._newcomers.items() if left > 1}
             await asyncio.sleep(OFFER_SECONDS)
             if not self._newcomers:
                 self._newcomer_came.clear()
@@ -457,7 +462,8 @@ class Node(Engine):
         """Take messages from a peer."""
         if self._member is not None:
             if self._newcomers:
-                self._newcomers.difference_update([message.sender for message in messages])
+                for message in messages:
+                    self._newcomers.pop(message.sender, None)  # it is one of us by now
             self._member.received(messages)
         elif self._bootstrap is not None:
             for message in messages:

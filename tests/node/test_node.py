@@ -1,0 +1,412 @@
+"""The life of a node: starting, stopping, failing, and being asked while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pyraftkv
+from pyraftkv import Node, errors, writes
+from pyraftkv.codec import encode_logged
+from pyraftkv.core import Entry, EntryFetch
+from pyraftkv.core.ready import Save
+from pyraftkv.log import MemoryStorage
+from pyraftkv.log.base import Recovered
+from pyraftkv.node import NodeStopped
+from pyraftkv.node.driver import Driver
+from pyraftkv.protocol import Envelope
+from pyraftkv.store.commands import DeleteRange, PutKey
+from pyraftkv.transport import MemoryNetwork
+from tests.node.support import FAST, asynchronous, cluster_of, fast, other_than, refused, take, until
+
+
+class FailingStorage(MemoryStorage):
+    """A disk that fails when it is told to, as a disk does: nothing completes any more, and `failed` is called once."""
+
+    def __init__(self) -> None:
+        super().__init__(random=random.Random(5))
+        self.is_failing = False
+        self.reads_fail = False
+        self._failed: Callable[[BaseException], None] | None = None
+
+    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+        self._failed = failed
+        return await super().start(failed=failed)
+
+    def save(self, save: Save, then: Callable[[int], None]) -> None:
+        if not self.is_failing:
+            super().save(save, then)
+        elif self._failed is not None:
+            failed, self._failed = self._failed, None
+            asyncio.get_running_loop().call_soon(failed, errors.StorageFailed("input/output error"))
+
+    async def read_entries(self, *, lo: int, hi: int, bytes_max: int) -> list[Entry]:
+        if self.reads_fail:
+            raise errors.WalCorruption("rotten")
+        return await super().read_entries(lo=lo, hi=hi, bytes_max=bytes_max)
+
+
+def lone_node(storage: MemoryStorage | None = None, **changes: Any) -> Node:
+    """Return a cluster of one."""
+    return Node(
+        "n1",
+        members={"n1": "n1"},
+        storage=storage or MemoryStorage(),
+        transport=MemoryNetwork().transport("n1"),
+        config=fast(**changes),
+        rng=random.Random(1),
+    )
+
+
+def trio(network: MemoryNetwork, storages: dict[str, MemoryStorage], **changes: Any) -> list[Node]:
+    """Return the nodes of a cluster, not started."""
+    members = {name: name for name in storages}
+    return [
+        Node(
+            name,
+            members=members,
+            storage=storage,
+            transport=network.transport(name),
+            config=fast(**changes),
+            rng=random.Random(number),
+        )
+        for number, (name, storage) in enumerate(storages.items())
+    ]
+
+
+@asynchronous
+async def test_a_failing_disk_stops_its_node_and_no_other() -> None:
+    """1. The leader's disk fails with writes under way: they may be applied, `failed` says why, the node stops.
+
+    2. The others elect another leader and go on. What was acknowledged is there.
+    """
+    network = MemoryNetwork()
+    storages: dict[str, MemoryStorage] = {name: FailingStorage() for name in ("a", "b", "c")}
+    nodes = trio(network, storages)
+    await asyncio.gather(*[node.start() for node in nodes])
+    await nodes[0].put("k", "acknowledged", timeout=20)
+    leader = await until(lambda: next((node for node in nodes if node.is_leader), None))
+    await leader.put("k2", "v")
+    events = asyncio.create_task(collect(leader))
+    await asyncio.sleep(0)
+    disk = leader._storage
+    assert isinstance(disk, FailingStorage)
+    disk.is_failing = True
+    assert leader.failed is not None
+    under_way = [asyncio.create_task(leader.put("lost", str(number))) for number in range(5)]
+    watch = leader.watch("k")
+    reader = asyncio.create_task(take(watch, 1))
+    for write in under_way:
+        assert "input/output" in str(await refused(write, errors.NodeFailed))
+    await refused(reader, errors.Closed)
+    await refused(asyncio.shield(leader.failed), errors.StorageFailed)
+    assert isinstance((await events)[-1], NodeStopped)
+    await refused(leader.put("k", "v"), errors.Closed)
+    with pytest.raises(errors.StorageFailed):
+        await leader.__aexit__(None, None, None)
+    others = [node for node in nodes if node is not leader]
+    kept = await others[0].get("k", timeout=20)
+    assert kept is not None
+    assert kept.text == "acknowledged"
+    await others[1].put("k", "on", timeout=20)
+    await asyncio.gather(*[node.kill() for node in others])
+
+
+async def collect(node: Node) -> list[object]:
+    """Return every event until the node stops."""
+    return [event async for event in node.events()]
+
+
+@asynchronous
+async def test_no_put_is_acknowledged_before_it_is_saved() -> None:
+    """A lone member whose disk never completes a save acknowledges nothing."""
+    storage = FailingStorage()
+    node = lone_node(storage)
+    await node.start()
+    await node.put("k", "1", timeout=20)
+    storage.save = lambda save, then: None  # type: ignore[method-assign]  # a disk that hangs
+    await refused(node.put("k", "2", timeout=0.3), errors.WriteTimeout)
+    local = await node.get("k", consistency="local")
+    assert local is not None
+    assert local.text == "1"
+    await node.kill()
+
+
+@asynchronous
+async def test_a_disk_that_fails_during_the_first_start() -> None:
+    """`start` raises what the disk said; nothing is left running."""
+    storage = FailingStorage()
+    storage.is_failing = True
+    node = lone_node(storage)
+    await refused(node.start(), errors.StorageFailed)
+    await node.close()
+    assert isinstance((await collect(node))[-1], NodeStopped)
+
+
+@asynchronous
+async def test_a_log_that_cannot_be_read_for_a_follower_stops_the_node() -> None:
+    """A disk error is never swallowed, whoever asked."""
+    network = MemoryNetwork()
+    storages: dict[str, MemoryStorage] = {name: FailingStorage() for name in ("a", "b", "c")}
+    nodes = trio(network, storages)
+    await asyncio.gather(*[node.start() for node in nodes])
+    await nodes[0].put("k", "v", timeout=20)
+    leader = await until(lambda: next((node for node in nodes if node.is_leader), None))
+    disk = leader._storage
+    assert isinstance(disk, FailingStorage)
+    disk.reads_fail = True
+    assert leader._member is not None
+    driver: Driver = leader._member.driver
+    driver._fetches.put_nowait(EntryFetch(1, 2, 100))
+    assert leader.failed is not None
+    await refused(asyncio.shield(leader.failed), errors.WalCorruption)
+    await asyncio.gather(*[node.kill() for node in nodes])
+
+
+@asynchronous
+async def test_a_start_that_is_cancelled_or_closed_leaves_nothing_behind() -> None:
+    """Waiting for the other members of a first start: cancelled it raises so, closed it raises `Closed`."""
+    network = MemoryNetwork()
+    for end in ("cancel", "close", "kill"):
+        node = trio(network, {"a": MemoryStorage(), "b": MemoryStorage()})[0]
+        starting = asyncio.create_task(node.start())
+        await until(lambda node=node: node._bootstrap is not None)
+        assert "starting" in repr(node)
+        await refused(node.put("k", "v"), errors.Closed)
+        if end == "cancel":
+            starting.cancel()
+            await refused(starting, asyncio.CancelledError)  # type: ignore[arg-type]
+        else:
+            await (node.close() if end == "close" else node.kill())
+            await refused(starting, errors.Closed)
+        assert node.term == 0
+
+
+@asynchronous
+async def test_a_close_that_is_cancelled_still_stops_the_node() -> None:
+    """Whoever cancels a close wants it sooner, not never."""
+    async with cluster_of(3) as cluster:
+        node = cluster.leader
+        await node.put("k", "v")
+        del cluster.nodes[node.name]
+        for other in list(cluster):
+            await cluster.kill(other)
+        closing = asyncio.create_task(node.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        closing.cancel()
+        await refused(closing, asyncio.CancelledError)  # type: ignore[arg-type]
+        assert node.failed is not None
+        await node.failed
+        assert not node.is_leader
+
+
+@asynchronous
+async def test_cancelled_calls_leave_nothing_behind() -> None:
+    """At every await that there is: afterwards nothing is pending, and no session is being opened."""
+    async with cluster_of(3) as cluster:
+        for node in (cluster.leader, cluster.followers[0]):
+            member = node._member
+            assert member is not None
+            for passes in range(15):
+                calls = [
+                    asyncio.create_task(node.put("a", "1")),
+                    asyncio.create_task(node.get("a")),
+                    asyncio.create_task(node.delete(prefix="a")),
+                    asyncio.create_task(take(node.watch("a"), 1)),
+                ]
+                for _ in range(passes):
+                    await asyncio.sleep(0)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            await until(lambda member=member: not len(member.writes) and not member.reads._count)
+            await node.put("a", "2")
+            watch = node.watch("a")
+            await watch.close()
+            for left in list(member.watches._watches.values()):
+                await left.close()
+            assert len(member.watches) == 0
+
+
+@asynchronous
+async def test_each_caller_has_its_own_deadline_while_a_session_is_opened() -> None:
+    """One with little time does not wait for another's; one with more is not failed by another's."""
+    async with cluster_of(3) as cluster:
+        node = cluster.leader
+        network = cluster.network
+        network.isolate(node.address)
+        await until(lambda: node._member is not None and node._member.raft.leader == 0)
+        patient = asyncio.create_task(node.put("a", "1", timeout=60))
+        await asyncio.sleep(0)
+        await refused(asyncio.wait_for(node.put("b", "1", timeout=0.05), 10), errors.NoLeader)
+        other = other_than(cluster, node)
+        for far in cluster:
+            network.isolate(far.address)
+        await until(lambda: other._member is not None and other._member.raft.leader == 0)
+        first = asyncio.create_task(other.put("c", "1", timeout=0.05))
+        second = asyncio.create_task(other.put("d", "1", timeout=60))
+        await refused(first, errors.NoLeader)
+        network.heal()
+        await asyncio.gather(patient, second)
+
+
+@asynchronous
+async def test_a_stop_while_a_session_is_opened_fails_the_write() -> None:
+    """It was not written: `Closed`, and nobody waits for ever."""
+    for passes in range(10):
+        node = lone_node()
+        await node.start()
+        write = asyncio.create_task(node.put("a", "1"))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await node.kill()
+        results = await asyncio.wait_for(asyncio.gather(write, return_exceptions=True), 10)
+        assert isinstance(results[0], errors.Closed | errors.NodeFailed | pyraftkv.PutResult), results
+
+
+@asynchronous
+async def test_an_evicted_session_is_replaced() -> None:
+    """The write that finds out may have been applied; the next one has a session again."""
+    node = lone_node()
+    async with node:
+        await node.put("a", "1")
+        member = node._member
+        assert member is not None
+        member.replica.sessions._by_id.clear()
+        await refused(node.put("a", "2"), errors.SessionExpired)
+        await node.put("a", "3")
+
+
+@asynchronous
+async def test_writes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One put more than `PENDING_COUNT_MAX` is `Overloaded`; when there is room again, puts go on."""
+    async with lone_node() as node:
+        await node.put("a", "1")
+        monkeypatch.setattr(writes, "PENDING_COUNT_MAX", 3)
+        results = await asyncio.gather(*[node.put(f"k{number}", "v") for number in range(5)], return_exceptions=True)
+        assert [type(result) for result in results[3:]] == [errors.Overloaded] * 2
+        await node.put("b", "1")
+
+
+@asynchronous
+async def test_the_same_bytes_to_several_members_are_applied_once() -> None:
+    """A retry keeps its session and sequence: whoever proposes it, and however often."""
+    async with cluster_of(3) as cluster:
+        nodes = list(cluster)
+        session = await nodes[0].open_session(10)
+        payload = encode_logged(Envelope(session, 1, 1, PutKey(b"k", b"v")))
+        outcomes = await asyncio.gather(*[node.write_encoded(payload, 10) for node in nodes for _ in range(3)])
+        assert len({outcome.revision for outcome in outcomes}) == 1  # type: ignore[union-attr]
+        again = await nodes[1].write_encoded(payload, 10)
+        assert again == outcomes[0]
+        kept = await nodes[2].get("k")
+        assert kept is not None
+        assert kept.version == 1
+
+
+@asynchronous
+async def test_a_long_command_and_a_long_read_let_others_have_their_turn() -> None:
+    """A delete and a range of many keys go on in slices; heartbeats and puts stand between them."""
+    async with cluster_of(3) as cluster:
+        node = cluster.leader
+        await asyncio.gather(*[node.put(f"k{number:05d}", "v", timeout=20) for number in range(4000)])
+        assert node._member is not None
+        assert len((await node.range(prefix="k")).kvs) == 4000
+        term = node.term
+        deleted, result = await asyncio.gather(node.delete(prefix="k"), node.put("after", "v"))
+        assert deleted.deleted == 4000
+        assert result.revision == deleted.revision + 1
+        await node.write(DeleteRange(b"k", b"l"), None)
+        assert node.term == term
+
+
+@asynchronous
+async def test_a_bug_in_a_loop_stops_the_node_loudly(caplog: pytest.LogCaptureFixture) -> None:
+    """A member that goes on half would be worse than one that stops."""
+    node = lone_node()
+    await node.start()
+    assert node._member is not None
+    node._member.inbox.put(object())  # type: ignore[arg-type]
+    assert node.failed is not None
+    await refused(asyncio.shield(node.failed), KeyError)
+    assert "n1 stops" in caplog.text
+    await node.close()
+
+
+@asynchronous
+async def test_the_end_of_a_node_is_told_once() -> None:
+    """`failed` is None for one that was closed; events end with `NodeStopped`, also for who comes later."""
+    node = lone_node()
+    async with node:
+        events = asyncio.create_task(collect(node))
+        await node.put("k", "v")
+    assert node.failed is not None
+    assert await node.failed is None
+    assert [type(event) for event in (await events)[-1:]] == [NodeStopped]
+    assert await collect(node) == [NodeStopped(None)]
+    await node.close()
+    await node.kill()
+
+
+@asynchronous
+async def test_configurations_that_cannot_work_are_refused() -> None:
+    """By the pair of values that cannot work together, or by the name that is not listed."""
+    with pytest.raises(errors.ConfigurationError, match="heartbeat_seconds"):
+        lone_node(heartbeat_seconds=0.1, election_timeout_seconds=0.2)
+    with pytest.raises(errors.ConfigurationError, match="tick_seconds"):
+        lone_node(tick_seconds=0.0)
+    stranger = Node(
+        "x", members={"n1": "n1"}, storage=MemoryStorage(), transport=MemoryNetwork().transport("x"), config=FAST
+    )
+    await refused(stranger.start(), errors.ConfigurationError)
+    crowd = {f"n{number}": str(number) for number in range(65)}
+    many = Node("n1", members=crowd, storage=MemoryStorage(), transport=MemoryNetwork().transport("1"), config=FAST)
+    await refused(many.start(), errors.ConfigurationError)
+
+
+@asynchronous
+async def test_a_lone_member_takes_snapshots_and_starts_from_them() -> None:
+    """Twice at the same place is harmless; refused commands are part of what is remembered."""
+    storage = MemoryStorage()
+    async with lone_node(storage) as node:
+        await node.put("k", "v")
+        await refused(node.write(PutKey(b"no", b"", ignore_value=True), None), errors.KeyNotFound)
+        await node.take_snapshot()
+        await node.take_snapshot()
+        await node.put("k", "w")
+    async with lone_node(storage) as node:
+        kept = await node.get("k")
+        assert kept is not None
+        assert kept.text == "w"
+        await node.take_snapshot()
+    async with lone_node(storage) as node:
+        assert (await node.range()).count == 1
+
+
+@asynchronous
+async def test_a_snapshot_that_cannot_be_written_is_told() -> None:
+    """`take_snapshot` raises; the node goes on without it."""
+
+    class FullDisk(MemoryStorage):
+        """Takes no snapshot."""
+
+        def create_snapshot(self, meta: object, *, received: bool = False) -> Any:
+            sink = super().create_snapshot(meta, received=received)  # type: ignore[arg-type]
+
+            async def write(chunk: bytes) -> None:
+                raise errors.StorageError("no space left")
+
+            sink.write = write  # type: ignore[method-assign]
+            return sink
+
+    async with lone_node(FullDisk()) as node:
+        await node.put("k", "v")
+        await refused(node.take_snapshot(), errors.StorageError)
+        await node.put("k", "w")
+        assert node._member is not None
+        assert not node._member.taker.is_running
