@@ -51,7 +51,7 @@ class Inbox:
         """Wait for something urgent, and return all there is. Every other task has a turn first: batches can grow."""
         self._waiter = self._loop.create_future()
         if self._is_urgent:
-            self.wake()
+            self._loop.call_soon(self.wake)
         await self._waiter
         self._waiter = None
         self._is_urgent = False

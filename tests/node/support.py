@@ -51,9 +51,10 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
             loop.set_exception_handler(lambda _, context: complaints.append(context))
             async with asyncio.timeout(SECONDS_MAX):
                 await test(*args, **kwargs)
-            gc.collect()
             for _ in range(3):  # an asynchronous generator that was left in the middle is closed by the loop
-                await asyncio.sleep(0)
+                gc.collect()
+                for _ in range(3):
+                    await asyncio.sleep(0)
             return asyncio.all_tasks() - {asyncio.current_task()}
 
         left = asyncio.run(main())

@@ -1,0 +1,108 @@
+"""The short forms: `open` on a data directory, `connect` over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+import pyraftkv
+from pyraftkv import errors
+from pyraftkv.opening import parse_members
+from tests.node.support import FAST, asynchronous, refused, until
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [open_.getsockname()[1] for open_ in sockets]
+    for open_ in sockets:
+        open_.close()
+    return ports
+
+
+@asynchronous
+async def test_a_path_alone_is_a_durable_cluster_of_one(tmp_path: Path) -> None:
+    """It needs no address, leads at once, and has everything again after a restart."""
+    async with pyraftkv.open(tmp_path / "data", config=FAST) as node:
+        for number in range(10):
+            result = await node.put(f"k{number}", "v")
+        await node.take_snapshot()
+        await node.put("after", "v")
+    async with pyraftkv.open(tmp_path / "data", config=FAST) as node:
+        kept = await node.get("k9", revision=result.revision)
+        assert kept is not None
+        assert (await node.range()).count == 11
+        status = await node.status()
+        assert (status.name, status.storage, status.role) == ("default", "files", "leader")
+        again = await node.put("k9", "w")
+        assert again.revision == result.revision + 2
+    await refused(pyraftkv.open(tmp_path / "data", name="other", config=FAST).start(), errors.ForeignDataDir)
+
+
+@asynchronous
+async def test_a_directory_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    """A second node on it is refused; the first goes on."""
+    async with pyraftkv.open(tmp_path, config=FAST) as node:
+        await refused(pyraftkv.open(tmp_path, config=FAST).start(), errors.DataDirLocked)
+        await node.put("k", "v")
+
+
+@asynchronous
+async def test_three_members_over_tcp_with_a_client(tmp_path: Path) -> None:
+    """The real thing on loopback: a leader is killed, the client goes on, the member comes back from its files."""
+    ports = free_ports(3)
+    members = ",".join(f"n{number}=127.0.0.1:{port}" for number, port in enumerate(ports))
+
+    def make(number: int) -> pyraftkv.Node:
+        return pyraftkv.open(
+            tmp_path / str(number), name=f"n{number}", listen=f"127.0.0.1:{ports[number]}", members=members, config=FAST
+        )
+
+    nodes = {number: make(number) for number in range(3)}
+    await asyncio.gather(*[node.start() for node in nodes.values()])
+    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+    async with pyraftkv.connect(addresses, timeout=20) as kv:
+        await kv.put("n", "0")
+        async with kv.watch("n", start_revision=1) as watch:
+            seen = []
+            (victim,) = await until(lambda: [number for number, node in nodes.items() if node.is_leader])
+            await nodes[victim].kill()
+            for value in range(1, 6):
+                await kv.put("n", str(value))
+            async for event in watch:
+                seen.append(event.kv.text)
+                if len(seen) == 6:
+                    break
+            assert seen == ["0", "1", "2", "3", "4", "5"]
+        nodes[victim] = make(victim)
+        await nodes[victim].start()
+        kept = await nodes[victim].get("n", timeout=20)
+        assert kept is not None
+        assert (kept.text, kept.version) == ("5", 6)
+        peers = (await kv.status()).peers
+        assert [peer.address for peer in peers] == [f"127.0.0.1:{port}" for port in ports]
+    await asyncio.gather(*[node.close() for node in nodes.values()])
+
+
+@asynchronous
+async def test_a_connection_that_nobody_answers() -> None:
+    """Calls wait as long as their deadline, then say that nobody could serve them."""
+    (port,) = free_ports(1)
+    async with pyraftkv.connect(f"127.0.0.1:{port}", timeout=0.2) as kv:
+        await refused(kv.get("k"), errors.ReadTimeout)
+        await refused(kv.put("k", "v"), errors.NoLeader)
+
+
+def test_arguments_that_cannot_work(tmp_path: Path) -> None:
+    """Members without an address of our own, malformed or double members, nobody to connect to."""
+    with pytest.raises(errors.ConfigurationError, match="listen="):
+        pyraftkv.open(tmp_path, name="a", members={"a": "h:1", "b": "h:2"})
+    for text in ("a", "a=", "=h:1", "a=h:1,a=h:2", ""):
+        with pytest.raises(errors.ConfigurationError):
+            parse_members(text)
+    with pytest.raises(errors.ConfigurationError):
+        pyraftkv.connect(" , ")
+    assert parse_members("a=h:1, b=[::1]:2") == {"a": "h:1", "b": "[::1]:2"}
