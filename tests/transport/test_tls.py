@@ -95,6 +95,16 @@ async def test_a_certificate_for_somebody_else_is_refused(authority: Authority, 
 
 
 @in_loop
+async def test_who_dials_checks_who_answers(authority: Authority) -> None:
+    """A server with somebody else's certificate is refused by a client, before it can read a call."""
+    one = await _member(1, authority.tls("n1", "pyraftkv://prod/n3"))
+    with pytest.raises(HandshakeRejected, match="not who it says") as caught:
+        await TcpDialer(tls=authority.tls("client"))(one.transport.address, hello())
+    assert caught.value.reason == "unauthorized"
+    await close(one)
+
+
+@in_loop
 async def test_one_identity_among_several_is_enough(authority: Authority) -> None:
     """And other URIs do not matter; without a cluster of our own any is accepted."""
     one = await _member(1, authority.tls("n1"))
