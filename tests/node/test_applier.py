@@ -1,0 +1,146 @@
+"""The applier: in order, in slices, snapshots in their place, and nothing reported before it is so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from pyraftkv import codec, errors
+from pyraftkv.core import MEMBERSHIP, Applied, Entry, Membership, SnapshotMeta
+from pyraftkv.node.applier import Applier
+from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
+from pyraftkv.replica import Effect, Replica
+from pyraftkv.store.commands import Command, DeleteRange, PutKey
+from tests.node.support import asynchronous, refused, until
+
+
+class Owner:
+    """Notes what the applier tells."""
+
+    def __init__(self, replica: Replica | None = None, *, slice_seconds: float = 10.0) -> None:
+        self.effects: list[Effect] = []
+        self.applied: list[Applied] = []
+        self.restored: list[SnapshotMeta] = []
+        self.chunks: list[bytes] = []
+        self.may_read = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self.applier = Applier(
+            replica or Replica(), self, loop=loop, read_snapshot=self.read_snapshot, slice_seconds=slice_seconds
+        )
+        self.running = asyncio.create_task(self.applier.run())
+
+    def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
+        assert applied.index == self.applier.replica.applied_index
+        self.effects += effects
+        self.applied.append(applied)
+
+    def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
+        assert self.applier.replica is replica
+        self.restored.append(snapshot)
+
+    async def read_snapshot(self, meta: SnapshotMeta) -> AsyncIterator[bytes]:
+        await self.may_read.wait()
+        for chunk in self.chunks:
+            yield chunk
+
+    async def close(self) -> None:
+        """Stop."""
+        self.running.cancel()
+        await asyncio.wait([self.running])
+
+
+def entries(first: int, *commands: Command, session: int = 2) -> list[Entry]:
+    """Return entries with these commands, each its index for a sequence number."""
+    return [
+        Entry(index, 1, codec.encode_logged(Envelope(session, index, index, command)))
+        for index, command in enumerate(commands, start=first)
+    ]
+
+
+def beginning() -> list[Entry]:
+    """Return entry 1, and one that opens session 2."""
+    genesis = codec.encode_logged(Genesis(7, [MemberInfo(1, "n1", "n1", 11)]))
+    return [Entry(1, 1, genesis, MEMBERSHIP), Entry(2, 1, codec.encode_logged(RegisterSession(5)))]
+
+
+@asynchronous
+async def test_the_first_slice_runs_at_once() -> None:
+    """What is short is applied before `submit` returns; a membership is told with it."""
+    owner = Owner()
+    assert owner.applier.is_idle
+    owner.applier.submit(None, beginning())
+    assert owner.effects == [Effect(0, 5, 2)]
+    assert owner.applied == [Applied(2, Membership(voters=frozenset({1})))]
+    owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 100))
+    assert owner.applied[-1] == Applied(102, None)
+    assert owner.applier.is_idle
+    await owner.close()
+
+
+@asynchronous
+async def test_a_slice_ends_when_its_time_is_up() -> None:
+    """The rest follows in later passes, in order, also what was submitted meanwhile."""
+    owner = Owner(slice_seconds=0.0)
+    owner.applier.submit(None, beginning())
+    owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 100))
+    first = owner.applied[-1].index
+    assert 2 < first < 102
+    owner.applier.submit(None, entries(103, PutKey(b"k", b"v")))
+    assert not owner.applier.is_idle
+    await until(lambda: owner.applier.is_idle)
+    assert [effect.sequence for effect in owner.effects] == [5, *range(3, 104)]
+    indexes = [applied.index for applied in owner.applied]
+    assert indexes == sorted(indexes)
+    assert len(indexes) > 3
+    await owner.close()
+
+
+@asynchronous
+async def test_a_long_command_is_applied_over_many_passes() -> None:
+    """Until it is complete the applied index stands before it; then what follows is applied."""
+    owner = Owner(slice_seconds=0.0)
+    owner.applier.submit(None, beginning())
+    owner.applier.submit(None, entries(3, *[PutKey(b"k%04d" % number, b"v") for number in range(3000)]))
+    await until(lambda: owner.applier.is_idle)
+    owner.applier.submit(None, entries(3003, DeleteRange(b"k", b"l"), PutKey(b"after", b"v")))
+    assert owner.applier.replica.is_busy
+    assert owner.applied[-1].index == 3002
+    await until(lambda: owner.applier.is_idle)
+    assert owner.applied[-1].index == 3004
+    assert owner.applier.replica.store.key_count == 1
+    await owner.close()
+
+
+@asynchronous
+async def test_a_snapshot_is_restored_in_its_place() -> None:
+    """Entries before it are applied to the old replica, those after it to the new one; nothing overtakes it."""
+    source = Owner()
+    source.applier.submit(None, beginning())
+    source.applier.submit(None, entries(3, PutKey(b"a", b"1"), PutKey(b"b", b"2")))
+    snapshot = source.applier.replica.snapshot()
+    owner = Owner()
+    owner.chunks = list(snapshot.chunks())
+    snapshot.close()
+    meta = SnapshotMeta(4, 1, Membership(voters=frozenset({1})))
+    owner.applier.submit(None, beginning())
+    owner.applier.submit(meta, entries(5, PutKey(b"c", b"3")))
+    assert owner.applied[-1].index == 2
+    await until(lambda: not owner.applier.is_restored)
+    owner.applier.submit(None, entries(6, PutKey(b"d", b"4")))
+    assert owner.applied[-1].index == 2, "nothing overtakes it"
+    owner.may_read.set()
+    await until(lambda: owner.applier.is_idle)
+    assert owner.restored == [meta]
+    assert owner.applied[-1].index == 6
+    assert owner.applier.replica.store.key_count == 4
+    await source.close()
+    await owner.close()
+
+
+@asynchronous
+async def test_a_corrupt_snapshot_ends_the_loop() -> None:
+    """And with it the node: there is no state to go on from."""
+    owner = Owner()
+    owner.may_read.set()
+    owner.applier.submit(SnapshotMeta(4, 1, Membership(voters=frozenset({1}))), [])
+    await refused(owner.running, errors.SnapshotCorruption)

@@ -1,0 +1,276 @@
+"""Snapshots on their way: taken, streamed over a network that loses, resumed with the right sender, given up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from pyraftkv import errors
+from pyraftkv.codec import PeerMessage
+from pyraftkv.core import InstallSnapshot, Membership, SnapshotMeta, SnapshotSent
+from pyraftkv.log import MemoryStorage
+from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender
+from pyraftkv.protocol import SnapshotAck, SnapshotChunk
+from tests.node.support import asynchronous, fast, until
+
+META = SnapshotMeta(50, 3, Membership(voters=frozenset({1, 2, 3})))
+CHUNKS = [b"chunk %d" % number for number in range(20)]
+
+
+def install(sender: int = 1, term: int = 5, meta: SnapshotMeta = META) -> InstallSnapshot:
+    """Return the beginning of a conversation with member 2."""
+    return InstallSnapshot(2, sender, term, meta)
+
+
+def chunk(number: int, *, sender: int = 1, data: bytes = b"", term: int = 5, last: bool = False) -> SnapshotChunk:
+    """Return a chunk for member 2."""
+    return SnapshotChunk(2, sender, term, META.index, META.term, number, data or CHUNKS[number], last)
+
+
+async def stored(chunks: list[bytes], meta: SnapshotMeta = META) -> MemoryStorage:
+    """Return a storage that has this snapshot."""
+    storage = MemoryStorage()
+    await storage.start(failed=lambda _: None)
+    sink = storage.create_snapshot(meta)
+    for data in chunks:
+        await sink.write(data)
+    await sink.commit()
+    return storage
+
+
+async def chunks_of(storage: MemoryStorage) -> list[bytes]:
+    """Return the snapshot that was received."""
+    return [data async for data in storage.read_snapshot(META)]
+
+
+class Pair:
+    """A sender (member 1) and a receiver (member 2), and the messages between them."""
+
+    def __init__(self, sending: MemoryStorage, receiving: MemoryStorage, *, loss: float = 0.0, **changes: Any) -> None:
+        self.rng = random.Random(1)
+        self.loss = loss
+        self.chunks_sent = 0
+        self.fed: list[object] = []
+        self.sent: list[SnapshotSent] = []
+        self.term = 5
+        self.is_covered = False
+        config = fast(retry_seconds=0.02, **changes)
+        self.sender = SnapshotSender(sending, config, send=self.to_receiver, feed=self.sent.append)  # type: ignore[arg-type]
+        self.receiver = SnapshotReceiver(
+            receiving,
+            send=self.to_sender,
+            feed=self.fed.append,
+            is_covered=lambda _: self.is_covered or bool(self.fed),
+            term=lambda: self.term,
+        )
+        self.running = asyncio.create_task(self.receiver.run())
+
+    def to_receiver(self, messages: list[PeerMessage]) -> None:
+        """Carry what the leader says."""
+        for message in messages:
+            assert isinstance(message, InstallSnapshot | SnapshotChunk)
+            self.chunks_sent += isinstance(message, SnapshotChunk)
+            if self.rng.random() >= self.loss:
+                asyncio.get_running_loop().call_soon(self.receiver.received, message)
+
+    def to_sender(self, messages: list[PeerMessage]) -> None:
+        """Carry what the follower says."""
+        for message in messages:
+            assert isinstance(message, SnapshotAck)
+            if self.rng.random() >= self.loss:
+                asyncio.get_running_loop().call_soon(self.sender.acknowledged, message)
+
+    async def close(self) -> None:
+        """Stop both."""
+        await self.sender.close()
+        self.running.cancel()
+        await asyncio.wait([self.running])
+
+
+@asynchronous
+async def test_a_snapshot_arrives_whole() -> None:
+    """Every chunk once, in order; then the receiver's core is told, and the sender's."""
+    receiving = await stored([b"old"], SnapshotMeta(1, 1, META.membership))
+    pair = Pair(await stored(CHUNKS), receiving)
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert pair.sent == [SnapshotSent(2, True)]
+    assert pair.fed == [install()]
+    assert pair.chunks_sent == len(CHUNKS)
+    assert await chunks_of(receiving) == CHUNKS
+    assert (pair.sender._acks, pair.sender._tasks) == ({}, {})
+    await pair.close()
+
+
+@asynchronous
+async def test_lost_messages_are_sent_again_from_where_they_are_missing() -> None:
+    """A third of everything is lost: it takes longer, not for ever, and what arrives is the snapshot."""
+    receiving = await stored([b"old"], SnapshotMeta(1, 1, META.membership))
+    pair = Pair(await stored(CHUNKS), receiving, loss=0.3, snapshot_stall_seconds=10.0)
+    pair.sender.start(install())
+    await until(lambda: pair.sent and pair.fed)
+    assert pair.fed[0] == install()
+    assert await chunks_of(receiving) == CHUNKS
+    await pair.close()
+
+
+@asynchronous
+async def test_a_conversation_without_progress_is_given_up() -> None:
+    """The core hears that it failed, and decides anew."""
+    pair = Pair(await stored(CHUNKS), await stored([]), loss=1.0, snapshot_stall_seconds=0.1)
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert pair.sent == [SnapshotSent(2, False)]
+    await pair.close()
+
+
+@asynchronous
+async def test_a_follower_that_has_it_all_says_so() -> None:
+    """Nothing is streamed; its core answers for itself."""
+    pair = Pair(await stored(CHUNKS), await stored([]))
+    pair.is_covered = True
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert (pair.sent, pair.fed, pair.chunks_sent) == ([SnapshotSent(2, False)], [install()], 0)
+    await pair.close()
+
+
+@asynchronous
+async def test_a_snapshot_that_is_gone_is_given_up() -> None:
+    """It was replaced by a newer one: the core begins again with that."""
+    pair = Pair(await stored([b"x"], SnapshotMeta(60, 3, META.membership)), await stored([]))
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert pair.sent == [SnapshotSent(2, False)]
+    await pair.close()
+
+
+@asynchronous
+async def test_a_follower_that_cannot_write_gives_up() -> None:
+    """Its disk is full: the sender is told at once."""
+    receiving = await stored([])
+    create = receiving.create_snapshot
+
+    def full(meta: SnapshotMeta, *, received: bool = False) -> Any:
+        sink = create(meta, received=received)
+
+        async def write(data: bytes) -> None:
+            raise errors.StorageError("no space left")
+
+        sink.write = write  # type: ignore[method-assign]
+        return sink
+
+    receiving.create_snapshot = full  # type: ignore[method-assign]
+    pair = Pair(await stored(CHUNKS), receiving)
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert (pair.sent, pair.fed) == ([SnapshotSent(2, False)], [])
+    await pair.close()
+
+
+@asynchronous
+async def test_a_new_conversation_replaces_the_old_one() -> None:
+    """The end of the old one is not reported; stopping and acknowledging what does not run is harmless."""
+    pair = Pair(await stored(CHUNKS), await stored([b"old"], SnapshotMeta(1, 1, META.membership)))
+    pair.sender.start(install())
+    await asyncio.sleep(0)
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert pair.sent == [SnapshotSent(2, True)]
+    pair.sender.stop(9)
+    pair.sender.acknowledged(SnapshotAck(1, 9, 1, 1, 1))
+    pair.sender.start(install())
+    pair.sender.stop_all()
+    await pair.close()
+    assert len(pair.sent) == 1
+
+
+class Follower:
+    """A receiver, and what it acknowledged."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        self.acks: list[tuple[int, int]] = []
+        self.fed: list[object] = []
+        self.term = 5
+        self.receiver = SnapshotReceiver(
+            storage, send=self.send, feed=self.fed.append, is_covered=lambda _: False, term=lambda: self.term
+        )
+        self.running = asyncio.create_task(self.receiver.run())
+
+    def send(self, messages: list[PeerMessage]) -> None:
+        """Note an acknowledgement."""
+        for message in messages:
+            assert isinstance(message, SnapshotAck)
+            self.acks.append((message.to, message.next_number))
+
+    async def hears(self, *messages: InstallSnapshot | SnapshotChunk) -> None:
+        """Take messages, and wait until they are handled."""
+        for message in messages:
+            self.receiver.received(message)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Stop."""
+        self.running.cancel()
+        await asyncio.wait([self.running])
+
+
+@asynchronous
+async def test_half_of_one_snapshot_and_half_of_another_is_neither() -> None:
+    """1. Leader 1 sends half of its snapshot at index 50 and dies. 2. Leader 3 has one at the same index.
+
+    3. They say the same in different bytes: going on with 3 where 1 had stopped would give a file of two halves.
+    """
+    storage = await stored([])
+    follower = Follower(storage)
+    await follower.hears(install(), chunk(0), chunk(1))
+    follower.term = 6
+    await follower.hears(install(sender=3, term=6))
+    assert follower.acks[-1] == (3, 0), "from the beginning"
+    others = [b"other 0", b"other 1", b"other 2"]
+    for number, data in enumerate(others):
+        await follower.hears(chunk(number, term=5))  # what leader 1 had sent still arrives
+        await follower.hears(chunk(number, sender=3, term=6, data=data, last=number == 2))
+    assert await chunks_of(storage) == others
+    assert follower.fed == [install(sender=3, term=6)]
+    await follower.close()
+
+
+@asynchronous
+async def test_a_conversation_goes_on_where_it_stopped() -> None:
+    """The same sender, the same snapshot: the chunks that are there are not asked for; repeated ones are ignored."""
+    storage = await stored([])
+    follower = Follower(storage)
+    await follower.hears(chunk(0), install(), chunk(1), chunk(0), chunk(0), chunk(1), chunk(3))
+    assert follower.acks == [(1, 0), (1, 1), (1, 2)]
+    await follower.hears(install())
+    assert follower.acks[-1] == (1, 2)
+    await follower.hears(chunk(2, last=True))
+    assert await chunks_of(storage) == CHUNKS[:3]
+    await follower.close()
+
+
+@asynchronous
+async def test_a_deposed_leader_does_not_stand_in_the_way() -> None:
+    """What it still sends is dropped: the conversation of the present one goes on."""
+    storage = await stored([])
+    follower = Follower(storage)
+    follower.term = 6
+    await follower.hears(install(sender=3, term=6), chunk(0, sender=3, term=6))
+    await follower.hears(install(sender=1, term=5), chunk(0, sender=1, term=5))
+    await follower.hears(chunk(1, sender=3, term=6, last=True))
+    assert follower.acks == [(3, 0), (3, 1), (3, 2)]
+    assert await chunks_of(storage) == CHUNKS[:2]
+    await follower.close()
+
+
+@asynchronous
+async def test_what_is_received_is_bounded() -> None:
+    """More than `RECEIVED_MAX` messages at once are lost, as any message may be."""
+    follower = Follower(await stored([]))
+    for _ in range(200):
+        follower.receiver.received(install())
+    assert follower.receiver._queue.qsize() == 64
+    await follower.close()
