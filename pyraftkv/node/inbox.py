@@ -49,11 +49,12 @@ class Inbox:
 
     async def drain(self) -> list[Input]:
         """Wait for something urgent, and return all there is. Every other task has a turn first: batches can grow."""
-        self._waiter = self._loop.create_future()
         if self._is_urgent:
-            self._loop.call_soon(self.wake)
-        await self._waiter
-        self._waiter = None
+            await asyncio.sleep(0)
+        else:
+            self._waiter = self._loop.create_future()
+            await self._waiter
+            self._waiter = None
         self._is_urgent = False
         inputs, self._inputs = self._inputs, []
         if self._payloads:
