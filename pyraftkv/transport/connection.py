@@ -180,12 +180,11 @@ class Wire(asyncio.Protocol):
 
 
 def _tune(sock: Any) -> None:
-    """Send small frames at once, and notice peers that vanished. A loop without real sockets gives none."""
+    """Notice peers that vanished (loops set TCP_NODELAY by themselves). A loop without real sockets gives none."""
     if sock is None or not hasattr(sock, "setsockopt"):
         return
     if getattr(sock, "family", None) not in (socket.AF_INET, socket.AF_INET6):
         return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE:
         option = getattr(socket, name, None)

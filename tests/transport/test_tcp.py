@@ -137,6 +137,18 @@ async def test_what_is_sent_together_is_one_write_and_one_receive() -> None:
 
 
 @in_loop
+async def test_sockets_send_at_once_and_notice_who_vanished() -> None:
+    """Without these options small frames wait for acknowledgements, and a dead peer for two hours."""
+    one, two = await _pair()
+    for wire in one.transport._wires:  # type: ignore[union-attr]
+        sock = wire._transport.get_extra_info("socket")  # type: ignore[union-attr]
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+    await close(one, two)
+
+
+@in_loop
 async def test_a_heartbeat_does_not_wait_behind_a_snapshot() -> None:
     """The bulk lane is full of megabytes that nobody reads; the control lane goes on."""
     one, two = await _pair()
@@ -439,8 +451,8 @@ async def test_garbage_after_the_hello_ends_that_connection_only() -> None:
 
 @in_loop
 async def test_a_frame_over_the_bound_ends_the_connection() -> None:
-    """At its header, before any of its payload is there."""
-    one = await _member(1)
+    """At its header, before any of its payload is there: not only when it takes too long to come."""
+    one = await _member(1, limits={"frame_seconds_max": 1000.0})
     for member_id, length in ((2, 8 * 1024 * 1024 + 1), (0, 2 * 1024 * 1024 + 1)):
         raw = await Raw.greeted(one, member_id)
         if not member_id:
