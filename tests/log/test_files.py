@@ -128,6 +128,26 @@ def test_the_state_is_told_by_repr(tmp_path):
     run(main())
 
 
+def test_a_start_syncs_every_directory_before_it_believes_a_name():
+    """The process before may have been killed between making a name and syncing it."""
+
+    async def main():
+        fs = await with_snapshots(300)
+        fs.trace.clear()
+        storage = simulated(fs)
+        await storage.start(failed=unexpected)
+        for synced, believed in (
+            ("fsync_dir /", "lock /data/LOCK"),
+            ("fsync_dir /data", "open /data/identity.a"),
+            ("fsync_dir /data/snap", "listdir /data/snap"),
+            ("fsync_dir /data/wal", f"open /data/wal/{fs.listdir('/data/wal')[0]}"),
+        ):
+            assert fs.trace.index(synced) < fs.trace.index(believed)
+        await storage.close()
+
+    run(main())
+
+
 def test_two_opens_of_one_directory(tmp_path):
     """The second is refused for as long as the first is open."""
 

@@ -82,6 +82,24 @@ def test_every_cut_of_the_last_batch_is_torn():
         assert again.read(lo=9, hi=10, bytes_max=1) == [Entry(9, 2, b"new")]
 
 
+def test_a_torn_tail_is_kept_durably_then_cut_durably():
+    """The copy is on the disk before the original goes, and both are before anything is appended."""
+    fs = make(5)
+    (path,) = segments(fs)
+    fs.damage(path, bytes(fs.file(path))[:-1])
+    fs.trace.clear()
+    reopen(fs)
+    assert fs.trace[fs.trace.index(f"create {path}.torn") :] == [
+        f"create {path}.torn",
+        f"pwrite {path}.torn",
+        f"fdatasync {path}.torn",
+        "fsync_dir /wal",
+        f"pwrite {path}",
+        f"truncate {path}",
+        f"fdatasync {path}",
+    ]
+
+
 def test_every_flipped_byte_of_the_last_batch_is_torn():
     """Whatever byte of the last batch is wrong, the batch is gone as a whole: nothing wrong is ever read."""
     fs = make(5)
@@ -128,6 +146,8 @@ def test_damage_in_the_opening_batch_is_corruption_even_if_it_is_the_last():
         disk.damage(path, data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
         with pytest.raises(WalCorruption):
             reopen(disk)
+        assert disk.listdir("/wal") == fs.listdir("/wal")
+        assert len(disk.file(path)) == len(data), "nothing was touched"
     disk = fs.copy()
     disk.damage(path, data[:BLOCK_BYTES])
     with pytest.raises(WalCorruption, match="opening batch"):
@@ -146,6 +166,8 @@ def test_any_damage_in_a_sealed_segment_is_corruption():
         with pytest.raises(WalCorruption) as caught:
             reopen(disk)
         assert caught.value.segment in sealed
+        assert disk.listdir("/wal") == fs.listdir("/wal")
+        assert len(disk.file(sealed)) == len(data), "nothing was touched"
     for cut in (len(data) - 1, batch_ends(data)[-2], batch_ends(data)[-3]):
         disk = fs.copy()
         disk.damage(sealed, data[:cut])

@@ -116,6 +116,22 @@ def test_a_missing_chunk_is_noticed_even_when_reading_from_behind_it():
             read(fs, start)
 
 
+def test_chunks_out_of_order_are_noticed_before_they_are_yielded():
+    """Also when the reading starts in the middle, where no digest helps."""
+    fs = SimFileSystem()
+    fs.make_dir("/snap")
+    writer = begin(fs)
+    for chunk in (b"one", b"two"):
+        writer.write(chunk)
+    writer.finish()
+    data = bytes(fs.file(PATH))
+    first, second = data[BLOCK_BYTES : BLOCK_BYTES + 15], data[BLOCK_BYTES + 15 : BLOCK_BYTES + 30]
+    fs.damage(PATH, data[:BLOCK_BYTES] + second + first + data[BLOCK_BYTES + 30 :])
+    for start in (0, 1):
+        with pytest.raises(SnapshotCorruption, match="where chunk 0 belongs"):
+            read(fs, start)
+
+
 def test_chunks_of_another_snapshot_are_noticed_by_the_digest():
     """Intact chunks of another file, in number and size the same, are not these."""
     fs = make()
