@@ -791,6 +791,8 @@ def test_events_must_fit_their_count() -> None:
         [3, 1, 1, 1, _wire.pack_kvs([])],
         [3, 1, True, 1, _wire.pack_kvs([]) + b"x"],
         [3, 1, True, 1, (5).to_bytes(4, "little")],
+        [3, 1, True, 1, (1).to_bytes(4, "little") + bytes(32) + codec.pack_run([b"a", b"b", b"c"])],
+        [3, 1, True, 1, (1).to_bytes(4, "little") + bytes(32) + codec.pack_run([b"a"])],
         [2, 1, 1],
         [9, "Compacted", "", {"compact_revision": [[1]]}],
         [9, "Compacted", "", {"compact_revision": {}}],
