@@ -366,9 +366,10 @@ def test_an_ack_waits_for_the_save() -> None:
     assert ready.messages_after_save == [AppendResponse(2, 1, 1, 1, False, 0, 0)]
 
 
-def test_a_vote_waits_for_the_save() -> None:
-    """Figure 2: votedFor is on stable storage before the response."""
-    raft = machine()
+@pytest.mark.parametrize("term", [0, 1])
+def test_a_vote_waits_for_the_save(term: int) -> None:
+    """Figure 2: votedFor is on stable storage before the response, in a new term and in one that it was in already."""
+    raft = machine(term=term)
     ready = step(raft, VoteRequest(1, 2, 1, 0, 0, False, False))
     assert ready.messages == []
     assert ready.save is not None

@@ -83,6 +83,7 @@ def test_an_ack_from_which_the_log_can_go_on_ends_the_transfer(index: int, resum
     raft = _leader_to_lagging()
     ready = step(raft, ack(raft, 3, index))
     assert raft.status().peers[3].state is (REPLICATE if resumes else SNAPSHOT)
+    assert only(ready.messages, InstallSnapshot) == [], "one is on its way"
     appends = [message for message in only(ready.messages, AppendRequest) if message.to == 3]
     assert [message.prev_index for message in appends] == ([index] if resumes else [])
 
@@ -183,6 +184,16 @@ def test_a_snapshot_behind_the_commit_index_changes_nothing() -> None:
     ready = step(raft, InstallSnapshot(1, 2, 1, snapshot(1, 1, 1, 9)))
     assert (ready.save, ready.restore, raft.membership) == (None, None, voters(1, 2, 3))
     assert ready.messages == [AppendResponse(2, 1, 1, 2, False, 0, 0)]
+
+
+def test_a_snapshot_behind_what_was_compacted_here_changes_nothing() -> None:
+    """Its term is no longer known, and need not be."""
+    raft = machine(1, 1, 1, term=1, commit=3)
+    step_all(raft)
+    step(raft, SnapshotTaken(snapshot(3, 1), 4))
+    ready = step(raft, InstallSnapshot(1, 2, 1, snapshot(1, 1)))
+    assert (ready.save, ready.restore, raft.last_index) == (None, None, 3)
+    assert ready.messages == [AppendResponse(2, 1, 1, 3, False, 0, 0)]
 
 
 def test_a_snapshot_whose_last_entry_is_in_the_log_moves_the_commit_index_alone() -> None:
