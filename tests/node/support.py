@@ -33,6 +33,9 @@ SECONDS_MAX = 30.0
 
 POLL_SECONDS = 0.005
 
+gc.collect()
+gc.freeze()  # what was imported stays: looking through it after every test would take longer than the tests
+
 
 def fast(**changes: Any) -> NodeConfig:
     """Return the timing for tests with some values changed."""
@@ -51,10 +54,9 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
             loop.set_exception_handler(lambda _, context: complaints.append(context))
             async with asyncio.timeout(SECONDS_MAX):
                 await test(*args, **kwargs)
-            for _ in range(3):  # an asynchronous generator that was left in the middle is closed by the loop
-                gc.collect()
-                for _ in range(3):
-                    await asyncio.sleep(0)
+            gc.collect()
+            for _ in range(10):  # an asynchronous generator that was left in the middle is closed by the loop
+                await asyncio.sleep(0)
             return asyncio.all_tasks() - {asyncio.current_task()}
 
         left = asyncio.run(main())
