@@ -476,6 +476,19 @@ def test_bombs_do_no_harm(bomb: bytes) -> None:
                     decode(lead + bomb)
 
 
+def test_a_claimed_length_is_compared_before_it_is_reserved() -> None:
+    """16 items in a flat text, 1,024 in a nested one: a header alone could reserve far more."""
+    for decode, error, count in (
+        (codec.decode_hello, FrameError, 17),
+        (lambda data: codec.decode_message(5, data), FrameError, 17),
+        (codec.decode_logged, UnsupportedFormat, 1025),
+        (codec.decode_result, UnsupportedFormat, 1025),
+        (lambda data: codec.decode_call(b"\x03" + data), FrameError, 1025),
+    ):
+        with pytest.raises(error, match="exceeds max_array_len"):
+            decode(msgpack.packb([1] * count))
+
+
 def _decodes(decode: Callable[[bytes], Any], *array: Any, lead: bytes = b"") -> Any:
     return decode(lead + msgpack.packb(array))
 
