@@ -11,6 +11,7 @@ waited is stale when the peer comes back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -64,6 +65,7 @@ class Outlet:
         self._chunks: list[bytes] = []
         self._chunks_bytes = 0
         self._broken: asyncio.Future[None] | None = None
+        self._hurry = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"pyraftkv {lane.name.lower()} lane")
 
     @property
@@ -96,9 +98,14 @@ class Outlet:
 
     # --- Dialling ---
 
+    def hurry(self) -> None:
+        """The peer has just said HELLO, so it is there: dial it now, whatever wait is under way."""
+        self._hurry.set()
+
     async def _run(self) -> None:
         delay_seconds = self._limits.backoff_seconds_min
         while True:
+            self._hurry.clear()
             try:
                 wire, own, other = await self._dial()
             except HandshakeRejected as rejection:
@@ -108,7 +115,9 @@ class Outlet:
             else:
                 delay_seconds = self._limits.backoff_seconds_min
                 await self._use(wire, own, other)
-            await asyncio.sleep(delay_seconds * (0.5 + self._rng.random() / 2))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_seconds * (0.5 + self._rng.random() / 2)):
+                    await self._hurry.wait()
             delay_seconds = min(2 * delay_seconds, self._limits.backoff_seconds_max)
 
     async def _use(self, wire: Wire, own: Hello, other: Hello) -> None:

@@ -346,6 +346,9 @@ class TcpTransport:
             wire.role = PeerInbox(own, hello, self._handler)
             wire.decoder.payload_bytes_max = self._limits.peer_frame_bytes_max
             self._admitted(hello)
+            # A member that comes back would else wait for its leader's next dial, up to the longest back-off.
+            for outlet in self._peers.get(hello.member_id, {}).values():
+                outlet.hurry()
         else:
             wire.hold()
             self._clients.add(wire)

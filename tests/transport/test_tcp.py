@@ -251,6 +251,19 @@ async def test_a_peer_that_restarts_is_found_again() -> None:
 
 
 @in_loop
+async def test_a_peer_that_says_hello_is_dialled_at_once() -> None:
+    """Whatever wait between two dials is under way: a member that comes back needs its leader now."""
+    patient = {"backoff_seconds_min": 3600.0, "backoff_seconds_max": 3600.0}
+    one, two = await _pair(limits=patient)
+    await two.transport.close()
+    await until(lambda: one.lost == [2] * len(one.lost) != [])
+    again = await Member(_transport(listen=two.transport.address), 2).start(boot_count=2)
+    again.transport.set_peers({1: one.transport.address})
+    await until(lambda: one.transport.connected == {2})
+    await close(one, again)
+
+
+@in_loop
 async def test_a_member_s_later_life_ends_its_earlier_connections() -> None:
     """A half-open connection of the dead process must not deliver after the new one spoke."""
     one = await _member(1)
