@@ -126,6 +126,28 @@ def test_torn_tail_is_mended_and_the_member_rejoins(tmp_path: Path, damage: Call
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("damage", [cut_short, overwrite])
+def test_member_that_forgot_what_it_acknowledged_gets_it_again(
+    tmp_path: Path, damage: Callable[[Segment], None]
+) -> None:
+    """A disk that lied takes an acknowledged batch back: the leader, sure that it is there, still sends it anew."""
+
+    async def main() -> None:
+        async with cluster_with_data(tmp_path) as cluster:
+            await same_everywhere(cluster)
+            leader = await cluster.leader()
+            term = (await leader.status()).term
+            member = next(each for each in cluster.members.values() if each is not leader)
+            member.kill()
+            damage(segments(member.data_dir)[-1])
+            member.start()
+            await same_everywhere(cluster)
+            assert "torn bytes off" in member.said
+            assert (await leader.status()).term == term  # nobody had to be elected for that
+
+    asyncio.run(main())
+
+
 def test_flipped_bit_in_the_middle_of_the_log_is_refused_by_its_place(tmp_path: Path) -> None:
     """A bit that rotted is no torn tail: the member does not run and names the place; put back, all is well again."""
 

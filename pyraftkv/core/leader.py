@@ -289,9 +289,16 @@ class LeaderRules(RaftBase):
             self._log.commit_to(index)
 
     def _on_peer_unreachable(self, event: PeerUnreachable) -> None:
+        """Ask anew where a follower stands: what was sent optimistically is lost, likely.
+
+        And what it acknowledged may be, too. A follower that comes back from a disk which lied about its last sync
+        would reject our next append for ever, and we would take it for an echo, being sure of what it has. Not
+        counting on it until it acknowledges again costs one message, and the commit index never falls.
+        """
         progress = self._progress.get(event.node)
         if progress is not None and progress.state is REPLICATE:
-            progress.become_probe()  # What was sent optimistically is lost, likely.
+            progress.become_probe()
+            progress.match = 0
 
     def _on_snapshot_sent(self, event: SnapshotSent) -> None:
         progress = self._progress.get(event.node)
