@@ -321,7 +321,7 @@ def damaged(frame: bytes) -> bytes:
 
 GARBAGE = {
     "http": b"GET / HTTP/1.1\r\nHost: example\r\n\r\n",
-    "tls": bytes.fromhex("16030100c8010000c4030300"),
+    "tls": bytes.fromhex("16030100c8010000c40303") + bytes(194),
     "zeros": bytes(4096),
     "noise": bytes(range(256)) * 64,
     "oversized HELLO": oversized(KIND_HELLO),
