@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import signal
 from pathlib import Path
 from random import Random, SystemRandom
@@ -23,12 +24,15 @@ import pytest
 from pyraftkv import errors
 from pyraftkv.client import Client
 from tests.load import LAST_KEY, Load, judge, judge_events, read_all
-from tests.processes import Process, Processes
+from tests.processes import READY_SECONDS_MAX, Process, Processes
+from tests.wal_surgery import segments
 
 CYCLES = 30
 SOAK_CYCLES = 500
 WRITES_PER_CYCLE = 600
 """What the writers may do in one cycle at most: the tests are about crashes, not about filling a disk."""
+
+POLL_SECONDS = 0.002
 
 SMALL_SNAPSHOTS = {
     "snapshot_log_bytes_min": 24 * 1024,
@@ -192,6 +196,43 @@ def test_snapshots_purges_and_pauses_lose_and_double_nothing(tmp_path: Path, soa
     said = "".join(member.said for member in cluster.members.values())
     assert said.count("SnapshotWritten(") > cycles
     assert said.count("SnapshotInstalled(") > 0
+
+
+def test_first_start_needs_no_help_however_often_it_is_interrupted(tmp_path: Path) -> None:
+    """Members are killed at every step of making their directories, and all at once as soon as one has entry 1."""
+
+    async def until(member: Process, pattern: str, *, size_min: int = 0) -> None:
+        """Wait until the member has made a file of at least that size."""
+        async with asyncio.timeout(READY_SECONDS_MAX):
+            while not any(path.stat().st_size >= size_min for path in member.data_dir.glob(pattern)):
+                member.check()
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def main() -> None:
+        cluster = Processes(tmp_path)
+        first, *others = cluster.members.values()
+        try:
+            for pattern in ("LOCK", "identity.a", "identity.b", "wal/*", "wal/*.wal"):
+                for member in (first, others[0]):
+                    member.start()
+                for member in (first, others[0]):
+                    await until(member, pattern)
+                    member.kill()
+            async with cluster:
+                pass  # all three run, agree and are killed at once
+            begun = segments(first.data_dir)[0].batches[0].stop  # without any entry
+            shutil.rmtree(tmp_path)
+            cluster = Processes(tmp_path)
+            for member in cluster.members.values():
+                member.start()
+            await until(cluster["n1"], "wal/*.wal", size_min=begun + 1)
+            cluster.kill()
+            async with cluster, cluster.connect() as kv:
+                assert (await kv.put("it", "runs")).revision > 0
+        finally:
+            cluster.kill()
+
+    asyncio.run(main())
 
 
 def test_client_leaves_a_member_that_hangs(tmp_path: Path) -> None:

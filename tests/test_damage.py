@@ -31,7 +31,7 @@ from pyraftkv.transport.framing import (
     PEER_FRAME_BYTES_MAX,
     frame_header,
 )
-from tests.processes import HEALTH_KEY, Process, Processes
+from tests.processes import HEALTH_KEY, READY_SECONDS_MAX, Process, Processes
 from tests.wal_surgery import Segment, segments
 
 STORAGE = 70
@@ -67,6 +67,14 @@ async def serves(cluster: Processes, *, without: str) -> None:
             found = await client.get("still", timeout=ALIVE_SECONDS)
             assert found is not None
             assert found.value == b"serving"
+
+
+async def serves_until_said(cluster: Processes, words: str, *, without: str) -> None:
+    """See that the cluster serves without one member, until one of the others has said these words in its log."""
+    others = [member for name, member in cluster.members.items() if name != without]
+    async with asyncio.timeout(READY_SECONDS_MAX):
+        while not any(words in member.said for member in others):
+            await serves(cluster, without=without)
 
 
 async def same_everywhere(cluster: Processes) -> None:
@@ -267,8 +275,7 @@ def test_wiped_directory_is_not_let_in(tmp_path: Path) -> None:
             aside = tmp_path / "aside"
             shutil.move(member.data_dir, aside)
             member.start()
-            while "(wrong-incarnation)" not in cluster["n1"].said + cluster["n3"].said:
-                await serves(cluster, without="n2")
+            await serves_until_said(cluster, "(wrong-incarnation)", without="n2")
             member.check()
             with contextlib.suppress(errors.Unavailable):
                 async with member.connect(timeout=0.5) as kv:
@@ -427,8 +434,7 @@ def test_members_of_another_cluster_are_refused_for_that_reason(tmp_path: Path) 
             lost.address, stranger.address = stranger.address, lost.address
             stranger.start()
             await stranger.ready()
-            while "(wrong-cluster)" not in ours["n1"].said + ours["n2"].said:
-                await serves(ours, without="n3")
+            await serves_until_said(ours, "(wrong-cluster)", without="n3")
             lost.start()  # tells the others where it listens now
             await same_everywhere(ours)
             async with stranger.connect() as kv:
