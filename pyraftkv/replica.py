@@ -18,9 +18,9 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
-from pyraftkv.sessions import Outcome, Refusal, Sessions, fingerprint_of
+from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, fingerprint_of
 from pyraftkv.store import Restorer, Store, Work
-from pyraftkv.store.values import Result
+from pyraftkv.store.values import PutResult, Result
 
 SNAPSHOT_VERSION = 1
 
@@ -69,7 +69,7 @@ class Replica:
         self.members: dict[int, MemberInfo] = {}
         self.applied_index = 0
         self.applied_term = 0
-        self._under_way: tuple[Entry, Envelope, Work[Result]] | None = None
+        self._under_way: tuple[Entry, Envelope, Session, Work[Result]] | None = None
 
     @property
     def membership(self) -> Membership:
@@ -99,7 +99,7 @@ class Replica:
     def step(self, budget: int) -> Effect | Busy:
         """Go on with the entry under way, touching about `budget` keys."""
         assert self._under_way is not None
-        entry, envelope, work = self._under_way
+        entry, envelope, session, work = self._under_way
         outcome: Outcome | None
         try:
             outcome = work.step(budget)
@@ -108,7 +108,7 @@ class Replica:
         if outcome is None:
             return BUSY
         self._under_way = None
-        self.sessions.remember(envelope.session, envelope.sequence, fingerprint_of(entry.payload), outcome)
+        session.remember(envelope.sequence, fingerprint_of(entry.payload), outcome)
         self.applied_index = entry.index
         self.applied_term = entry.term
         return Effect(envelope.session, envelope.sequence, outcome)
@@ -118,23 +118,26 @@ class Replica:
         return self._under_way is not None
 
     def _apply_envelope(self, entry: Entry, envelope: Envelope) -> Effect | Busy:
-        session, sequence = envelope.session, envelope.sequence
+        sequence = envelope.sequence
+        session = self.sessions.use(envelope.session)
+        if session is None:
+            return Effect(envelope.session, sequence, EXPIRED)
         fingerprint = fingerprint_of(entry.payload)
-        known = self.sessions.recall(session, sequence, envelope.acked_below, fingerprint)
+        known = session.recall(sequence, envelope.acked_below, fingerprint)
         if known is not None:
-            return Effect(session, sequence, known)
+            return Effect(session.id, sequence, known)
         outcome: Outcome
         try:
             result = self.store.apply(envelope.command)
         except errors.NotApplied as error:
             outcome = Refusal.of(error)
         else:
-            if isinstance(result, Work):
-                self._under_way = (entry, envelope, result)
+            if type(result) is not PutResult and isinstance(result, Work):  # Puts are most, and ABCs ask slowly.
+                self._under_way = (entry, envelope, session, result)
                 return BUSY
             outcome = result
-        self.sessions.remember(session, sequence, fingerprint, outcome)
-        return Effect(session, sequence, outcome)
+        session.remember(sequence, fingerprint, outcome)
+        return Effect(session.id, sequence, outcome)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
         self.sessions.open(entry.index)

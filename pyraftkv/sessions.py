@@ -70,6 +70,23 @@ class Session:
         self.results: dict[int, tuple[int, Outcome]] = {}
         """Sequence to (fingerprint of the command, outcome), in the order they were applied."""
 
+    def recall(self, sequence: int, acked_below: int, fingerprint: int) -> Outcome | None:
+        """Return what a command came to before, or None if it is met for the first time and must be executed now.
+
+        Args:
+            sequence: The command's number in this session.
+            acked_below: What the proposer has the outcomes of.
+            fingerprint: Of the command's bytes (`fingerprint_of`): a retry has the same ones.
+        """
+        known = self.results.get(sequence)
+        if known is not None:
+            return known[1] if known[0] == fingerprint else REUSED
+        if sequence < self.floor:
+            return EXPIRED
+        if acked_below > self.floor:
+            self.forget_below(acked_below)
+        return None
+
     def forget_below(self, acked_below: int) -> None:
         """Drop what the owner has acknowledged. Amortised O(1) per command."""
         results = self.results
@@ -106,31 +123,12 @@ class Sessions:
         if len(self._by_id) > SESSIONS_MAX:
             self._by_id.popitem(last=False)
 
-    def recall(self, session_id: int, sequence: int, acked_below: int, fingerprint: int) -> Outcome | None:
-        """Return what the command came to before, or None if it is met for the first time and must be executed now.
-
-        Args:
-            session_id: The proposer's session.
-            sequence: The command's number in it.
-            acked_below: What the proposer has the outcomes of.
-            fingerprint: Of the command's bytes (`fingerprint_of`): a retry has the same ones.
-        """
+    def use(self, session_id: int) -> Session | None:
+        """Return a session that a command names, now the one used last; None if it is unknown."""
         session = self._by_id.get(session_id)
-        if session is None:
-            return EXPIRED
-        self._by_id.move_to_end(session_id)
-        known = session.results.get(sequence)
-        if known is not None:
-            return known[1] if known[0] == fingerprint else REUSED
-        if sequence < session.floor:
-            return EXPIRED
-        if acked_below > session.floor:
-            session.forget_below(acked_below)
-        return None
-
-    def remember(self, session_id: int, sequence: int, fingerprint: int, outcome: Outcome) -> None:
-        """Keep what a command came to, once it was executed."""
-        self._by_id[session_id].remember(sequence, fingerprint, outcome)
+        if session is not None:
+            self._by_id.move_to_end(session_id)
+        return session
 
     def outcome(self, session_id: int, sequence: int) -> Outcome | None:
         """Return the remembered outcome, or None. For callers that wait while a snapshot is installed."""

@@ -124,8 +124,10 @@ class Applier:
         """Apply the next few of ``entries``, or a step of the one under way; return a membership that one set."""
         replica = self.replica
         membership = None
+        is_busy = replica.is_busy
         for entry in entries[self._offset : self._offset + ENTRIES_PER_CLOCK_READ]:
-            consequence = replica.step(STEP_BUDGET) if replica.is_busy else replica.apply(entry)
+            consequence = replica.step(STEP_BUDGET) if is_busy else replica.apply(entry)
+            is_busy = False
             if consequence is BUSY:
                 break
             self._offset += 1
