@@ -313,6 +313,22 @@ def test_saves_under_way_when_the_log_fails_never_complete():
     run(main())
 
 
+def test_a_batch_that_succeeds_after_the_failure_does_not_complete():
+    """An error elsewhere (binding, say) ends everything, whatever the writer still brings home."""
+
+    async def main():
+        storage = simulated(SimFileSystem())
+        failures, heard = [], []
+        await storage.start(failed=failures.append)
+        storage.save(Save(1, None, entries(1, 1), None), heard.append)
+        storage._fail(OSError(errno.EIO, "elsewhere"))
+        await asyncio.sleep(0)
+        await storage.close()
+        assert (heard, len(failures)) == ([], 1)
+
+    run(main())
+
+
 def test_a_disk_that_does_not_answer_fails_the_storage_in_the_end(monkeypatch):
     """The queue is bounded."""
     monkeypatch.setattr(files_module, "QUEUED_SAVES_MAX", 3)
@@ -579,6 +595,7 @@ def test_a_damaged_newest_snapshot_falls_back_to_the_older_and_the_log():
         assert (recovered.snapshot, recovered.entries) == (meta(300), entries(301, 680))
         assert "damaged snapshot" in recovered.repaired
         await take(storage, meta(900), [b"900"])
+        assert storage._wal.named_snapshots() == [meta(300), meta(900)], "the damaged one is nothing to fall back to"
         await storage.close()
         storage = simulated(fs, segment_bytes_max=8192)
         recovered = await storage.start(failed=unexpected)

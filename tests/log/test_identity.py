@@ -110,3 +110,20 @@ def test_a_newer_major_format_is_refused():
     fs.damage("/data/identity.a", block)
     with pytest.raises(UnsupportedFormat):
         load(fs)
+
+
+def test_slots_are_read_from_the_disk_and_their_names_made_durable():
+    """Synced and dropped from the cache before anything is believed; a new slot's name is synced like its bytes."""
+    fs = SimFileSystem()
+    fs.make_dir("/data")
+    file = load(fs)
+    fs.trace.clear()
+    file.mint(Random(1))
+    for slot, line in (("a", 0), ("b", 5)):
+        path = f"/data/identity.{slot}"
+        expected = ["listdir /data", f"create {path}", f"pwrite {path}", f"fdatasync {path}", "fsync_dir /data"]
+        assert fs.trace[line : line + 5] == expected
+    fs.trace.clear()
+    load(fs)
+    path = "/data/identity.a"
+    assert fs.trace[1:5] == [f"open {path}", f"fdatasync {path}", f"forget_cache {path}", f"pread {path}"]

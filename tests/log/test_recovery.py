@@ -174,6 +174,10 @@ def test_any_damage_in_a_sealed_segment_is_corruption():
         with pytest.raises(WalCorruption):
             reopen(disk)
     disk = fs.copy()
+    disk.damage(sealed, data[: batch_ends(data)[-2]])
+    with pytest.raises(WalCorruption, match="without a seal"):
+        reopen(disk)
+    disk = fs.copy()
     disk.damage(sealed, data + b"x")
     with pytest.raises(WalCorruption, match="after the seal"):
         reopen(disk)

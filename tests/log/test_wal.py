@@ -191,6 +191,18 @@ def test_purging_keeps_the_log_back_to_the_older_of_two_snapshots():
     assert everything(again) == entries(wal.first_index, 501 - wal.first_index)
 
 
+def test_a_snapshot_stays_named_though_the_segment_that_named_it_is_purged():
+    """Each new segment names the snapshots in use again."""
+    fs = disk()
+    wal = open_log(fs)
+    wal.append([save(entries(1, 200), state=HardState(1, 1, 200))], taken=[meta(200)])
+    wal.append([save(entries(201, 200), state=HardState(1, 1, 400))])
+    wal.append([], taken=[meta(400)])
+    wal.purge()
+    assert wal.first_index == 201
+    assert open_log(fs, boots=1).snapshots == [meta(200), meta(400)]
+
+
 def test_purging_unlinks_oldest_first_and_durably_one_by_one():
     """A crash in the middle leaves no hole in the sequence."""
     fs = disk()
