@@ -122,6 +122,26 @@ async def test_an_isolated_leader_serves_no_stale_read() -> None:
 
 
 @asynchronous
+async def test_what_was_lost_with_a_leader_is_sent_to_the_next_one_at_once() -> None:
+    """Writes that the old one took and reads that it could not confirm do not wait for `retry_seconds`."""
+    async with cluster_of(3, retry_seconds=1000.0) as cluster:
+        old = cluster.leader
+        await old.put("k", "v")
+        cluster.network.isolate(old.address)
+        write = asyncio.create_task(old.put("k", "w", timeout=25))
+        read = asyncio.create_task(old.get("k", timeout=25))
+        await until(lambda: len(old._member.writes) == 1)
+        await until(lambda: [node for node in cluster if node is not old and node.is_leader])
+        cluster.network.heal()
+        result, kept = await asyncio.wait_for(asyncio.gather(write, read), 20)
+        assert kept is not None
+        assert kept.text in {"v", "w"}
+        now = await old.get("k", timeout=20)
+        assert now is not None
+        assert (now.mod_revision, now.version) == (result.revision, 2)
+
+
+@asynchronous
 async def test_reads_on_every_member_see_what_was_written_before_them() -> None:
     """Whatever is delayed and lost between the members."""
     async with cluster_of(3) as cluster:
@@ -279,7 +299,7 @@ async def test_watches_and_writes_of_a_member_that_takes_a_snapshot() -> None:
     3. It restores a snapshot. Its write resolves, from the sessions in it; its watches miss nothing and repeat nothing;
        one whose key nobody wrote goes on although the history since it began is compacted.
     """
-    async with cluster_of(3) as cluster:
+    async with cluster_of(3, retry_seconds=20.0) as cluster:
         leader, far = cluster.leader, cluster.followers[0]
         member = far._member
         assert member is not None
@@ -298,6 +318,7 @@ async def test_watches_and_writes_of_a_member_that_takes_a_snapshot() -> None:
         written.append((b"w", b"last", (await leader.put("w", "last")).revision))
         await leader.take_snapshot()
         assert leader._storage.first_index > member.raft.status().last_index
+        member.writes.resend = lambda: None  # nothing is sent again: only the sessions can tell
         installed = asyncio.create_task(first(far, SnapshotInstalled))
         await asyncio.sleep(0)
         cluster.network.heal()
