@@ -395,7 +395,7 @@ class Client(Engine):
             watch = self._watches.get(reply.id)
             if watch is not None:
                 watch.deliver(reply.batch, size_bytes=len(frame))
-        elif isinstance(reply, Answer):
+        else:
             self._answered(reply)
 
     def _answered(self, answer: Answer) -> None:

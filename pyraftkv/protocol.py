@@ -6,7 +6,6 @@ Raft's own messages (`Hello`, `Genesis...`, `Snapshot...`), and what clients ask
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any
 
 from pyraftkv._record import record
@@ -196,13 +195,4 @@ class WatchUpdate:
     batch: WatchBatch
 
 
-@record
-class LeaderHint:
-    """Pushed to clients when the leader changes: they may go straight to it."""
-
-    member_id: int
-    addresses: dict[str, str] = field(default_factory=dict)
-    """The cluster's members by name."""
-
-
-Reply = Answer | WatchUpdate | LeaderHint
+Reply = Answer | WatchUpdate

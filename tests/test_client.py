@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyraftkv import Client, PutKey, client, codec, errors, server
-from pyraftkv.protocol import Answer, Hello, LeaderHint, WatchUpdate
+from pyraftkv.protocol import Answer, Hello, WatchUpdate
 from pyraftkv.store.values import Event, EventType, KeyValue, WatchBatch
 from tests.node.support import asynchronous, cluster_of, other_than, pairs, refused, take, until
 
@@ -266,11 +266,10 @@ async def test_a_member_that_goes_away_ends_no_watch() -> None:
 
 @asynchronous
 async def test_replies_that_mean_nothing_are_ignored() -> None:
-    """Hints, answers to nobody, updates of nobody. What is no reply at all ends the connection; the next is dialled."""
+    """Answers to nobody, updates of nobody. What is no reply at all ends the connection; the next is dialled."""
     member = Member()
     async with Client(["a"], dialer=member.dial) as kv:
         await until(lambda: member._received)
-        member.reply(LeaderHint(1, {}))
         member.reply(Answer(77, result=5))
         member.reply(WatchUpdate(77, WatchBatch([], 5)))
         status = asyncio.create_task(kv.status(timeout=10))

@@ -38,7 +38,6 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
-    LeaderHint,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -123,7 +122,6 @@ KIND_ANSWER: Final = 1
 KIND_ANSWER_MAP: Final = 2
 KIND_ANSWER_ERROR: Final = 3
 KIND_WATCH_UPDATE: Final = 4
-KIND_LEADER_HINT: Final = 5
 
 _UPDATE = Struct("<BQqII")
 _DELETED: Final = 1
@@ -199,29 +197,14 @@ def _decode_update(data: bytes) -> WatchUpdate:
 _EVENT_TYPES: Final = (EventType.PUT, EventType.DELETE)
 
 
-def _encode_hint(hint: LeaderHint) -> bytes:
-    addresses = {TEXT.encode(name): TEXT.encode(address) for name, address in hint.addresses.items()}
-    return bytes((KIND_LEADER_HINT,)) + pack((NATURAL.encode(hint.member_id), _bounded_map(addresses)))
-
-
-def _decode_hint(body: memoryview) -> LeaderHint:
-    items = unpack_control(body)
-    if len(items) != 2:
-        raise Malformed("not an id and a map")
-    addresses = {name: TEXT.decode(address) for name, address in map_of(items[1]).items()}
-    return LeaderHint(NATURAL.decode(items[0]), addresses)
-
-
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Answer: _encode_answer,
     WatchUpdate: _encode_update,
-    LeaderHint: _encode_hint,
 }
 _DECODERS: Final[dict[int, Callable[[memoryview], Reply]]] = {
     KIND_ANSWER: _decode_answer,
     KIND_ANSWER_MAP: _decode_answer_map,
     KIND_ANSWER_ERROR: _decode_answer_error,
-    KIND_LEADER_HINT: _decode_hint,
 }
 
 
