@@ -299,7 +299,7 @@ async def test_watches_and_writes_of_a_member_that_takes_a_snapshot() -> None:
     3. It restores a snapshot. Its write resolves, from the sessions in it; its watches miss nothing and repeat nothing;
        one whose key nobody wrote goes on although the history since it began is compacted.
     """
-    async with cluster_of(3, retry_seconds=20.0) as cluster:
+    async with cluster_of(3, retry_seconds=1000.0) as cluster:
         leader, far = cluster.leader, cluster.followers[0]
         member = far._member
         assert member is not None
