@@ -132,6 +132,11 @@ class Member:
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 
+    def deadline(self, timeout: float | None) -> float:
+        """Return when a call that may take ``timeout`` seconds (None: the default) is to be given up."""
+        # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
+        return self._loop.time() + (self._config.request_timeout_seconds if timeout is None else timeout)
+
     def own_session(self) -> OwnSession | None:
         """Return this member's own session, if it has one yet."""
         return self._own

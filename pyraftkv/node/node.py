@@ -308,14 +308,10 @@ class Node(Engine):
             raise errors.Closed(f"{self.name} is not running")
         return self._member
 
-    def _deadline(self, timeout: float | None) -> float:
-        seconds = self.config.request_timeout_seconds if timeout is None else timeout
-        return asyncio.get_running_loop().time() + seconds
-
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        deadline = self._deadline(timeout)
+        deadline = member.deadline(timeout)
         if type(command) is not PutKey:
             member.replica.store.validate(command)
         session = member.own_session() or await member.open_own_session(deadline)
@@ -334,7 +330,7 @@ class Node(Engine):
         """
         member = self._running()
         if consistency != "local":
-            await member.reads.join(self._deadline(timeout))
+            await member.reads.join(member.deadline(timeout))
         result = member.replica.store.read(query)
         while isinstance(result, Work):
             await asyncio.sleep(0)
@@ -415,11 +411,12 @@ class Node(Engine):
         if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
             raise errors.InvalidRequest("the command names no session")
         member.replica.store.validate(envelope.command)
-        return member.writes.submit(envelope.session, envelope.sequence, payload, self._deadline(timeout))
+        return member.writes.submit(envelope.session, envelope.sequence, payload, member.deadline(timeout))
 
     async def open_session(self, timeout: float) -> int:
         """Register a session for a client and return its id. Raises `NoLeader`, `WriteTimeout`."""
-        return await self._running().open_session(self._deadline(timeout))
+        member = self._running()
+        return await member.open_session(member.deadline(timeout))
 
     def open_watch(self, call: WatchCall) -> NodeWatch:
         """Start a watch. Raises `WatchCancelled`, `Overloaded`, `Closed`."""
