@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pyraftkv import Cluster, Node, errors
+from pyraftkv.core import InstallSnapshot, SnapshotMeta
 from pyraftkv.node import RoleChanged, SnapshotInstalled
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.base import Connection
@@ -255,6 +256,24 @@ async def test_a_close_waits_for_writes_under_way() -> None:
         with pytest.raises(errors.Closed):
             second.watch("k")
         assert "closed" in repr(second)
+
+
+@asynchronous
+async def test_a_deposed_leader_streams_no_snapshot() -> None:
+    """Whoever leads now does; the old one's conversations end with its term."""
+    async with cluster_of(3, snapshot_stall_seconds=1000.0) as cluster:
+        old, follower = cluster.leader, cluster.followers[0]
+        member = old._member
+        assert member is not None
+        await old.put("k", "v")
+        await old.take_snapshot()
+        cluster.network.isolate(old.address)
+        status = member.raft.status()
+        meta = SnapshotMeta(status.applied, status.term, status.membership)
+        member.sender.start(InstallSnapshot((await follower.status()).member_id, status.id, status.term, meta))
+        assert member.sender._tasks
+        await until(lambda: not old.is_leader)
+        await until(lambda: not member.sender._tasks and not member.sender._ending)
 
 
 @asynchronous

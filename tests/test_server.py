@@ -26,7 +26,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.server import parts_of
+from pyraftkv.server import ClientConnection, parts_of
 from pyraftkv.store.commands import DeleteRange
 from pyraftkv.store.values import DeleteResult, Event, EventType, KeyValue, PutResult, RangeResult, WatchBatch
 from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
@@ -157,9 +157,10 @@ async def test_a_write_goes_on_when_its_client_comes_back_by_another_connection(
 
 @asynchronous
 async def test_what_is_no_write_of_a_session_is_refused() -> None:
-    """Garbage, a command without a session, and what only members may log."""
-    async with served() as (_, _, raw):
+    """Garbage, a command without a session, what only members may log: nothing of it reaches the log."""
+    async with served() as (_, node, raw):
         session = await raw.session()
+        last_index = (await node.status()).last_index
         bad = [
             b"\xff\xff",
             codec.encode_logged(RegisterSession(5)),
@@ -169,6 +170,7 @@ async def test_what_is_no_write_of_a_session_is_refused() -> None:
         ]
         for number, payload in enumerate(bad, start=10):
             assert error_name(await raw.ask(WriteCall(number, payload, 5.0))) == "InvalidRequest"
+        assert (await node.status()).last_index == last_index
         strange = put(999, 1, b"k")
         assert error_name(await raw.ask(WriteCall(20, strange, 5.0))) == "SessionExpired"
 
@@ -338,6 +340,41 @@ async def test_idle_watches_are_told_how_far_history_is(monkeypatch: pytest.Monk
         done = await node.put("other", "1")
         await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
         assert all(not batch.events for batch in raw.updates(2))
+
+
+@asynchronous
+async def test_no_progress_is_told_in_the_middle_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. A batch is sent in parts, and the client is slow to take the first. 2. All of it is taken from the store.
+
+    3. Telling how far the store's watch is would promise what is still to be sent; it is told after the last part.
+    """
+    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.01)
+    may_go_on, told = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: ClientConnection) -> None:
+        await may_go_on.wait()
+
+    tell = ClientConnection._tell_progress
+
+    def telling(connection: ClientConnection) -> None:
+        tell(connection)
+        told.set()
+
+    monkeypatch.setattr(ClientConnection, "_room", slow)
+    monkeypatch.setattr(ClientConnection, "_tell_progress", telling)
+    async with served() as (_, node, raw):
+        raw.send(WatchCall(2, b"k", b"l", 0, False))
+        await raw.wait(lambda: raw.updates(2))
+        done = await node.txn().then(*[PutKey(b"k%d" % n, b"x" * 500_000) for n in range(3)]).commit()
+        await raw.wait(lambda: raw.updates(2)[-1].events)
+        for _ in range(2):
+            told.clear()
+            await told.wait()
+        await raw.ask(StatusCall(3))
+        assert raw.updates(2)[-1].revision < done.revision
+        may_go_on.set()
+        await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
+        assert len([event for batch in raw.updates(2) for event in batch.events]) == 3
 
 
 @asynchronous

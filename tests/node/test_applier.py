@@ -82,7 +82,8 @@ async def test_a_slice_ends_when_its_time_is_up() -> None:
     """The rest follows in later passes, in order, also what was submitted meanwhile."""
     owner = Owner(slice_seconds=0.0)
     owner.applier.submit(None, beginning())
-    owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 100))
+    owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 97))
+    owner.applier.submit(None, entries(100, *[PutKey(b"k", b"v")] * 3))
     first = owner.applied[-1].index
     assert 2 < first < 102
     owner.applier.submit(None, entries(103, PutKey(b"k", b"v")))
