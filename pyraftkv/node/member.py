@@ -76,8 +76,6 @@ class Member:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._storage = storage
-        self._transport = transport
         self._peers = peers
         self._events = events
         self._config = config
@@ -86,7 +84,6 @@ class Member:
         self._opening: asyncio.Task[OwnSession] | None = None
         self._is_closed = False
         self._applied_changed = asyncio.Event()
-        self._is_closed = False
         self.soft_state_changed = asyncio.Event()
         self.inbox = Inbox(loop)
         self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
@@ -122,7 +119,6 @@ class Member:
             snapshots=self.sender,
             led=self._led,
         )
-
         if recovered.snapshot is not None and self._goes_first(replica.membership):
             self.inbox.put(Campaign())
 
@@ -220,7 +216,9 @@ class Member:
 
     def _goes_first(self, membership: Membership) -> bool:
         """Whether nobody is gained by waiting for an election timeout: nobody else votes, or nobody led before."""
-        return membership.voters == {self.raft.id} or (self.raft.term <= 1 and self.raft.id == min(membership.voters))
+        return membership.voters == frozenset({self.raft.id}) or (
+            self.raft.term <= 1 and self.raft.id == min(membership.voters)
+        )
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
         """The state now comes from a snapshot: writes that it covers are resolved from its sessions."""
