@@ -96,11 +96,7 @@ class Member:
             applied_index=replica.applied_index,
         )
         self.applier = Applier(
-            replica,
-            self,
-            loop=loop,
-            read_snapshot=storage.read_snapshot,
-            slice_seconds=config.apply_slice_seconds,
+            replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
         self.watches = WatchHub(self.replica.store, loop)
         self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)

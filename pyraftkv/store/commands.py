@@ -16,6 +16,8 @@ FROM_KEY = b"\0"
 
 
 class SortTarget(IntEnum):
+    """What a range is sorted by (etcd, `RangeRequest.SortTarget`)."""
+
     KEY = 0
     VERSION = 1
     CREATE = 2
@@ -24,12 +26,16 @@ class SortTarget(IntEnum):
 
 
 class SortOrder(IntEnum):
+    """How a range is sorted (etcd, `RangeRequest.SortOrder`)."""
+
     NONE = 0
     ASCEND = 1
     DESCEND = 2
 
 
 class CompareTarget(IntEnum):
+    """What of a key is compared (etcd, `Compare.CompareTarget`); a key that does not exist has zeros."""
+
     VERSION = 0
     CREATE = 1
     MOD = 2
@@ -38,6 +44,8 @@ class CompareTarget(IntEnum):
 
 
 class CompareResult(IntEnum):
+    """How it must compare (etcd, `Compare.CompareResult`)."""
+
     EQUAL = 0
     GREATER = 1
     LESS = 2

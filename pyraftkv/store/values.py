@@ -36,6 +36,8 @@ class KeyValue:
 
 @record
 class PutResult:
+    """What a put came to (etcd, `PutResponse`)."""
+
     revision: int
     """The revision that this put made."""
     prev_kv: KeyValue | None = None
@@ -44,6 +46,8 @@ class PutResult:
 
 @record
 class DeleteResult:
+    """What a deletion came to (etcd, `DeleteRangeResponse`)."""
+
     revision: int
     """The revision that the deletion made; the current one when nothing was deleted."""
     deleted: int
@@ -52,6 +56,8 @@ class DeleteResult:
 
 @record
 class RangeResult:
+    """What a range holds (etcd, `RangeResponse`)."""
+
     revision: int
     """The store's current revision when the range was read (etcd's header), not the one that was asked for."""
     kvs: list[KeyValue]
@@ -63,6 +69,8 @@ class RangeResult:
 
 @record
 class TxnResult:
+    """What a transaction came to (etcd, `TxnResponse`): a response per operation of the branch that was done."""
+
     revision: int
     succeeded: bool
     responses: list[PutResult | DeleteResult | RangeResult | TxnResult] = field(default_factory=list)
@@ -70,6 +78,8 @@ class TxnResult:
 
 @record
 class CompactResult:
+    """A compaction was taken on (etcd, `CompactionResponse`)."""
+
     revision: int
 
 
@@ -77,6 +87,8 @@ Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult
 
 
 class EventType(IntEnum):
+    """What happened to a key (etcd, `Event.EventType`)."""
+
     PUT = 0
     DELETE = 1
 

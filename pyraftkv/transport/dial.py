@@ -74,6 +74,18 @@ class Introduction:
             self.answer.set_exception(error)
 
 
+def _tls_options(tls: TLS | None, host: str, limits: Limits) -> dict[str, Any]:
+    """Return what `create_connection` is to be told about TLS. Raises `ConfigurationError`."""
+    if tls is None:
+        return {}
+    return {
+        "ssl": tls.for_client(),
+        "server_hostname": host,
+        "ssl_handshake_timeout": limits.handshake_seconds_max,
+        "ssl_shutdown_timeout": limits.handshake_seconds_max,
+    }
+
+
 async def dial(
     address: str,
     hello: Hello,
@@ -102,15 +114,7 @@ async def dial(
         ConfigurationError: The address or the TLS files cannot work.
     """
     host, port = parse_address(address)
-    context = tls.for_client() if tls is not None else None
-    options: dict[str, Any] = {}
-    if context is not None:
-        options = {
-            "server_hostname": host,
-            "ssl_handshake_timeout": limits.handshake_seconds_max,
-            "ssl_shutdown_timeout": limits.handshake_seconds_max,
-        }
-    introduction = Introduction(hello, secure=context is not None)
+    introduction = Introduction(hello, secure=tls is not None)
 
     def introduce(wire: Wire) -> None:
         if connected is not None:
@@ -122,7 +126,7 @@ async def dial(
     try:
         async with asyncio.timeout(limits.dial_seconds_max):
             loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: wire, host, port, ssl=context, **options)
+            await loop.create_connection(lambda: wire, host, port, **_tls_options(tls, host, limits))
             other = await introduction.answer
         if tls is not None and other.member_id:
             tls.check_identity(wire.ssl_object, other)
