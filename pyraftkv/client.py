@@ -170,6 +170,8 @@ class Client(Engine):
             self._connection = None
         if self._writes is not None:
             self._writes.fail_all(_closed_error)
+        if self._session is not None:
+            self._session.abandon()
         for ask in self._asks.values():
             if not ask.future.done():
                 ask.future.set_exception(errors.Closed("the client was closed"))
@@ -195,6 +197,9 @@ class Client(Engine):
         validate(command, LIMITS)
         deadline = self._deadline(timeout)
         session = self._session or await self._open_session(deadline)
+        while session.is_full:
+            await session.room(deadline)
+            writes = self._running()
         sequence, payload = session.encode(command)
         try:
             result = await writes.submit(session.id, sequence, payload, deadline)
@@ -203,7 +208,7 @@ class Client(Engine):
                 self._session = None
             raise
         finally:
-            session.acked_below = writes.lowest(session)
+            session.advance(writes.lowest(session))
         return result  # type: ignore[return-value]
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:

@@ -14,29 +14,71 @@ caller gets follows from what is known at the end:
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from pyraftkv import codec, errors
 from pyraftkv.protocol import Envelope
-from pyraftkv.sessions import Outcome, Refusal
+from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
 from pyraftkv.store.commands import Command, PutKey
 
 PENDING_COUNT_MAX = 65_536
 """Writes under way per node or client; one more is refused as `Overloaded`."""
 
+WINDOW_MAX = RESULTS_MAX // 2
+"""How far a session runs ahead of its oldest open write; the members' own bound leaves room for what is under way."""
+
 PENDING_BYTES_MAX = 128 * 1024 * 1024
 
 
 class OwnSession:
-    """The session of one proposer: its id, the next sequence number, and which outcomes it has."""
+    """The session of one proposer: its id, the next sequence number, and which outcomes it has.
 
-    __slots__ = ("acked_below", "id", "next_sequence")
+    It never runs further ahead of its oldest open write than members remember outcomes for (`WINDOW_MAX`): a write that
+    was lost and is sent again after thousands of later ones would find itself forgotten, and end as `SessionExpired`
+    although nothing ever happened to it. Whoever would go further waits with `room`.
+    """
+
+    __slots__ = ("_waiters", "acked_below", "id", "next_sequence")
 
     def __init__(self, session_id: int) -> None:
         self.id = session_id
         self.next_sequence = 1
         self.acked_below = 1
         """Every outcome below this is known here; told to the members with each command."""
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next write has to wait for the oldest one."""
+        return self.next_sequence - self.acked_below >= WINDOW_MAX
+
+    async def room(self, deadline: float) -> None:
+        """Wait for room, or for the end; look again after it. Raises `Overloaded` at the deadline."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await waiter
+        except TimeoutError:
+            raise errors.Overloaded(f"{WINDOW_MAX} writes of this session are open, the oldest for too long") from None
+
+    def advance(self, acked_below: int) -> None:
+        """Every outcome below ``acked_below`` is known here: let as many go on as there is room for."""
+        self.acked_below = acked_below
+        if self._waiters:
+            self._release(WINDOW_MAX - (self.next_sequence - acked_below))
+
+    def abandon(self) -> None:
+        """The session ends: nobody has to wait for it any more."""
+        self._release(len(self._waiters))
+
+    def _release(self, count: int) -> None:
+        while count > 0 and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
 
     def encode(self, command: Command) -> tuple[int, bytes]:
         """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""

@@ -191,3 +191,30 @@ async def test_a_session_knows_what_it_has_the_outcomes_of() -> None:
     desk.writes.resolve(7, 4, PutResult(1))
     assert desk.writes.lowest(own) == 7
     assert all(future.done() for future in futures.values())
+
+
+def test_a_session_waits_for_its_oldest_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs too far ahead waits, and goes on as there is room, no more of them than there is."""
+    monkeypatch.setattr(writes, "WINDOW_MAX", 4)
+
+    async def main() -> None:
+        own = OwnSession(7)
+        loop = asyncio.get_running_loop()
+        for _ in range(4):
+            assert not own.is_full
+            own.encode(PutKey(b"k", b"v"))
+        assert own.is_full
+        waiting = [asyncio.create_task(own.room(loop.time() + 60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        own.advance(1)
+        await asyncio.sleep(0)
+        assert [task.done() for task in waiting] == [False, False, False]
+        own.advance(3)
+        await asyncio.gather(*waiting[:2])
+        assert waiting[2].done() is False
+        own.abandon()
+        await waiting[2]
+        with pytest.raises(errors.Overloaded):
+            await own.room(loop.time())
+
+    asyncio.run(main())

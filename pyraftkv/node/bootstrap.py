@@ -39,7 +39,7 @@ def first_ids(names: Mapping[str, str]) -> dict[str, int]:
 def genesis_of(hellos: Mapping[int, Hello]) -> Genesis:
     """Return the genesis that follows from everybody's HELLO; equal facts give equal bytes."""
     members = [MemberInfo(h.member_id, h.name, h.address, h.incarnation) for _, h in sorted(hellos.items())]
-    facts = codec.encode_table([[m.id, m.name, m.incarnation] for m in members])
+    facts = codec.encode_table([[m.id, m.name, m.address, m.incarnation] for m in members])
     cluster_id = int.from_bytes(blake2b(facts, digest_size=8, person=b"pyraftkv-cluster").digest()[:7], "big") or 1
     return Genesis(cluster_id, members)
 

@@ -205,7 +205,7 @@ class Member:
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
         if self._own is not None:
-            self._own.acked_below = self.writes.lowest(self._own)
+            self._own.advance(self.writes.lowest(self._own))
         self.watches.advance()
         self.reads.applied(applied.index)
         self._applied_changed.set()
@@ -288,6 +288,8 @@ class Member:
         self.writes.fail_all(error)
         self.reads.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
+        if self._own is not None:
+            self._own.abandon()
         await self.sender.close()
         await self.taker.close()
         if self._opening is not None:
@@ -309,6 +311,8 @@ class Member:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self.writes.scan()
+            if self._own is not None:
+                self._own.advance(self.writes.lowest(self._own))
             self.reads.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())

@@ -315,6 +315,9 @@ class Node(Engine):
         if type(command) is not PutKey:
             member.replica.store.validate(command)
         session = member.own_session() or await member.open_own_session(deadline)
+        while session.is_full:
+            await session.room(deadline)
+            member = self._running()
         sequence, payload = session.encode(command)
         try:
             result = await member.writes.submit(session.id, sequence, payload, deadline)

@@ -410,3 +410,14 @@ async def test_a_snapshot_that_cannot_be_written_is_told() -> None:
         await node.put("k", "w")
         assert node._member is not None
         assert not node._member.taker.is_running
+
+
+@asynchronous
+async def test_more_writers_than_a_session_has_room_for_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a member and on a client alike every write happens, once."""
+    monkeypatch.setattr(writes, "WINDOW_MAX", 8)
+    async with cluster_of(3) as cluster:
+        for kv in (cluster.leader, cluster.client()):
+            results = await asyncio.gather(*(kv.put(f"k{number}", "v") for number in range(100)))
+            assert len({result.revision for result in results}) == 100
+        assert {found.version async for found in cluster.leader.scan(prefix="k")} == {2}
