@@ -132,6 +132,14 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def put_once(self, client: Client, key: bytes, *, timeout: float) -> Told:
+        """Put a key that nobody else writes, and note in the ledger what was said of it."""
+
+        async def write() -> int:
+            return (await client.put(key, self._value, timeout=timeout)).revision
+
+        return await self._told((key,), write())
+
     async def watch(self, client: Client) -> None:
         """Gather all events from the beginning of history until `LAST_KEY` is put."""
         async with client.watch(prefix="", start_revision=1) as watch:
@@ -209,16 +217,13 @@ class Load:
         """Put a new key, and delete it when it is known to be there: exactly one key must be reported as deleted."""
         key = b"short/" + name
 
-        async def write() -> int:
-            return (await client.put(key, self._value, timeout=PATIENT_SECONDS)).revision
-
         async def delete() -> int:
             result = await client.delete(key, timeout=self._deadline())
             if result.deleted != 1:
                 self.ledger.wrong.append(f"{key!r}: deleted {result.deleted} times")
             return result.revision
 
-        told = await self._told((key,), write())
+        told = await self.put_once(client, key, timeout=PATIENT_SECONDS)
         if told.outcome == ACKED:
             told.deletion = UNKNOWN
             told.deletion, told.deleted_at = await self._outcome(key, delete())
