@@ -321,11 +321,15 @@ class RaftLog:
             self._drop_front(bisect_left(self._starts, self._starts[0] + excess, 0, stop))
 
     def compact(self, *, snapshot: SnapshotMeta, first_index: int) -> None:
-        """Note a snapshot that was taken here, and that the disk now begins at ``first_index``."""
+        """Note a snapshot that was taken here, and that the disk now begins at ``first_index``.
+
+        While it was being written a received one may have replaced the log: then it is history, and nothing changes.
+        """
+        if self.snapshot is not None and snapshot.index <= self.snapshot.index:
+            return
         assert first_index <= snapshot.index + 1, "the log goes on where the snapshot ends"
         assert snapshot.index <= self.applied, "a snapshot holds only what was applied"
-        if self.snapshot is None or snapshot.index > self.snapshot.index:
-            self.snapshot = snapshot
+        self.snapshot = snapshot
         if first_index <= self.first_index:
             return
         self.first_index = first_index

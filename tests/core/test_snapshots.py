@@ -196,6 +196,16 @@ def test_a_snapshot_behind_what_was_compacted_here_changes_nothing() -> None:
     assert ready.messages == [AppendResponse(2, 1, 1, 3, False, 0, 0)]
 
 
+def test_a_snapshot_taken_here_may_be_overtaken_by_a_received_one() -> None:
+    """It was begun at 2, and is ready when the one at 9 has replaced the log: nobody needs it any more."""
+    raft = machine(1, 1, 1, term=1, commit=2)
+    step_all(raft)
+    step_all(raft, InstallSnapshot(1, 2, 1, snapshot(9, 1)))
+    step(raft, SnapshotTaken(snapshot(2, 1), 10))
+    assert (raft.last_index, raft.status().first_index, raft.commit) == (9, 10, 9)
+    raft.check()
+
+
 def test_a_snapshot_whose_last_entry_is_in_the_log_moves_the_commit_index_alone() -> None:
     """What follows it may have been acknowledged: it stays (etcd#1763)."""
     raft = machine(1, 1, 1, term=1)
