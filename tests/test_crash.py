@@ -130,9 +130,8 @@ class Ordeal:
     async def _load_for_a_while(self) -> None:
         await self.load.progress(self.rng.randrange(1, 250))
 
-    async def cycle(self, kinds: list[str]) -> None:
+    async def cycle(self, kind: str) -> None:
         """Do one thing to the cluster, and wait until it is whole again."""
-        kind = self.rng.choice(kinds)
         self.load.allow(WRITES_PER_CYCLE)
         if kind == "kill":
             await self.kill_one()
@@ -184,8 +183,10 @@ async def run(
         load.start()
         watching = asyncio.create_task(load.watch(watcher), name="watch")
         try:
-            for _ in range(cycles):
-                await ordeal.cycle(kinds)
+            for number in range(cycles):
+                if number % len(kinds) == 0:
+                    rng.shuffle(kinds)  # every kind has its turn
+                await ordeal.cycle(kinds[number % len(kinds)])
                 if settings is not None and rng.random() < 1 / 2:
                     await compact(watcher, load.watched_revision)
             await ordeal.kill_several(3)
