@@ -197,7 +197,7 @@ class Client(Engine):
         validate(command, LIMITS)
         deadline = self._deadline(timeout)
         session = self._session or await self._open_session(deadline)
-        while session.is_full:
+        if session.is_full:
             await session.room(deadline)
             writes = self._running()
         sequence, payload = session.encode(command)
@@ -388,6 +388,8 @@ class Client(Engine):
     # --- Replies ---------------------------------------------------------------------------------------------------
 
     def _received(self, frame: bytes) -> None:
+        if self._connection is None:
+            return  # What was under way when the client left.
         self._heard()
         try:
             reply: Reply = codec.decode_reply(frame)

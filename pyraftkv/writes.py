@@ -39,7 +39,7 @@ class OwnSession:
     although nothing ever happened to it. Whoever would go further waits with `room`.
     """
 
-    __slots__ = ("_waiters", "acked_below", "id", "next_sequence")
+    __slots__ = ("_granted", "_waiters", "acked_below", "id", "next_sequence")
 
     def __init__(self, session_id: int) -> None:
         self.id = session_id
@@ -47,27 +47,44 @@ class OwnSession:
         self.acked_below = 1
         """Every outcome below this is known here; told to the members with each command."""
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._granted = 0
+        """Places given to waiters that have not run since."""
 
     @property
     def is_full(self) -> bool:
-        """Whether the next write has to wait for the oldest one."""
-        return self.next_sequence - self.acked_below >= WINDOW_MAX
+        """Whether the next write has to wait: for the oldest one, or behind others that wait."""
+        return bool(self._waiters) or self._places <= 0
+
+    @property
+    def _places(self) -> int:
+        return WINDOW_MAX - (self.next_sequence - self.acked_below) - self._granted
 
     async def room(self, deadline: float) -> None:
-        """Wait for room, or for the end; look again after it. Raises `Overloaded` at the deadline."""
+        """Wait for a place, in turn, or for the end; to be taken at once. Raises `Overloaded` at the deadline."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout_at(deadline):
                 await waiter
         except TimeoutError:
-            raise errors.Overloaded(f"{WINDOW_MAX} writes of this session are open, the oldest for too long") from None
+            self._pass_on(waiter)
+            raise errors.Overloaded(f"{WINDOW_MAX} writes of this session are open for too long") from None
+        except asyncio.CancelledError:
+            self._pass_on(waiter)
+            raise
+        self._granted -= 1
+
+    def _pass_on(self, waiter: asyncio.Future[None]) -> None:
+        """Who waited is gone: if it had just been given a place, that is the next one's."""
+        if not waiter.cancelled():
+            self._granted -= 1
+            self._release(self._places)
 
     def advance(self, acked_below: int) -> None:
         """Every outcome below ``acked_below`` is known here: let as many go on as there is room for."""
         self.acked_below = acked_below
         if self._waiters:
-            self._release(WINDOW_MAX - (self.next_sequence - acked_below))
+            self._release(self._places)
 
     def abandon(self) -> None:
         """The session ends: nobody has to wait for it any more."""
@@ -78,6 +95,7 @@ class OwnSession:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+                self._granted += 1
                 count -= 1
 
     def encode(self, command: Command) -> tuple[int, bytes]:

@@ -218,3 +218,26 @@ def test_a_session_waits_for_its_oldest_write(monkeypatch: pytest.MonkeyPatch) -
             await own.room(loop.time())
 
     asyncio.run(main())
+
+
+def test_a_place_is_never_lost_nor_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes later waits behind those who wait; who is cancelled with a place in hand passes it on."""
+    monkeypatch.setattr(writes, "WINDOW_MAX", 2)
+
+    async def main() -> None:
+        own = OwnSession(7)
+        deadline = asyncio.get_running_loop().time() + 60
+        for _ in range(2):
+            own.encode(PutKey(b"k", b"v"))
+        first, second = (asyncio.create_task(own.room(deadline)) for _ in range(2))
+        await asyncio.sleep(0)
+        own.advance(2)
+        assert own.is_full, "the place is given away, though nobody has taken it yet"
+        first.cancel()
+        await second
+        assert first.cancelled()
+        assert not own.is_full
+        own.encode(PutKey(b"k", b"v"))
+        assert own.is_full
+
+    asyncio.run(main())

@@ -315,7 +315,7 @@ class Node(Engine):
         if type(command) is not PutKey:
             member.replica.store.validate(command)
         session = member.own_session() or await member.open_own_session(deadline)
-        while session.is_full:
+        if session.is_full:
             await session.room(deadline)
             member = self._running()
         sequence, payload = session.encode(command)
