@@ -88,19 +88,33 @@ class Cluster:
                     await asyncio.sleep(LEADER_POLL_SECONDS)
 
     def client(self) -> Client:
-        """Return a connected client, which finds the nodes that run. It closes with the cluster."""
+        """Return a connected client, which finds the nodes that run. It closes with the cluster.
+
+        Raises: `Closed` before the cluster is entered and after it is left.
+        """
+        if not self.nodes and not self._clients:
+            raise errors.Closed("the cluster does not run: enter it with 'async with'")
         client = Client(list(self._members.values()), dialer=self.network.dialer(), rng=self._own_rng())
         client.start()
         self._clients.append(client)
         return client
 
+    def _name(self, node: Node | str) -> str:
+        name = node if isinstance(node, str) else node.name
+        if name not in self._members:
+            raise errors.ConfigurationError(f"{name!r} is none of {sorted(self._members)}")
+        return name
+
     async def kill(self, node: Node | str) -> None:
         """Stop a node at once, as if its process had died. What it had saved stays, for `restart`."""
-        name = node if isinstance(node, str) else node.name
+        name = self._name(node)
+        if name not in self.nodes:
+            raise errors.ConfigurationError(f"{name} does not run")
         await self.nodes.pop(name).kill()
 
-    async def restart(self, name: str) -> Node:
-        """Start a killed node again from what it had saved."""
+    async def restart(self, node: Node | str) -> Node:
+        """Start a killed node again from what it had saved; return what runs now."""
+        name = self._name(node)
         if name in self.nodes:
             raise errors.ConfigurationError(f"{name} runs already")
         return await self._start(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyraftkv import errors
@@ -10,6 +10,7 @@ from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
+from pyraftkv.transport.address import parse_address
 
 DEFAULT_NAME = "default"
 """What a node is called that names itself nothing, as in etcd."""
@@ -43,7 +44,8 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     Raises:
         ConfigurationError: Names or addresses that cannot work.
     """
-    table = parse_members(members) if isinstance(members, str) else dict(members or {})
+    table = parse_members(members) if isinstance(members, str) else _checked(members or {})
+    _check_name(name)
     if listen is None and len(table) > 1:
         raise errors.ConfigurationError("listen= is needed to talk to other members")
     transport: Transport
@@ -57,7 +59,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
 
 
 def connect(
-    addresses: str,
+    addresses: str | Iterable[str],
     *,
     tls: TLS | None = None,
     timeout: float = 5.0,
@@ -66,7 +68,7 @@ def connect(
     """Return a client for the cluster at ``"host:port,host:port"``: enter it with ``async with`` to connect.
 
     Args:
-        addresses: Members to try, separated by commas; one that answers is enough.
+        addresses: Members to try, separated by commas or as a list; one that answers is enough.
         tls: The client's certificates.
         timeout: The deadline in seconds of a call that names none.
         name: What the members call this client in their logs.
@@ -74,7 +76,10 @@ def connect(
     Raises:
         ConfigurationError: An address that cannot work.
     """
-    listed = [address.strip() for address in addresses.split(",") if address.strip()]
+    listed = addresses.split(",") if isinstance(addresses, str) else list(addresses)
+    listed = [address.strip() for address in listed if address.strip()]
+    for address in listed:
+        parse_address(address)
     return Client(listed, dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
 
 
@@ -88,4 +93,23 @@ def parse_members(text: str) -> dict[str, str]:
         if name in table:
             raise errors.ConfigurationError(f"two members are called {name!r}")
         table[name] = address
+    return _checked(table)
+
+
+def _checked(members: Mapping[str, str]) -> dict[str, str]:
+    """Return the table, if every member has a name and an address of its own. Raises `ConfigurationError`."""
+    table = dict(members)
+    owners: dict[str, str] = {}
+    for name, address in table.items():
+        _check_name(name)
+        parse_address(address)
+        other = owners.setdefault(address, name)
+        if other != name:
+            raise errors.ConfigurationError(f"{other!r} and {name!r} have the same address, {address}")
     return table
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that could not stand in a list of members. Raises `ConfigurationError`."""
+    if not name or any(character.isspace() or character in "=,/" for character in name):
+        raise errors.ConfigurationError(f"{name!r} is no name: no spaces, none of '=,/', and not nothing")

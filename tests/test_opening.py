@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,33 @@ def test_arguments_that_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(errors.ConfigurationError):
         pyraftkv.connect(" , ")
     assert parse_members("a=h:1, b=[::1]:2") == {"a": "h:1", "b": "[::1]:2"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    ["a=h:1,b=h:1", "a=nonsense", "a=h:99999", "a b=h:1", {"": "h:1"}, {"a": "h:1", "b": "h:1"}, {"a": "h"}],
+)
+def test_members_that_cannot_work_are_refused_at_once(members: Any, tmp_path: Path) -> None:
+    """Two members at one address would wait for each other for ever."""
+    with pytest.raises(errors.ConfigurationError):
+        pyraftkv.open(tmp_path / "d", name="a", listen="127.0.0.1:0", members=members)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a=b", "a b", "a,b"])
+def test_a_name_must_fit_into_a_list_of_members(name: str, tmp_path: Path) -> None:
+    """Or nobody could ever name it."""
+    with pytest.raises(errors.ConfigurationError):
+        pyraftkv.open(tmp_path / "d", name=name)
+
+
+@pytest.mark.parametrize("addresses", ["nonsense", "localhost", "127.0.0.1:99999", "http://127.0.0.1:2379", "", []])
+def test_addresses_that_nobody_can_have_are_refused_at_once(addresses: Any) -> None:
+    """Not after the deadline of the first call."""
+    with pytest.raises(errors.ConfigurationError):
+        pyraftkv.connect(addresses)
+
+
+def test_addresses_may_be_a_list() -> None:
+    """What a program has is seldom a string with commas."""
+    assert repr(pyraftkv.connect(["127.0.0.1:1", "127.0.0.1:2"])) == "<Client connected to nobody>"

@@ -60,6 +60,10 @@ def rich_console(out: TextIO) -> Any | None:
     return Console(file=out, highlight=False)
 
 
+TABLE_COLUMNS_MAX = 1000
+"""No table is wider, whatever its cells hold."""
+
+
 def print_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to ``out``."""
     console = rich_console(out)
@@ -67,12 +71,16 @@ def print_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str
         out.write(plain_table(columns, rows) + "\n")
         return
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns, box=box.ROUNDED, header_style="bold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    # Wider than the terminal it wraps, as etcdctl's do: a cell that is cut short says nothing.
+    needed = Measurement.get(console, console.options.update(width=TABLE_COLUMNS_MAX), table).maximum
+    console.width = max(console.width, needed)
     console.print(table)
 
 
