@@ -131,8 +131,10 @@ class Node(Engine):
         Raises:
             StorageError: The data directory cannot be used.
             ConfigurationError: Names or addresses that cannot work.
-            Closed: It was closed meanwhile.
+            Closed: It was closed meanwhile, or started before: a node lives once, another one takes over its directory.
         """
+        if self.failed is not None:
+            raise errors.Closed(f"{self.name} was started before: open the directory again with another node")
         loop = asyncio.get_running_loop()
         self.failed = loop.create_future()
         self._starting = loop.create_task(self._start(), name=f"pyraftkv-{self.name}-start")
@@ -196,6 +198,11 @@ class Node(Engine):
         ids = {m.name: m.id for m in table.values()}
         if self.name not in ids:
             raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {self.name!r}")
+        strangers = sorted(self._members.keys() - ids.keys())
+        if strangers:
+            logger.warning(
+                "%s: its cluster has the members %s; members= names %s too, in vain", self.name, sorted(ids), strangers
+            )
         identity = await self._storage.identify(cluster_id=cluster_id, member_id=ids[self.name])
         self._hello = Hello(
             cluster_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -421,3 +422,29 @@ async def test_more_writers_than_a_session_has_room_for_wait(monkeypatch: pytest
             results = await asyncio.gather(*(kv.put(f"k{number}", "v") for number in range(100)))
             assert len({result.revision for result in results}) == 100
         assert {found.version async for found in cluster.leader.scan(prefix="k")} == {2}
+
+
+@asynchronous
+async def test_a_node_lives_once(tmp_path: Path) -> None:
+    """To start it again, inside or after its life, is refused, and harms neither its life nor its directory."""
+    node = pyraftkv.open(tmp_path / "d")
+    async with node:
+        await node.put("k", "v")
+        await refused(node.start(), errors.Closed)
+        assert (await node.get("k")) is not None
+    await refused(node.start(), errors.Closed)
+    async with pyraftkv.open(tmp_path / "d") as again:
+        assert (await again.get("k")) is not None
+
+
+@asynchronous
+async def test_members_that_the_cluster_does_not_have_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says who the members are; whoever lists others is told."""
+    async with pyraftkv.open(tmp_path / "d", name="a"):
+        pass
+    members = {"a": "127.0.0.1:1", "b": "127.0.0.1:2"}
+    async with pyraftkv.open(tmp_path / "d", name="a", listen="127.0.0.1:0", members=members) as node:
+        assert (await node.status()).peers[0].name == "a"
+    assert "['b'] too, in vain" in caplog.text
