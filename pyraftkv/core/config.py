@@ -23,7 +23,7 @@ class Config:
     election_ticks: int = 100
     """Ticks without a leader before an election; each wait is drawn from [election_ticks, 2 * election_ticks)."""
     append_bytes_max: int = MIB
-    """Entries in one `AppendRequest` (one entry goes in whatever its size)."""
+    """Entries in one `AppendRequest`, proposals in one `ForwardedProposals` (one goes in whatever its size)."""
     inflight_messages_max: int = 64
     """`AppendRequest`s with entries sent to one follower and not yet answered."""
     inflight_bytes_max: int = 16 * MIB

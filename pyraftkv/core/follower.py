@@ -17,6 +17,7 @@ from pyraftkv.core.messages import (
     InstallSnapshot,
     ReadIndexResponse,
 )
+from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, count_admitted
 from pyraftkv.core.ready import ReadReady
 from pyraftkv.core.types import FOLLOWER, NO_NODE
 
@@ -83,21 +84,34 @@ class FollowerRules(RaftBase):
         self._read_ready.append(ReadReady(message.context, message.index))
 
     def _forward(self, payloads: list[bytes]) -> None:
-        """Keep proposals for the leader until `ready()`; without one, or over the bound, hand them back."""
-        size_bytes = sum(map(len, payloads))
-        full = self._forwards and self._forward_bytes + size_bytes > self._config.forward_bytes_max
-        if self.role is not FOLLOWER or self.leader == NO_NODE or full:
+        """Keep proposals for the leader until `ready()`; without one, hand them back, or those over the bound."""
+        if self.role is not FOLLOWER or self.leader == NO_NODE:
             self._rejected.extend(payloads)
-        else:
-            self._forwards.extend(payloads)
-            self._forward_bytes += size_bytes
+            return
+        used_bytes, bytes_max = self._forward_bytes, self._config.forward_bytes_max
+        size_bytes = _size_bytes(payloads)
+        if used_bytes + size_bytes > bytes_max:
+            count = count_admitted(payloads, used_bytes=used_bytes, bytes_max=bytes_max)
+            self._rejected.extend(payloads[count:])
+            payloads = payloads[:count]
+            size_bytes = _size_bytes(payloads)
+        self._forwards.extend(payloads)
+        self._forward_bytes += size_bytes
 
     def _flush_forwards(self) -> None:
+        """Send the proposals that were kept, no more in one message than an `AppendRequest` may hold."""
         forwards, self._forwards, self._forward_bytes = self._forwards, [], 0
-        if self.role is FOLLOWER and self.leader != NO_NODE:
-            self._send(ForwardedProposals(self.leader, self.id, self.term, forwards))
-        else:
+        if self.role is not FOLLOWER or self.leader == NO_NODE:
             self._rejected.extend(forwards)
+            return
+        while forwards:
+            count = count_admitted(forwards, used_bytes=0, bytes_max=self._config.append_bytes_max)
+            self._send(ForwardedProposals(self.leader, self.id, self.term, forwards[:count]))
+            forwards = forwards[count:]
+
+
+def _size_bytes(payloads: list[bytes]) -> int:
+    return sum(map(len, payloads)) + len(payloads) * ENTRY_OVERHEAD_BYTES
 
 
 def _is_well_formed(message: AppendRequest) -> bool:

@@ -15,9 +15,6 @@ again at once, likely, and then the news rides along with the entries, for half 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate
-
 from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
@@ -32,7 +29,7 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.progress import PROBE, REPLICATE, Inflights, Progress
 from pyraftkv.core.quorum import committed_index, has_quorum
-from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES
+from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, count_admitted
 from pyraftkv.core.ready import (
     EntryFetch,
     Fetched,
@@ -122,18 +119,13 @@ class LeaderRules(RaftBase):
         size_bytes = sum(map(len, payloads)) + count * ENTRY_OVERHEAD_BYTES
         log = self._log
         uncommitted = log.bytes_between(max(log.commit, self._term_start) + 1, log.last_index + 1)
-        if uncommitted + size_bytes > self._config.uncommitted_bytes_max:
-            count = self._count_admitted(payloads, uncommitted)
+        bytes_max = self._config.uncommitted_bytes_max
+        if uncommitted + size_bytes > bytes_max:
+            count = count_admitted(payloads, used_bytes=uncommitted, bytes_max=bytes_max)
             payloads = payloads[:count]
         if count:
             log.append_payloads(term=self.term, payloads=payloads)
         return count
-
-    def _count_admitted(self, payloads: list[bytes], uncommitted: int) -> int:
-        """Return how many fit. One always does when nothing is uncommitted, or it could never be proposed."""
-        ends = accumulate((len(payload) + ENTRY_OVERHEAD_BYTES for payload in payloads), initial=uncommitted)
-        count = bisect_right(list(ends), self._config.uncommitted_bytes_max) - 1
-        return max(count, 1 if uncommitted == 0 else 0)
 
     def _on_forwarded_proposals(self, message: ForwardedProposals) -> None:
         if message.payloads:

@@ -43,6 +43,12 @@ _weigh = ENTRY_OVERHEAD_BYTES.__add__
 _payload_of = attrgetter("payload")
 
 
+def count_admitted(payloads: list[bytes], *, used_bytes: int, bytes_max: int) -> int:
+    """Return how many of ``payloads`` fit where ``used_bytes`` are taken. One always does when nothing is."""
+    ends = accumulate(map(_weigh, map(len, payloads)), initial=used_bytes)
+    return max(bisect_right(list(ends), bytes_max) - 1, 0 if used_bytes else 1)
+
+
 class RaftLog:
     """One member's log and its marks.
 

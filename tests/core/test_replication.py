@@ -315,6 +315,27 @@ def test_forwarded_proposals_are_bounded() -> None:
     assert only(step(raft, Propose([b"x"])).messages, ForwardedProposals) != []
 
 
+def test_of_one_batch_what_is_over_the_bound_comes_back() -> None:
+    """A batch is no reason to let more through than the bound; what goes, goes in order."""
+    size = ENTRY_OVERHEAD_BYTES + 1
+    raft = machine(term=1, forward_bytes_max=3 * size)
+    step_all(raft, Heartbeat(1, 2, 1, 0, 0))
+    ready = step(raft, Propose([b"a", b"b"]), Propose([b"c", b"d", b"e"]))
+    assert [message.payloads for message in only(ready.messages, ForwardedProposals)] == [[b"a", b"b", b"c"]]
+    assert ready.rejected_proposals == [b"d", b"e"]
+
+
+def test_forwarded_proposals_go_in_messages_as_large_as_appends() -> None:
+    """What a follower forwards must fit the frames that the leader's appends fit; one alone goes whatever its size."""
+    size = ENTRY_OVERHEAD_BYTES + 10
+    raft = machine(term=1, append_bytes_max=2 * size)
+    step_all(raft, Heartbeat(1, 2, 1, 0, 0))
+    ready = step(raft, Propose([bytes(10)] * 3 + [bytes(10 * size)] + [bytes(10)]))
+    sizes = [list(map(len, message.payloads)) for message in only(ready.messages, ForwardedProposals)]
+    assert sizes == [[10, 10], [10], [10 * size], [10]]
+    assert ready.rejected_proposals == []
+
+
 def test_proposals_without_a_leader_come_back() -> None:
     """Nothing happened to them; so it is with those of a candidate, and of who loses its leader meanwhile."""
     raft = machine(term=1)

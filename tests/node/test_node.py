@@ -295,6 +295,14 @@ async def test_writes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynchronous
+async def test_more_puts_at_once_than_a_frame_holds_reach_the_leader() -> None:
+    """A follower forwards them in several messages, and what is over its bound in another pass."""
+    async with cluster_of(3) as cluster:
+        follower = cluster.followers[0]
+        await asyncio.gather(*[follower.put(f"k{number}", bytes(1 << 20)) for number in range(10)])
+
+
+@asynchronous
 async def test_the_same_bytes_to_several_members_are_applied_once() -> None:
     """A retry keeps its session and sequence: whoever proposes it, and however often."""
     async with cluster_of(3) as cluster:
