@@ -33,9 +33,10 @@ class Envelope:
 
 @record
 class RegisterSession:
-    """Open a session; its id is this entry's index, found again by the nonce."""
+    """Open a session; see `sessions.session_id_of`."""
 
     nonce: int
+    """Random, of 62 bits: makes the session's id, and tells whoever waits for it that it is this one."""
 
 
 @record

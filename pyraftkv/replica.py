@@ -18,7 +18,7 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
-from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, fingerprint_of
+from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.values import PutResult, Result
 
@@ -140,8 +140,9 @@ class Replica:
         return Effect(session.id, sequence, outcome)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
-        self.sessions.open(entry.index)
-        return Effect(0, command.nonce, entry.index)
+        session_id = session_id_of(index=entry.index, nonce=command.nonce)
+        self.sessions.open(session_id)
+        return Effect(0, command.nonce, session_id)
 
     def _found(self, entry: Entry, genesis: Genesis) -> MembershipApplied:
         assert entry.index == 1, "a cluster begins once"

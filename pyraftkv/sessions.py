@@ -3,7 +3,8 @@
 A proposer that does not hear of its command sends it again, perhaps to another leader, so the same command may stand
 in the log twice. Every member therefore remembers, per session, what each recent sequence number came to:
 
-1.  A session is opened through the log; its id is the index of the entry that opened it.
+1.  A session is opened through the log. Its id is made of the index of the entry that opened it and of a nonce: see
+    `session_id_of`.
 2.  The first time a sequence number is met its command is applied, and the outcome remembered.
 3.  The next time the remembered outcome is returned and nothing is applied.
 4.  The owner says with every command which outcomes it has (`acked_below`); those are forgotten.
@@ -56,6 +57,18 @@ fingerprint_of = crc32
 
 EXPIRED = Refusal.of(errors.SessionExpired("the session, or this command's outcome, is no longer remembered"))
 REUSED = Refusal.of(errors.InvalidRequest("this sequence number was used for another command"))
+
+
+def session_id_of(*, index: int, nonce: int) -> int:
+    """Return the id of the session that the entry at ``index`` opens.
+
+    1. A cluster is wiped and started anew at the same addresses; clients of the old one live on, and number on.
+    2. Were an id an index, theirs would be other clients' sessions by now: a put would be answered with the outcome of
+       another's, and never be written. Of a nonce of 62 random bits no other cluster has the like.
+    3. Were it the nonce alone, a late copy of a registration could open a session again that was evicted, and a retry
+       would find its outcome forgotten and be executed twice. No other entry has this index.
+    """
+    return index ^ nonce
 
 
 class Session:

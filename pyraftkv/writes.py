@@ -144,8 +144,8 @@ class PendingWrites:
     def submit(self, session: int, sequence: int, payload: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Send a write and return the future of its outcome. Submitting it again returns the same future.
 
-        Raises: `Overloaded` when `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached; what `fail_all` was given,
-        after it.
+        Raises: `InvalidRequest` when other bytes are under way under this number; `Overloaded` when
+        `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached; what `fail_all` was given, after it.
         """
         if self._closed is not None:
             # Its session was opened just before the end: nobody would ever resolve the future.
@@ -155,6 +155,8 @@ class PendingWrites:
             table = self._sessions[session] = {}
         known = table.get(sequence)
         if known is not None:
+            if known.payload != payload:
+                raise errors.InvalidRequest("another command is under way under this session and sequence number")
             if known.future.cancelled():
                 known.future = self._loop.create_future()
                 known.deadline = deadline
@@ -170,7 +172,11 @@ class PendingWrites:
         return write.future
 
     def resolve(self, session: int, sequence: int, outcome: Outcome) -> bool:
-        """Give a write its outcome; False when nobody here waits for it."""
+        """Give a write its outcome; False when nobody here waits for it.
+
+        The outcome is not compared with the bytes that wait: only the session's owner knows its id, which no other
+        cluster uses either (`sessions.session_id_of`), and it numbers no two commands alike.
+        """
         table = self._sessions.get(session)
         if table is None:
             return False
@@ -236,6 +242,10 @@ class PendingWrites:
     def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
         """Fail every write with ``error(may_be_applied)``, and those to come: the node or client is going away."""
         self._closed = error
+        self.drop_all(error)
+
+    def drop_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
+        """Fail every write with ``error(may_be_applied)``: they are of no use where `send` leads from now on."""
         for table in self._sessions.values():
             for write in table.values():
                 if not write.future.done():

@@ -80,11 +80,13 @@ def test_genesis_names_the_cluster_and_its_members() -> None:
     assert log.replica.membership == applied.membership
 
 
-def test_a_session_is_named_by_its_entry() -> None:
-    """The id of a session is the index of the entry that opened it; its nonce tells whose it is."""
+def test_a_session_is_named_by_its_entry_and_its_nonce() -> None:
+    """Neither another cluster, whose nonces differ, nor another copy of the registration has a session of this id."""
     log = Log()
     log.add(codec.encode_logged(GENESIS), MEMBERSHIP)
-    assert log.add(codec.encode_logged(RegisterSession(99))) == Effect(0, 99, 2)
+    assert log.add(codec.encode_logged(RegisterSession(99))) == Effect(0, 99, 2 ^ 99)
+    assert log.add(codec.encode_logged(RegisterSession(99))) == Effect(0, 99, 3 ^ 99)
+    assert len(log.replica.sessions) == 2
     assert log.add(b"") is None, "an empty entry is Raft's own"
 
 

@@ -50,6 +50,19 @@ async def test_a_write_is_resolved_once() -> None:
 
 
 @asynchronous
+async def test_another_command_under_a_number_that_is_under_way_is_refused() -> None:
+    """It must not be answered with the outcome of the first: it would be said to be applied, and never was."""
+    desk = Desk()
+    future = desk.submit(1)
+    with pytest.raises(errors.InvalidRequest):
+        desk.submit(1, payload=b"other")
+    assert desk.sent == [(7, 1, b"p")]
+    assert desk.submit(1, payload=b"other", session=8) is not future
+    for write in desk.writes.futures():
+        write.cancel()
+
+
+@asynchronous
 async def test_a_refusal_is_raised() -> None:
     """The error that every member came to is raised to the caller."""
     desk = Desk()
@@ -167,6 +180,19 @@ async def test_the_end_fails_what_is_under_way_and_what_comes_after() -> None:
     with pytest.raises(errors.Closed):
         desk.submit(4)
     assert len(desk.writes) == 0
+
+
+@asynchronous
+async def test_what_is_dropped_makes_room_for_others() -> None:
+    """Who had a write under way is told whether it may be applied; those to come are sent."""
+    desk = Desk()
+    dropped = desk.submit(1)
+    desk.writes.drop_all(lambda _: errors.SessionExpired("x"))
+    await refused(dropped, errors.SessionExpired)
+    assert len(desk.writes) == 0
+    future = desk.submit(1, payload=b"other", session=8)
+    desk.writes.resolve(8, 1, PutResult(5))
+    assert await future == PutResult(5)
 
 
 @asynchronous

@@ -49,7 +49,7 @@ class Owner:
         await asyncio.wait([self.running])
 
 
-def entries(first: int, *commands: Command, session: int = 2) -> list[Entry]:
+def entries(first: int, *commands: Command, session: int = 7) -> list[Entry]:
     """Return entries with these commands, each its index for a sequence number."""
     return [
         Entry(index, 1, codec.encode_logged(Envelope(session, index, index, command)))
@@ -58,7 +58,7 @@ def entries(first: int, *commands: Command, session: int = 2) -> list[Entry]:
 
 
 def beginning() -> list[Entry]:
-    """Return entry 1, and one that opens session 2."""
+    """Return entry 1, and one that opens session 7."""
     genesis = codec.encode_logged(Genesis(7, [MemberInfo(1, "n1", "n1", 11)]))
     return [Entry(1, 1, genesis, MEMBERSHIP), Entry(2, 1, codec.encode_logged(RegisterSession(5)))]
 
@@ -69,7 +69,7 @@ async def test_the_first_slice_runs_at_once() -> None:
     owner = Owner()
     assert owner.applier.is_idle
     owner.applier.submit(None, beginning())
-    assert owner.effects == [Effect(0, 5, 2)]
+    assert owner.effects == [Effect(0, 5, 7)]
     assert owner.applied == [Applied(2, Membership(voters=frozenset({1})))]
     owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 100))
     assert owner.applied[-1] == Applied(102, None)
