@@ -34,6 +34,13 @@ logger = logging.getLogger("pyraftkv.server")
 CALLS_MAX = 4096
 """Calls (and watches) under way per connection; one more is refused as `Overloaded`."""
 
+SESSIONS_PER_CONNECTION_MAX = 8
+"""Sessions that one connection may ask for in its life; one more is refused as `Overloaded`.
+
+A client needs one, and another when that was evicted. Members remember 4096 in all: without this bound, one client
+could evict everybody's within a second.
+"""
+
 REPLY_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 """What is given to a connection to send; further replies wait here until it has room."""
 
@@ -124,6 +131,8 @@ class ClientConnection:
         self._closed = closed
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._watches: dict[int, _Serving] = {}
+        self._session_count = 0
+        """Sessions that were asked for, opened or not."""
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sending: asyncio.Task[None] | None = None
@@ -186,7 +195,7 @@ class ClientConnection:
         elif isinstance(call, StatusCall):
             work = self._status()
         else:
-            work = self._member.open_session(OPEN_SESSION_SECONDS)
+            work = self._open_session()
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
 
     async def _read(self, call: ReadCall) -> RangeResult:
@@ -198,6 +207,12 @@ class ClientConnection:
         if size_bytes > CLIENT_FRAME_BYTES_MAX:
             raise _too_large(size_bytes)
         return result
+
+    async def _open_session(self) -> int:
+        if self._session_count >= SESSIONS_PER_CONNECTION_MAX:
+            raise errors.Overloaded(f"{self._session_count} sessions were asked for on this connection")
+        self._session_count += 1
+        return await self._member.open_session(OPEN_SESSION_SECONDS)
 
     async def _status(self) -> dict[str, Any]:
         return dataclasses.asdict(await self._member.status())
@@ -230,11 +245,11 @@ class ClientConnection:
 
     def _result(self, call_id: int, future: asyncio.Future[Any]) -> Any:
         """Return what a call came to; None when it was answered with an error, or nobody waits for it any more."""
+        error = None if future.cancelled() else future.exception()
+        if self._calls.get(call_id) is not future:
+            return None  # Cancelled by its client; another call may have the id by now.
+        del self._calls[call_id]
         if future.cancelled():
-            self._calls.pop(call_id, None)
-            return None
-        error = future.exception()
-        if self._calls.pop(call_id, None) is None:
             return None
         if error is None:
             return future.result()
@@ -269,7 +284,8 @@ class ClientConnection:
                     serving.told = batch.revision
                     serving.is_sending = False
             finally:
-                del self._watches[call.id]
+                if self._watches.get(call.id) is serving:
+                    del self._watches[call.id]
 
     def _send_part(self, call_id: int, part: WatchBatch) -> None:
         frame = codec.encode_reply(WatchUpdate(call_id, part))

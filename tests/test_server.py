@@ -215,6 +215,39 @@ async def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynchronous
+async def test_sessions_of_a_connection_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client cannot evict the sessions of all others; those on other connections still open theirs."""
+    monkeypatch.setattr(server, "SESSIONS_PER_CONNECTION_MAX", 2)
+    async with served() as (cluster, node, raw):
+        ids = {(await raw.ask(OpenSessionCall(number))).result for number in (2, 3)}
+        assert len(ids) == 2
+        assert error_name(await raw.ask(OpenSessionCall(4))) == "Overloaded"
+        assert isinstance(await (await raw_client(cluster, node)).session(), int)
+
+
+@asynchronous
+async def test_a_call_is_not_answered_for_a_cancelled_one_of_the_same_id() -> None:
+    """1. A write waits for a quorum. Its client cancels the call, and calls another write by the same id.
+
+    2. The first is applied: that is no answer to the second.
+    """
+    async with cluster_of(3) as cluster:
+        leader = cluster.leader
+        raw = await raw_client(cluster, leader)
+        session = await raw.session()
+        for follower in cluster.followers:
+            cluster.network.cut(leader.address, follower.address)
+        raw.send(WriteCall(2, put(session, 1, b"a"), 20.0))
+        raw.send(CancelCall(2))
+        raw.send(WriteCall(2, put(session, 2, b"b"), 20.0))
+        member = leader._member
+        assert member is not None
+        await until(lambda: len(member.writes) == 2)
+        cluster.network.heal()
+        assert (await raw.answer(2)).result == PutResult(3)
+
+
+@asynchronous
 async def test_a_cancelled_watch_is_silent() -> None:
     """After `CancelCall` neither updates nor an answer come."""
     async with served() as (_, node, raw):
