@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from heapq import merge
 from itertools import islice
@@ -35,6 +36,46 @@ def bounds(key: bytes, end: bytes) -> tuple[bytes, bytes | None]:
     if not end:
         return key, key + b"\0"
     return key, None if end == FROM_KEY else end
+
+
+class Intervals:
+    """A set of keys, given as intervals ``[low, high)``.
+
+    Invariant: the intervals ascend and do not meet, for those that do are joined. So both `add` and `in` find their
+    place by bisection.
+    """
+
+    __slots__ = ("_from", "_highs", "_lows")
+
+    def __init__(self) -> None:
+        self._lows: list[bytes] = []
+        self._highs: list[bytes] = []
+        self._from: bytes | None = None
+        """Everything from this key on is in the set, too."""
+
+    def __contains__(self, key: bytes) -> bool:
+        if self._from is not None and key >= self._from:
+            return True
+        position = bisect_right(self._lows, key) - 1
+        return position >= 0 and key < self._highs[position]
+
+    def add(self, low: bytes, high: bytes | None) -> None:
+        """Add the keys in ``[low, high)``; None is no bound, and nothing is between bounds that do not ascend."""
+        if high is None:
+            self._from = low if self._from is None else min(low, self._from)
+        elif low < high:
+            first, stop = bisect_left(self._highs, low), bisect_right(self._lows, high)
+            if first < stop:
+                low, high = min(low, self._lows[first]), max(high, self._highs[stop - 1])
+            self._lows[first:stop] = [low]
+            self._highs[first:stop] = [high]
+
+    def update(self, other: Intervals) -> None:
+        """Add the keys of ``other``."""
+        for low, high in zip(other._lows, other._highs, strict=True):
+            self.add(low, high)
+        if other._from is not None:
+            self.add(other._from, None)
 
 
 class _Collector:

@@ -26,7 +26,7 @@ from pyraftkv.store.commands import (
     Transaction,
 )
 from pyraftkv.store.history import History
-from pyraftkv.store.ranges import SLICE_KEYS, bounds, range_steps
+from pyraftkv.store.ranges import SLICE_KEYS, Intervals, bounds, range_steps
 from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
 from pyraftkv.store.work import Steps
 
@@ -98,7 +98,7 @@ def txn_steps(history: History, txn: Transaction) -> Steps[TxnResult]:
     """
     path: list[bool] = []
     yield from _path_steps(history, txn, path)
-    _check(history, txn, iter(path), [])
+    _check(history, txn, iter(path), Intervals())
     return (yield from _execution_steps(history, txn, iter(path)))
 
 
@@ -136,7 +136,7 @@ def _holds(compare: Compare, kv: KeyValue | None) -> bool:
     return _RELATIONS[compare.result](getattr(kv, _FIELDS[compare.target]), compare.operand)
 
 
-def _check(history: History, txn: Transaction, path: Iterator[bool], deletes: list[DeleteRange]) -> None:
+def _check(history: History, txn: Transaction, path: Iterator[bool], deletes: Intervals) -> None:
     """Raise now whatever the execution along ``path`` could raise.
 
     1. The key k exists. A transaction deletes everything from a on, then puts k with `ignore_value`.
@@ -147,19 +147,14 @@ def _check(history: History, txn: Transaction, path: Iterator[bool], deletes: li
     for operation in txn.success if next(path) else txn.failure:
         if isinstance(operation, PutKey):
             check_put(history, operation)
-            if (operation.ignore_value or operation.ignore_lease) and _any_covers(deletes, operation.key):
+            if (operation.ignore_value or operation.ignore_lease) and operation.key in deletes:
                 raise KeyNotFound(f"the transaction deletes the key {operation.key!r} and then needs it")
         elif isinstance(operation, DeleteRange):
-            deletes.append(operation)
+            deletes.add(*bounds(operation.key, operation.end))
         elif isinstance(operation, RangeQuery):
             _check_range(history, operation.revision)
         elif isinstance(operation, Transaction):
             _check(history, operation, path, deletes)
-
-
-def _any_covers(deletes: list[DeleteRange], key: bytes) -> bool:
-    ranges = [bounds(delete.key, delete.end) for delete in deletes]
-    return any(low <= key and (high is None or key < high) for low, high in ranges)
 
 
 def _check_range(history: History, revision: int) -> None:

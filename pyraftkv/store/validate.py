@@ -6,7 +6,7 @@ must refuse the same commands whoever proposed them. So the limits must be equal
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from pyraftkv._record import record
@@ -21,6 +21,7 @@ from pyraftkv.store.commands import (
     RangeQuery,
     Transaction,
 )
+from pyraftkv.store.ranges import Intervals
 
 LEASE_MAX = (1 << 63) - 1
 
@@ -31,6 +32,8 @@ class Limits:
 
     txn_ops_max: int = 128
     """At most this many comparisons, or operations in a branch; nested transactions share what their parent left."""
+    txn_total_max: int = 1024
+    """At most this many comparisons and operations in a transaction, all its branches and nested ones together."""
     request_bytes_max: int = 1024 * 1024 * 3 // 2
     """At most this many bytes of keys, values and operands in one command."""
 
@@ -45,6 +48,8 @@ def validate(command: Command, limits: Limits) -> None:
     """
     if isinstance(command, Compact):
         return
+    if isinstance(command, Transaction):
+        _check_total(command, limits.txn_total_max)
     size_bytes = _check_operation(command, limits.txn_ops_max)
     if size_bytes > limits.request_bytes_max:
         raise RequestTooLarge(f"{size_bytes} bytes in one request, request_bytes_max is {limits.request_bytes_max}")
@@ -61,6 +66,23 @@ def validate_query(query: RangeQuery) -> None:
 def _check_key(key: bytes) -> None:
     if not key:
         raise InvalidRequest("the key is empty")
+
+
+def _check_total(txn: Transaction, total_max: int) -> None:
+    """Refuse a tree of transactions that is too large, looking at no more of it than is allowed.
+
+    1. `txn_ops_max` bounds a branch, and how deep transactions nest; but each of a branch's nested ones has the same
+       rest to itself, and so has each of theirs.
+    2. A message under the bound in bytes holds 27,000 operations so, and every member carries them out in one go.
+    """
+    total = 0
+    waiting = [txn]
+    while waiting:
+        txn = waiting.pop()
+        total += len(txn.compares) + len(txn.success) + len(txn.failure)
+        if total > total_max:
+            raise RequestTooLarge(f"{total} comparisons and operations or more, txn_total_max is {total_max}")
+        waiting += [operation for operation in (*txn.success, *txn.failure) if isinstance(operation, Transaction)]
 
 
 def _check_operation(operation: Operation, ops_max: int) -> int:
@@ -117,10 +139,8 @@ _CHECKS = {
     Transaction: _check_transaction,
 }
 
-Interval = tuple[bytes, bytes]
 
-
-def _check_intervals(operations: Iterable[Operation]) -> tuple[set[bytes], list[Interval]]:
+def _check_intervals(operations: Sequence[Operation]) -> tuple[set[bytes], Intervals]:
     """Refuse operations of which two may change one key (etcd, `checkIntervals`, rule for rule).
 
     Two deletes may overlap; two branches of a nested transaction may change the same key, for only one is taken.
@@ -132,15 +152,20 @@ def _check_intervals(operations: Iterable[Operation]) -> tuple[set[bytes], list[
         The keys put, and the intervals deleted, here and in nested transactions.
     """
     puts: set[bytes] = set()
-    deletes = [(op.key, op.end or op.key + b"\0") for op in operations if isinstance(op, DeleteRange)]
+    deletes = Intervals()
+    for operation in operations:
+        if isinstance(operation, DeleteRange):
+            deletes.add(operation.key, operation.end or operation.key + b"\0")
     for operation in operations:
         if isinstance(operation, Transaction):
             puts_then, deletes_then = _check_intervals(operation.success)
             puts_else, deletes_else = _check_intervals(operation.failure)
-            for key in puts_then | puts_else:
+            puts_nested = puts_then | puts_else
+            for key in sorted(puts_nested):  # a set has another order on each member, and an error names the key
                 _check_put_once(key, puts, deletes)
-            puts |= puts_then | puts_else
-            deletes += deletes_then + deletes_else
+            puts |= puts_nested
+            deletes.update(deletes_then)
+            deletes.update(deletes_else)
     for operation in operations:
         if isinstance(operation, PutKey):
             _check_put_once(operation.key, puts, deletes)
@@ -148,6 +173,6 @@ def _check_intervals(operations: Iterable[Operation]) -> tuple[set[bytes], list[
     return puts, deletes
 
 
-def _check_put_once(key: bytes, puts: set[bytes], deletes: list[Interval]) -> None:
-    if key in puts or any(low <= key < high for low, high in deletes):
+def _check_put_once(key: bytes, puts: set[bytes], deletes: Intervals) -> None:
+    if key in puts or key in deletes:
         raise DuplicateKey(f"the transaction changes the key {key!r} twice")

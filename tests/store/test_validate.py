@@ -10,6 +10,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    Operation,
     PutKey,
     RangeQuery,
     Transaction,
@@ -112,6 +113,61 @@ def test_accepted(name):
     store.validate(GOOD[name])
     store.apply(GOOD[name])
     store.check()
+
+
+def test_the_whole_of_a_transaction_is_bounded():
+    """Nested transactions share one bound besides, however they divide; the largest flat one keeps within it."""
+    everything = [compare(b"c%d" % i) for i in range(128)]
+    full = Transaction(everything, [PutKey(b"p%d" % i, b"") for i in range(128)], [DeleteRange(b"d")] * 128)
+    store = Store()
+    store.validate(full)
+    inner: list[Operation] = [nested(*[RangeQuery(b"k")] * 15) for _ in range(64)]
+    store.validate(nested(*inner))
+    assert Limits().txn_total_max == 64 + 64 * 15
+
+    for one_more in (
+        Transaction([compare()], inner),
+        Transaction([], inner, [RangeQuery(b"k")]),
+        nested(*inner[1:], Transaction([compare()], [RangeQuery(b"k")] * 15)),
+        nested(*inner[1:], nested(*[RangeQuery(b"k")] * 15, nested())),
+    ):
+        with pytest.raises(RequestTooLarge, match="txn_total_max"):
+            store.validate(one_more)
+        with pytest.raises(RequestTooLarge, match="txn_total_max"):
+            store.apply(one_more)
+
+
+class Counted(bytes):
+    """A key that counts how often keys are compared."""
+
+    comparisons = 0
+
+    def __lt__(self, other: bytes) -> bool:
+        Counted.comparisons += 1
+        return bytes(self) < bytes(other)
+
+    def __gt__(self, other: bytes) -> bool:
+        return Counted(other) < self
+
+    def __le__(self, other: bytes) -> bool:
+        return not self > other
+
+
+def test_checking_for_duplicates_is_not_quadratic():
+    """Puts are not compared with every delete: with half a thousand of each, a few comparisons per key."""
+    count = Limits().txn_total_max // 2 - 8
+    puts = [PutKey(Counted(b"p%03d" % (i * 5 % count)), b"") for i in range(count)]
+    deletes = [
+        DeleteRange(Counted(b"d%03d" % (i * 5 % count)), Counted(b"d%03d/" % (i * 5 % count))) for i in range(count)
+    ]
+    parts = [nested(*part[i : i + 100]) for part in (deletes, puts) for i in range(0, count, 100)]
+    Counted.comparisons = 0
+
+    Store().validate(nested(*parts))
+    assert Counted.comparisons < 60 * count
+    parts.append(nested(PutKey(Counted(deletes[-1].key + b"."), b"")))
+    with pytest.raises(DuplicateKey):
+        Store().validate(nested(*parts))
 
 
 def test_deep_nesting_is_bounded():
