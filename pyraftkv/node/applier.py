@@ -2,6 +2,9 @@
 
 A slice ends when its time is up, even in the middle of a long command. Between slices everything else has its turn:
 heartbeats, reads, watches, a snapshot being walked. Readers see a revision only when its entry is complete.
+
+A snapshot says everything that stands before it. What is still queued then, entries and older snapshots alike, is
+dropped: the data of a snapshot may be purged as soon as a newer one is named.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+from pyraftkv import errors
 from pyraftkv.core import Applied, Entry, Membership, SnapshotMeta
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
 
@@ -78,6 +82,8 @@ class Applier:
         """Take what a `Ready` says is to be applied. The first slice of it runs at once, when nothing is before it."""
         idle = self.is_idle
         if restore is not None:
+            self._work.clear()
+            self._offset = 0
             self._work.append(restore)
         if committed:
             self._work.append(committed)
@@ -94,18 +100,29 @@ class Applier:
                 first = self._work[0]
                 if isinstance(first, SnapshotMeta):
                     await self._restore(first)
-                    self._work.popleft()
                 else:
                     self._slice()
                 await asyncio.sleep(0)
             self._wake.clear()
 
     async def _restore(self, snapshot: SnapshotMeta) -> None:
-        """Swap a replica in that is restored from a snapshot. Raises `SnapshotCorruption`."""
+        """Swap a replica in that is restored from a snapshot; none if a newer one is queued meanwhile.
+
+        Raises: `SnapshotCorruption`, `StorageError`.
+        """
         self._restoring = True
-        self.replica = await restore(snapshot, self._read_snapshot(snapshot))
+        try:
+            replica = await restore(snapshot, self._read_snapshot(snapshot))
+        except errors.StorageError:
+            if self._work[0] is snapshot:
+                raise
+            return  # its data was purged under the reader: the newer one has all of it
+        if self._work[0] is not snapshot:
+            return
+        self._work.popleft()
         self._restoring = False
-        self._owner.replica_restored(self.replica, snapshot)
+        self.replica = replica
+        self._owner.replica_restored(replica, snapshot)
 
     def _slice(self) -> None:
         """Apply for about `slice_seconds`, then report what came of it."""

@@ -22,6 +22,8 @@ class Owner:
         self.applied: list[Applied] = []
         self.restored: list[SnapshotMeta] = []
         self.chunks: list[bytes] = []
+        self.asked: list[SnapshotMeta] = []
+        self.purged: list[SnapshotMeta] = []
         self.may_read = asyncio.Event()
         loop = asyncio.get_running_loop()
         self.applier = Applier(
@@ -39,7 +41,10 @@ class Owner:
         self.restored.append(snapshot)
 
     async def read_snapshot(self, meta: SnapshotMeta) -> AsyncIterator[bytes]:
+        self.asked.append(meta)
         await self.may_read.wait()
+        if meta in self.purged:
+            raise errors.SnapshotCorruption("missing")
         for chunk in self.chunks:
             yield chunk
 
@@ -134,6 +139,57 @@ async def test_a_snapshot_is_restored_in_its_place() -> None:
     assert owner.restored == [meta]
     assert owner.applied[-1].index == 6
     assert owner.applier.replica.store.key_count == 4
+    await source.close()
+    await owner.close()
+
+
+@asynchronous
+async def test_the_newest_snapshot_takes_the_place_of_all_that_is_queued() -> None:
+    """1. A snapshot is being loaded, slowly, and entries and two newer ones queue up behind it.
+
+    2. The newest one purges the data of those before it: the first cannot be read to its end, the second not at all.
+    3. Neither is missed: the newest says everything that they said.
+    """
+    source = Owner()
+    source.applier.submit(None, beginning())
+    source.applier.submit(None, entries(3, PutKey(b"a", b"1")))
+    snapshot = source.applier.replica.snapshot()
+    owner = Owner()
+    owner.chunks = list(snapshot.chunks())
+    snapshot.close()
+    first, second, newest = (SnapshotMeta(index, 1, Membership(voters=frozenset({1}))) for index in (1, 2, 3))
+    owner.applier.submit(first, entries(2, PutKey(b"never", b"applied")))
+    await until(lambda: owner.asked)
+    owner.applier.submit(second, [])
+    owner.applier.submit(newest, entries(4, PutKey(b"b", b"2")))
+    owner.purged = [first, second]
+    assert not owner.applier.is_restored
+    owner.may_read.set()
+    await until(lambda: owner.applier.is_idle)
+    assert owner.asked == [first, newest]
+    assert owner.restored == [newest]
+    assert owner.applied == [Applied(4, None)]
+    assert owner.applier.replica.store.key_count == 2
+    await source.close()
+    await owner.close()
+
+
+@asynchronous
+async def test_a_snapshot_that_is_overtaken_is_not_swapped_in() -> None:
+    """It was read to its end before anything purged it, and says less than the one that is queued."""
+    source = Owner()
+    source.applier.submit(None, beginning())
+    snapshot = source.applier.replica.snapshot()
+    owner = Owner()
+    owner.chunks = list(snapshot.chunks())
+    snapshot.close()
+    first, newest = (SnapshotMeta(index, 1, Membership(voters=frozenset({1}))) for index in (1, 2))
+    owner.applier.submit(first, [])
+    await until(lambda: owner.asked)
+    owner.applier.submit(newest, [])
+    owner.may_read.set()
+    await until(lambda: owner.applier.is_idle)
+    assert owner.restored == [newest]
     await source.close()
     await owner.close()
 
