@@ -1,7 +1,7 @@
 """The Raft machine: pure, values in, values out. Start at `Raft`, and at `Ready` for what it asks of its driver."""
 
 from pyraftkv.core.base import Stored
-from pyraftkv.core.config import Config
+from pyraftkv.core.config import PAYLOAD_BYTES_MAX, Config
 from pyraftkv.core.describe import describe_entry, describe_message, describe_ready
 from pyraftkv.core.messages import InstallSnapshot, Message
 from pyraftkv.core.progress import PeerStatus, ProgressState
@@ -48,6 +48,7 @@ __all__ = [
     "MEMBERSHIP",
     "NORMAL",
     "NO_NODE",
+    "PAYLOAD_BYTES_MAX",
     "PRE_CANDIDATE",
     "Applied",
     "Campaign",

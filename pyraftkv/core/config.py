@@ -7,6 +7,9 @@ from pyraftkv._record import record
 KIB = 1024
 MIB = 1024 * KIB
 
+PAYLOAD_BYTES_MAX = 4 * MIB
+"""One payload. A frame can carry it, with room to spare: the log would stand still behind an entry that none could."""
+
 
 @record
 class Config:
@@ -22,6 +25,8 @@ class Config:
     """Ticks between two heartbeats of a leader."""
     election_ticks: int = 100
     """Ticks without a leader before an election; each wait is drawn from [election_ticks, 2 * election_ticks)."""
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX
+    """One payload; whoever proposes checks it, and a leader drops what is forwarded and larger."""
     append_bytes_max: int = MIB
     """Entries in one `AppendRequest`, proposals in one `ForwardedProposals` (one goes in whatever its size)."""
     inflight_messages_max: int = 64

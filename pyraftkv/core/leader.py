@@ -128,8 +128,10 @@ class LeaderRules(RaftBase):
         return count
 
     def _on_forwarded_proposals(self, message: ForwardedProposals) -> None:
-        if message.payloads:
-            self._append_proposals(message.payloads)  # What is not taken is lost; its proposer tries again.
+        bytes_max = self._config.payload_bytes_max
+        payloads = [payload for payload in message.payloads if len(payload) <= bytes_max]
+        if payloads:
+            self._append_proposals(payloads)  # What is not taken is lost; its proposer tries again.
 
     # --- Replication -------------------------------------------------------------------------------------------------
 

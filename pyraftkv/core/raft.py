@@ -258,6 +258,7 @@ class Raft(FollowerRules, ElectionRules):
         payloads = proposal.payloads
         if not payloads:
             return
+        assert max(map(len, payloads)) <= self._config.payload_bytes_max, "no message could carry it"
         if self.role is LEADER:
             count = self._append_proposals(payloads)
             if count < len(payloads):

@@ -109,7 +109,7 @@ class Tick:
 
 @record
 class Propose:
-    """Append these payloads in order if leading, else forward them."""
+    """Append these payloads in order if leading, else forward them. None is over `Config.payload_bytes_max`."""
 
     payloads: list[bytes]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyraftkv import errors
 from pyraftkv._record import record
+from pyraftkv.core import PAYLOAD_BYTES_MAX
 
 
 @record
@@ -33,7 +34,7 @@ class NodeConfig:
     close_seconds: float = 2.0
     """How long a graceful close waits for writes under way, and then again for leadership to be handed over."""
     append_bytes_max: int = 1024 * 1024
-    """Entries in one message to a follower."""
+    """Entries in one message to a follower; at most `PAYLOAD_BYTES_MAX`, which fits a frame."""
     uncommitted_bytes_max: int = 64 * 1024 * 1024
     """What a leader takes on before anything of it commits; more is sent back and offered again later."""
     log_cache_bytes_max: int = 8 * 1024 * 1024
@@ -43,7 +44,7 @@ class NodeConfig:
     """
 
     def check(self) -> None:
-        """Raise `ConfigurationError` that names the pair of values that cannot work together."""
+        """Raise `ConfigurationError` that names the value, or the pair of values, that cannot work."""
         pairs = (
             ("tick_seconds", "heartbeat_seconds", 1),
             ("heartbeat_seconds", "election_timeout_seconds", 3),
@@ -54,6 +55,10 @@ class NodeConfig:
                 raise errors.ConfigurationError(
                     f"{large} ({high}) must be at least {factor} times {small} ({low}), and both above 0"
                 )
+        if not 0 < self.append_bytes_max <= PAYLOAD_BYTES_MAX:
+            raise errors.ConfigurationError(
+                f"append_bytes_max ({self.append_bytes_max}) must be between 1 and {PAYLOAD_BYTES_MAX}"
+            )
 
     @property
     def heartbeat_ticks(self) -> int:

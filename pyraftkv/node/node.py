@@ -11,7 +11,7 @@ from typing import Self
 from pyraftkv import codec, errors
 from pyraftkv._version import __version__
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import LEADER, Save, TransferLeadership
+from pyraftkv.core import LEADER, PAYLOAD_BYTES_MAX, Save, TransferLeadership
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.log.base import Recovered, Storage
@@ -326,6 +326,7 @@ class Node(Engine):
             await session.room(deadline)
             member = self._running()
         sequence, payload = session.encode(command)
+        _check_size(payload)
         try:
             result = await member.writes.submit(session.id, sequence, payload, deadline)
         except errors.SessionExpired:
@@ -414,6 +415,7 @@ class Node(Engine):
     def write_encoded(self, payload: bytes, timeout: float) -> asyncio.Future[Outcome]:
         """Propose a client's encoded command. Raises `InvalidRequest`, `Overloaded`, `Closed`."""
         member = self._running()
+        _check_size(payload)
         try:
             envelope = codec.decode_logged(payload)
         except errors.PyraftkvError as error:
@@ -491,6 +493,12 @@ class Node(Engine):
             connection.close()
         else:
             self._clients.accept(connection)
+
+
+def _check_size(payload: bytes) -> None:
+    """Raise `RequestTooLarge` for a payload that could be logged here and reach no other member."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise errors.RequestTooLarge(f"the encoded command has {len(payload)} bytes, over {PAYLOAD_BYTES_MAX}")
 
 
 def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:

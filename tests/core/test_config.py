@@ -16,6 +16,7 @@ from tests.core.machines import entries, snapshot
         ({"heartbeat_ticks": 0}, ["heartbeat_ticks"]),
         ({"heartbeat_ticks": 10, "election_ticks": 10}, ["heartbeat_ticks", "election_ticks"]),
         ({"append_bytes_max": 10, "inflight_bytes_max": 9}, ["append_bytes_max", "inflight_bytes_max"]),
+        ({"payload_bytes_max": 0}, ["payload_bytes_max"]),
         ({"append_bytes_max": 0}, ["append_bytes_max"]),
         ({"inflight_messages_max": 0}, ["inflight_messages_max"]),
         ({"uncommitted_bytes_max": 0}, ["uncommitted_bytes_max"]),

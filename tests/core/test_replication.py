@@ -373,6 +373,15 @@ def test_forwarded_proposals_over_the_cap_are_lost() -> None:
     assert (raft.last_index, ready.rejected_proposals) == (2, [])
 
 
+def test_payloads_that_no_message_could_carry_are_never_appended() -> None:
+    """The log would stand still behind such an entry: forwarded ones are dropped, and nobody proposes one here."""
+    raft = _leader(payload_bytes_max=10)
+    step(raft, ForwardedProposals(1, 2, 1, [b"a", bytes(11), bytes(10)]), ForwardedProposals(1, 2, 1, [bytes(11)]))
+    assert raft.last_index == 3
+    with pytest.raises(AssertionError, match="no message"):
+        step(raft, Propose([b"a", bytes(11)]))
+
+
 # --- Memberships -----------------------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,12 @@ import pytest
 import pyraftkv
 from pyraftkv import Node, errors, writes
 from pyraftkv.codec import encode_logged
-from pyraftkv.core import Entry, EntryFetch
+from pyraftkv.core import PAYLOAD_BYTES_MAX, Entry, EntryFetch
 from pyraftkv.core.ready import Save
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Recovered
 from pyraftkv.node import NodeStopped
+from pyraftkv.node import node as node_module
 from pyraftkv.node.driver import Driver
 from pyraftkv.protocol import Envelope
 from pyraftkv.store.commands import DeleteRange, PutKey
@@ -295,6 +296,21 @@ async def test_writes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynchronous
+async def test_a_command_that_no_frame_could_carry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its fields weigh, its encoded form counts; and the next command goes on as if it had not been."""
+    async with lone_node() as node:
+        session = await node.open_session(10)
+        monkeypatch.setattr(node_module, "PAYLOAD_BYTES_MAX", 100)
+        await refused(node.put("a", b"v" * 100), errors.RequestTooLarge)
+        with pytest.raises(errors.RequestTooLarge):
+            node.write_encoded(encode_logged(Envelope(session, 1, 1, PutKey(b"a", b"v" * 100))), 10)
+        await node.put("a", b"v")
+        kept = await node.get("a")
+        assert kept is not None
+        assert kept.version == 1
+
+
+@asynchronous
 async def test_more_puts_at_once_than_a_frame_holds_reach_the_leader() -> None:
     """A follower forwards them in several messages, and what is over its bound in another pass."""
     async with cluster_of(3) as cluster:
@@ -369,6 +385,8 @@ async def test_configurations_that_cannot_work_are_refused() -> None:
         lone_node(heartbeat_seconds=0.1, election_timeout_seconds=0.2)
     with pytest.raises(errors.ConfigurationError, match="tick_seconds"):
         lone_node(tick_seconds=0.0)
+    with pytest.raises(errors.ConfigurationError, match="append_bytes_max"):
+        lone_node(append_bytes_max=PAYLOAD_BYTES_MAX + 1)
     stranger = Node(
         "x", members={"n1": "n1"}, storage=MemoryStorage(), transport=MemoryNetwork().transport("x"), config=FAST
     )

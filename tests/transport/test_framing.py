@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyraftkv.codec import encode_message
+from pyraftkv.core import PAYLOAD_BYTES_MAX, Entry
+from pyraftkv.core.messages import AppendRequest, ForwardedProposals
 from pyraftkv.errors import FrameError
-from pyraftkv.transport.framing import CRC, HEADER, HEADER_BYTES, Frame, FrameDecoder, frame_header
+from pyraftkv.transport.framing import (
+    CRC,
+    HEADER,
+    HEADER_BYTES,
+    PEER_FRAME_BYTES_MAX,
+    Frame,
+    FrameDecoder,
+    frame_header,
+)
 
 BOUND = 1000
 
@@ -171,3 +182,10 @@ def test_pending_bytes_count_what_was_not_handed_out() -> None:
     assert decoder.next_frame() is not None
     assert decoder.pending_bytes == 5
     assert decoder.next_frame() is None
+
+
+def test_the_largest_payload_fits_a_frame() -> None:
+    """What could be logged and not sent would stop every follower for ever."""
+    payload = bytes(PAYLOAD_BYTES_MAX)
+    for message in (AppendRequest(2, 1, 1, 0, 0, [Entry(1, 1, payload)], 0), ForwardedProposals(2, 1, 1, [payload])):
+        assert len(encode_message(message)[1]) <= PEER_FRAME_BYTES_MAX
