@@ -34,6 +34,7 @@ from pyraftkv.core import (
     SoftState,
     Stored,
 )
+from pyraftkv.core.messages import ForwardedProposals
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.config import NodeConfig
@@ -44,7 +45,7 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.watches import WatchHub
-from pyraftkv.protocol import GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import Envelope, GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import OwnSession, PendingWrites
@@ -53,6 +54,9 @@ logger = logging.getLogger("pyraftkv.node")
 
 HOUSEKEEPING_SECONDS = 0.1
 """How often deadlines are looked at and lost messages are sent again."""
+
+WARNING_SECONDS = 10.0
+"""How long a member says nothing more of peers that forward what cannot be applied."""
 
 COMPACTION_BUDGET = 1000
 """Versions that physical compaction touches at a time."""
@@ -83,6 +87,7 @@ class Member:
         self._own: OwnSession | None = None
         self._opening: asyncio.Task[OwnSession] | None = None
         self._is_closed = False
+        self._next_warning = loop.time()
         self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
         self.inbox = Inbox(loop)
@@ -187,10 +192,23 @@ class Member:
                 self.sender.acknowledged(message)
             elif isinstance(message, InstallSnapshot | SnapshotChunk):
                 self.receiver.received(message)
+            elif isinstance(message, ForwardedProposals):
+                inputs.append(self._applicable(message))
             elif not isinstance(message, GenesisOffer):
                 inputs.append(message)
         if inputs:
             self.inbox.extend(inputs)
+
+    def _applicable(self, message: ForwardedProposals) -> ForwardedProposals:
+        """Return the message with what a member may forward: anything else, once committed, would stop every member."""
+        payloads = [payload for payload in message.payloads if _is_forwardable(payload)]
+        count = len(message.payloads) - len(payloads)
+        if count == 0:
+            return message
+        if self._loop.time() >= self._next_warning:
+            self._next_warning = self._loop.time() + WARNING_SECONDS
+            logger.warning("%d of member %d's proposals cannot be applied: dropped", count, message.sender)
+        return ForwardedProposals(message.to, message.sender, message.term, payloads)
 
     def peer_lost(self, member_id: int) -> None:
         """Messages to a peer were lost."""
@@ -332,6 +350,14 @@ def _retrieve(task: asyncio.Task[OwnSession]) -> None:
     """Look at the task's exception: everybody who waited for it may have been cancelled."""
     if not task.cancelled():
         task.exception()
+
+
+def _is_forwardable(payload: bytes) -> bool:
+    """Whether the payload is a command or opens a session. Entry 1 is nobody's proposal."""
+    try:
+        return isinstance(codec.decode_logged(payload), Envelope | RegisterSession)
+    except errors.UnsupportedFormat:
+        return False
 
 
 def _core_config(member_id: int, config: NodeConfig) -> Config:

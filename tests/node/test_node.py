@@ -14,13 +14,14 @@ import pyraftkv
 from pyraftkv import Node, errors, writes
 from pyraftkv.codec import encode_logged
 from pyraftkv.core import PAYLOAD_BYTES_MAX, Entry, EntryFetch
+from pyraftkv.core.messages import ForwardedProposals
 from pyraftkv.core.ready import Save
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Recovered
 from pyraftkv.node import NodeStopped
 from pyraftkv.node import node as node_module
 from pyraftkv.node.driver import Driver
-from pyraftkv.protocol import Envelope
+from pyraftkv.protocol import Envelope, Genesis, MemberInfo
 from pyraftkv.store.commands import DeleteRange, PutKey
 from pyraftkv.transport import MemoryNetwork
 from tests.node.support import FAST, asynchronous, cluster_of, fast, other_than, refused, take, until
@@ -316,6 +317,24 @@ async def test_more_puts_at_once_than_a_frame_holds_reach_the_leader() -> None:
     async with cluster_of(3) as cluster:
         follower = cluster.followers[0]
         await asyncio.gather(*[follower.put(f"k{number}", bytes(1 << 20)) for number in range(10)])
+
+
+@asynchronous
+async def test_what_cannot_be_applied_is_not_taken_from_a_peer(caplog: pytest.LogCaptureFixture) -> None:
+    """Once committed it would stop every member, at every start again; one warning tells of all of it."""
+    async with cluster_of(3) as cluster:
+        leader, follower = cluster.leader, cluster.followers[0]
+        session = await leader.open_session(10)
+        to, sender = (await leader.status()).member_id, (await follower.status()).member_id
+        good = encode_logged(Envelope(session, 1, 1, PutKey(b"good", b"1")))
+        genesis = encode_logged(Genesis(7, [MemberInfo(1, "n1", "n1", 1)]))
+        for payloads in ([b"garbage", good, genesis], [b""]):
+            leader.receive([ForwardedProposals(to, sender, leader.term, payloads)])
+        await leader.put("after", "1")
+        assert [kv.key for kv in (await follower.range("a")).kvs] == [b"after", b"good"]
+        assert all(node.failed is not None and not node.failed.done() for node in cluster)
+    dropped = [record.message for record in caplog.records if "cannot be applied" in record.message]
+    assert dropped == [f"2 of member {sender}'s proposals cannot be applied: dropped"]
 
 
 @asynchronous
