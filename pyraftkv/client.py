@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -66,8 +66,11 @@ BACKOFF_SECONDS_MAX = 1.0
 LIMITS = Limits()
 """The bounds of one request, checked before it is sent."""
 
-WRITES_SENT_MAX = 4000
-"""Writes under way on one connection (a member takes 4096 calls); further ones wait here."""
+WRITES_SENT_MAX = 2048
+"""Writes under way on one connection; further ones wait here. (A member takes 4096 calls and watches.)"""
+
+ASKS_SENT_MAX = 1024
+"""Calls of other kinds under way on one connection; further ones wait here, and what is left is for the watches."""
 
 WATCH_BATCHES_MAX = 256
 """Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
@@ -79,7 +82,7 @@ WATCH_BYTES_MAX = 8 * 1024 * 1024
 class _Ask:
     """A call that expects one answer and may be asked again: a read, a status, a session."""
 
-    __slots__ = ("deadline", "frame", "future", "id", "is_due")
+    __slots__ = ("deadline", "frame", "future", "id", "is_due", "leave_upon")
 
     def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
         self.id = call.id
@@ -88,6 +91,8 @@ class _Ask:
         self.future = future
         self.is_due = False
         """Whether a member answered that it cannot say: it is asked again at the next housekeeping."""
+        self.leave_upon = LEAVE_MEMBER | {"Overloaded"} if isinstance(call, OpenSessionCall) else LEAVE_MEMBER
+        """Errors upon which to go on with another connection: this one may have had all its sessions."""
 
 
 class Client(Engine):
@@ -124,8 +129,14 @@ class Client(Engine):
         self._probe_id = 0
         self._next_id = 1
         self._asks: dict[int, _Ask] = {}
+        self._asks_waiting: OrderedDict[int, _Ask] = OrderedDict()
+        """To be sent in this order, as there is room."""
+        self._asks_sent: set[int] = set()
+        """Sent on this connection, and not answered yet."""
         self._write_ids: dict[int, tuple[int, int]] = {}
         self._watches: dict[int, ClientWatch] = {}
+        self._cluster_id = 0
+        """Of the cluster that answered last; 0 before."""
         self._session: OwnSession | None = None
         self._opening: asyncio.Task[OwnSession] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -176,6 +187,7 @@ class Client(Engine):
             if not ask.future.done():
                 ask.future.set_exception(errors.Closed("the client was closed"))
         self._asks.clear()
+        self._asks_waiting.clear()
         for watch in list(self._watches.values()):
             watch.end(errors.Closed("the client was closed"))
         self._watches.clear()
@@ -197,15 +209,17 @@ class Client(Engine):
         validate(command, LIMITS)
         deadline = self._deadline(timeout)
         session = self._session or await self._open_session(deadline)
-        if session.is_full:
+        while session.is_full:
             await session.room(deadline)
             writes = self._running()
+            if self._session is session:
+                break
+            session = self._session or await self._open_session(deadline)
         sequence, payload = session.encode(command)
         try:
             result = await writes.submit(session.id, sequence, payload, deadline)
         except errors.SessionExpired:
-            if self._session is session:
-                self._session = None
+            self._forget_session(session)
             raise
         finally:
             session.advance(writes.lowest(session))
@@ -254,13 +268,24 @@ class Client(Engine):
         self._running()
         future = asyncio.get_running_loop().create_future()
         ask = _Ask(make(self._id()), self._deadline(timeout), future)
-        self._asks[ask.id] = ask
-        self._send(ask.frame)
+        self._asks[ask.id] = self._asks_waiting[ask.id] = ask
+        self._send_asks()
         try:
             return await future
         finally:
             if self._asks.pop(ask.id, None) is not None:
-                self._send(codec.encode_call(CancelCall(ask.id)))
+                self._asks_waiting.pop(ask.id, None)
+                if ask.id in self._asks_sent:
+                    self._asks_sent.remove(ask.id)
+                    self._send(codec.encode_call(CancelCall(ask.id)))
+                    self._send_asks()
+
+    def _send_asks(self) -> None:
+        """Send what waits, as far as the member takes it: what it refuses would have to come again."""
+        while self._asks_waiting and len(self._asks_sent) < ASKS_SENT_MAX and self._connection is not None:
+            ask_id, ask = self._asks_waiting.popitem(last=False)
+            self._asks_sent.add(ask_id)
+            self._connection.send(ask.frame)
 
     async def _open_session(self, deadline: float) -> OwnSession:
         """Open this client's session; callers at the same time share the attempt, each to its own deadline."""
@@ -286,6 +311,12 @@ class Client(Engine):
         except (errors.ReadTimeout, errors.MaybeApplied) as error:
             raise errors.NoLeader(f"no session could be opened, nothing was written: {error}") from None
         return self._session
+
+    def _forget_session(self, session: OwnSession) -> None:
+        """The cluster does not know the session: the next write opens another, as does who waits for room in it."""
+        if self._session is session:
+            self._session = None
+            session.abandon()
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
         connection = self._connection
@@ -336,13 +367,24 @@ class Client(Engine):
         self._connection = connection
         self._heard()
         connection.open(received=self._received, closed=partial(self._disconnected, connection))
+        self._belongs_to(connection.peer.cluster_id)
+        for watch in list(self._watches.values()):  # First: nothing else may take their room.
+            self.subscribe(watch)
         self._write_ids.clear()
         self._running().resend()
-        for ask in list(self._asks.values()):
-            self._send(ask.frame)
-        for watch in list(self._watches.values()):
-            self.subscribe(watch)
+        self._asks_sent.clear()
+        self._asks_waiting = OrderedDict((ask.id, ask) for ask in self._asks.values() if not ask.is_due)
+        self._send_asks()
         return True
+
+    def _belongs_to(self, cluster_id: int) -> None:
+        """Notice when another cluster answers at the addresses of the last one: it knows nothing of the session."""
+        if self._cluster_id and cluster_id and cluster_id != self._cluster_id:
+            logger.warning("cluster %x answers in place of %x", cluster_id, self._cluster_id)
+            if self._session is not None:
+                self._forget_session(self._session)
+            self._running().drop_all(_replaced_error)
+        self._cluster_id = cluster_id or self._cluster_id
 
     def _disconnected(self, connection: Connection, error: Exception | None) -> None:
         if connection is self._connection:
@@ -382,7 +424,12 @@ class Client(Engine):
                 if now >= ask.deadline and not ask.future.done():
                     ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
                 elif ask.is_due:
-                    ask.is_due = not self._send(ask.frame)
+                    ask.is_due = False
+                    self._asks_waiting[ask.id] = ask
+            self._send_asks()
+            for watch in list(self._watches.values()):
+                if watch.is_due:
+                    self.subscribe(watch)
             self._leave_if_silent(now)
 
     # --- Replies ---------------------------------------------------------------------------------------------------
@@ -395,8 +442,7 @@ class Client(Engine):
             reply: Reply = codec.decode_reply(frame)
         except errors.FrameError as error:
             logger.warning("a reply cannot be read: %s", error)
-            if self._connection is not None:
-                self._connection.close()
+            self._connection.close()
             return
         if isinstance(reply, WatchUpdate):
             watch = self._watches.get(reply.id)
@@ -415,7 +461,9 @@ class Client(Engine):
             return
         ask = self._asks.pop(answer.id, None)
         if ask is not None:
+            self._asks_sent.discard(ask.id)
             self._ask_answered(ask, answer)
+            self._send_asks()
             return
         watch = self._watches.get(answer.id)
         if watch is None or answer.error is None:
@@ -423,6 +471,8 @@ class Client(Engine):
         if answer.error[0] in LEAVE_MEMBER:
             if self._connection is not None:
                 self._connection.close()  # the watch goes on with the next member
+        elif answer.error[0] == "Overloaded":
+            watch.is_due = True
         else:
             del self._watches[answer.id]
             watch.end(errors.from_wire(*answer.error))
@@ -446,7 +496,7 @@ class Client(Engine):
         if answer.error is not None and answer.error[0] in ASK_AGAIN:
             self._asks[ask.id] = ask
             ask.is_due = True
-            if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
+            if answer.error[0] in ask.leave_upon and self._connection is not None:
                 self._connection.close()
         elif ask.future.done():
             return
@@ -492,6 +542,12 @@ def _closed_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
     return errors.Closed("the client was closed before the write was sent")
 
 
+def _replaced_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
+    if sent:
+        return errors.SessionExpired("another cluster answers now; the one before may have applied the write")
+    return errors.NoLeader("another cluster answers now; the one before was not sent the write")
+
+
 def _retrieve(task: asyncio.Task[OwnSession]) -> None:
     """Look at the task's exception: everybody who waited for it may have been cancelled."""
     if not task.cancelled():
@@ -519,6 +575,8 @@ class ClientWatch:
         self._queue_bytes = 0
         self._is_paused = False
         self._is_handing_out = False
+        self.is_due = False
+        """Whether a member has no room for it: it is asked for again at the next housekeeping."""
         self._ready = asyncio.Event()
         self._placed = asyncio.Event()
         self._error: errors.PyraftkvError | None = None
@@ -537,6 +595,7 @@ class ClientWatch:
     def is_called(self, call: WatchCall) -> None:
         """The watch goes on with this call; what was incomplete comes again."""
         self._call = call
+        self.is_due = False
         self._partial, self._partial_bytes = [], 0
 
     def deliver(self, batch: WatchBatch, *, size_bytes: int) -> None:

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from pyraftkv import Client, PutKey, client, codec, errors, server
-from pyraftkv.protocol import Answer, Hello, WatchUpdate
-from pyraftkv.store.values import Event, EventType, KeyValue, WatchBatch
+from pyraftkv import Client, PutKey, client, codec, errors, server, writes
+from pyraftkv.protocol import (
+    Answer,
+    CancelCall,
+    Hello,
+    OpenSessionCall,
+    ReadCall,
+    WatchCall,
+    WatchUpdate,
+    WriteCall,
+)
+from pyraftkv.store.values import Event, EventType, KeyValue, RangeResult, WatchBatch
 from tests.node.support import asynchronous, cluster_of, other_than, pairs, refused, take, until
 
 
@@ -262,8 +271,93 @@ async def test_a_member_that_goes_away_ends_no_watch() -> None:
         await until(lambda: member.sent)
         member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Closed("going"))))
         await until(lambda: len(member.sent) == 2)
+        member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Compacted("no", compact_revision=9))))
+        await refused(watch.synced(), errors.Compacted)
+
+
+@asynchronous
+async def test_a_watch_is_asked_for_until_there_is_room() -> None:
+    """A member with too many calls under way ends no watch."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        watch = kv.watch("k")
+        await until(lambda: member.sent)
         member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Overloaded("full"))))
-        await refused(watch.synced(), errors.Overloaded)
+        await until(lambda: len(member.sent) == 2)
+        assert isinstance(member.sent[-1], WatchCall)
+        member.reply(WatchUpdate(member.sent[-1].id, WatchBatch([], 5)))
+        assert await watch.synced() == 5
+
+
+@asynchronous
+async def test_watches_go_first_and_calls_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. Many calls are under way, and a watch. 2. The connection breaks, and everything is sent again.
+
+    3. The member takes no more calls than it has room for: the watch must not be the one that it refuses.
+    """
+    monkeypatch.setattr(client, "ASKS_SENT_MAX", 2)
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        reads = [asyncio.create_task(kv.get(f"k{number}", timeout=60)) for number in range(5)]
+        await until(lambda: len(member.sent) == 2)
+        kv.watch("k")
+        sent = member.sent = []
+        member.close()
+        await until(lambda: len(sent) == 3)
+        assert [type(call) for call in sent] == [WatchCall, ReadCall, ReadCall]
+        reads[0].cancel()
+        await until(lambda: len(sent) == 5)
+        assert sent[3] == CancelCall(sent[1].id)
+        for number in range(2, 6):
+            call = [call for call in sent if isinstance(call, ReadCall)][number - 1]
+            member.reply(Answer(call.id, result=RangeResult(1, [], more=False, count=0)))
+        assert await asyncio.gather(*reads[1:]) == [None] * 4
+        assert (len(kv._asks_sent), len(kv._asks_waiting)) == (0, 0)
+
+
+@asynchronous
+async def test_a_client_that_outlives_its_cluster_opens_a_session_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. A client has a session, a write that was sent, one that was not, and one that waits for room in the session.
+
+    2. Another cluster takes the addresses. 3. It knows nothing of the session: neither of the first two is sent there,
+    and the third opens a session.
+    """
+    monkeypatch.setattr(writes, "WINDOW_MAX", 2)
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        sent = asyncio.create_task(kv.put("a", "1", timeout=60))
+        await until(lambda: member.sent)
+        member.reply(Answer(member.sent[-1].id, result=77))
+        await until(lambda: len(member.sent) == 2)
+        member.queued_bytes = client.SEND_QUEUE_BYTES_MAX + 1
+        unsent = asyncio.create_task(kv.put("b", "1", timeout=60))
+        await until(lambda: kv._writes is not None and len(kv._writes) == 2)
+        waiting = asyncio.create_task(kv.put("c", "1", timeout=60))
+        await until(lambda: kv._session is not None and len(kv._session._waiters) == 1)
+        member.peer, member.queued_bytes, member.sent = Hello(2, 1, "fake", 1, 1, ""), 0, []
+        member.close()
+        await refused(sent, errors.SessionExpired)
+        assert not isinstance(await refused(unsent, errors.NotApplied), errors.MaybeApplied)
+        await until(lambda: member.sent)
+        assert [type(call) for call in member.sent] == [OpenSessionCall]
+        waiting.cancel()
+
+
+@asynchronous
+async def test_a_connection_that_had_its_sessions_is_left() -> None:
+    """A member opens a few sessions per connection: the client goes on with another one."""
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        put = asyncio.create_task(kv.put("a", "1", timeout=60))
+        await until(lambda: member.sent)
+        member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Overloaded("enough"))))
+        assert member.is_closed
+        await until(lambda: len(member.sent) == 2)
+        assert not member.is_closed
+        member.reply(Answer(member.sent[-1].id, result=77))
+        await until(lambda: len(member.sent) == 3)
+        assert isinstance(member.sent[-1], WriteCall)
+        put.cancel()
 
 
 @asynchronous
