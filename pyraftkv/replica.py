@@ -18,11 +18,17 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
-from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, fingerprint_of, session_id_of
+from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.values import PutResult, Result
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
+
+PIECE_BYTES_MAX = 256 << 10
+"""A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
+
+_GOES_ON, _ENDS = b"\0", b"\1"
+"""What a piece begins with: whether its part goes on in the next chunk."""
 
 
 class Busy(Enum):
@@ -165,30 +171,43 @@ class Replica:
 
 
 class ReplicaSnapshot:
-    """Every table as of one entry: the small ones copied now, the store's walked from a pinned revision."""
+    """Every table as of one entry: nothing is encoded before it is asked for, and everything is pinned now."""
 
     def __init__(self, replica: Replica) -> None:
         self.index = replica.applied_index
         self.term = replica.applied_term
         self.membership = replica.membership
-        self._tables = codec.encode_table(
+        self._header = codec.encode_table(
             [
                 SNAPSHOT_VERSION,
                 replica.cluster_id,
                 [[m.id, m.name, m.address, m.incarnation, m.learner] for m in replica.members.values()],
-                replica.sessions.dump(),
             ]
         )
+        self._sessions = replica.sessions.pin()
         self._store = replica.store.snapshot()
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the tables, then the store: each chunk costs at most a few milliseconds."""
-        yield self._tables
+        yield from self.tables()
         yield from self._store
+
+    def tables(self) -> Iterator[bytes]:
+        """Yield the header, then the sessions in pieces; their end is an empty part."""
+        yield self._header
+        for part in dump(self._sessions):
+            yield from _pieces(codec.encode_table(part))
+        yield from _pieces(codec.encode_table([]))
 
     def close(self) -> None:
         """Let go of the pinned revision."""
         self._store.close()
+
+
+def _pieces(part: bytes) -> Iterator[bytes]:
+    last = (len(part) - 1) // PIECE_BYTES_MAX * PIECE_BYTES_MAX
+    for start in range(0, len(part), PIECE_BYTES_MAX):
+        yield (_ENDS if start == last else _GOES_ON) + part[start : start + PIECE_BYTES_MAX]
 
 
 class ReplicaRestorer:
@@ -198,24 +217,34 @@ class ReplicaRestorer:
         self._index = index
         self._term = term
         self._replica: Replica | None = None
+        self._part: bytearray | None = bytearray()
+        """The pieces so far of a part of the sessions; None behind the last part."""
         self._store = Restorer()
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next chunk. Raises `SnapshotCorruption`."""
-        if self._replica is not None:
+        """Take the next chunk. Raises `SnapshotCorruption`, `UnsupportedFormat`."""
+        if self._replica is None:
+            self._replica = self._begin(chunk)
+        elif self._part is None:
             self._store.feed(chunk)
-            return
+        else:
+            self._part += memoryview(chunk)[1:]
+            if chunk[:1] == _ENDS:
+                part = codec.decode_table(bytes(self._part))
+                self._replica.sessions.load(part)
+                self._part = bytearray() if part else None
+
+    def _begin(self, chunk: bytes) -> Replica:
         table = codec.decode_table(chunk)
-        if not isinstance(table, list) or not table or table[0] != SNAPSHOT_VERSION:
-            raise errors.UnsupportedFormat("the snapshot was written by a newer version")
-        _, cluster_id, members, sessions = table
+        if not table or table[0] != SNAPSHOT_VERSION:
+            raise errors.UnsupportedFormat("the snapshot was written by another version")
+        _, cluster_id, members = table
         replica = Replica()
         replica.cluster_id = cluster_id
         replica.members = {row[0]: MemberInfo(*row) for row in members}
-        replica.sessions = Sessions.load(sessions)
         replica.applied_index = self._index
         replica.applied_term = self._term
-        self._replica = replica
+        return replica
 
     def finish(self) -> Replica:
         """Return the restored replica. Raises `SnapshotCorruption` if chunks are missing."""

@@ -17,19 +17,32 @@ Everything here is a function of the log: which session is evicted, and when, de
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Any
 from zlib import crc32
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.store.values import Result
+from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
 
 SESSIONS_MAX = 4096
 """Sessions kept; one more evicts the one whose last command stands farthest back in the log."""
 
 RESULTS_MAX = 4096
 """Unacknowledged outcomes kept per session; one more forgets the oldest."""
+
+RESULTS_BYTES_MAX = 1 << 20
+"""Bytes of keys, values and text in the outcomes kept per session; over it the oldest are forgotten, up to the last."""
+
+RESULT_OVERHEAD_BYTES = 64
+"""What a key-value or a response counts in an outcome besides its bytes."""
+
+PART_OUTCOMES_MAX = 512
+"""Outcomes in one part of a dump: about as many as are encoded, or decoded, in a few milliseconds."""
+
+PART_BYTES_MAX = 256 << 10
+"""A part of a dump ends with the outcome that takes it over this."""
 
 
 @record
@@ -71,17 +84,23 @@ def session_id_of(*, index: int, nonce: int) -> int:
     return index ^ nonce
 
 
+Remembered = tuple[int, Outcome, int]
+"""The fingerprint of a command, its outcome, and what that counts towards `RESULTS_BYTES_MAX`."""
+
+
 class Session:
     """The outcomes that one proposer may still ask for."""
 
-    __slots__ = ("floor", "id", "results")
+    __slots__ = ("floor", "id", "results", "size_bytes")
 
     def __init__(self, id_: int, floor: int = 1) -> None:
         self.id = id_
         self.floor = floor
         """Outcomes of sequences below this are forgotten."""
-        self.results: dict[int, tuple[int, Outcome]] = {}
-        """Sequence to (fingerprint of the command, outcome), in the order they were applied."""
+        self.results: dict[int, Remembered] = {}
+        """By sequence, in the order they were applied."""
+        self.size_bytes = 0
+        """What `results` hold, by `_size_bytes`."""
 
     def recall(self, sequence: int, acked_below: int, fingerprint: int) -> Outcome | None:
         """Return what a command came to before, or None if it is met for the first time and must be executed now.
@@ -105,20 +124,35 @@ class Session:
         results = self.results
         if acked_below - self.floor > len(results):
             for sequence in [s for s in results if s < acked_below]:
-                del results[sequence]
+                self.size_bytes -= results.pop(sequence)[2]
         else:
             for sequence in range(self.floor, acked_below):
-                results.pop(sequence, None)
+                known = results.pop(sequence, None)
+                if known is not None:
+                    self.size_bytes -= known[2]
         self.floor = acked_below
 
     def remember(self, sequence: int, fingerprint: int, outcome: Outcome) -> None:
         """Keep an outcome. Amortised O(log RESULTS_MAX): the window is thinned by a quarter when it is full."""
-        self.results[sequence] = (fingerprint, outcome)
-        if len(self.results) > RESULTS_MAX:
-            forgotten = sorted(self.results)[: RESULTS_MAX // 4 + 1]
-            for oldest in forgotten:
-                del self.results[oldest]
-            self.floor = max(self.floor, forgotten[-1] + 1)
+        self.keep(sequence, fingerprint, outcome)
+        if len(self.results) > RESULTS_MAX or self.size_bytes > RESULTS_BYTES_MAX:
+            self._thin()
+
+    def keep(self, sequence: int, fingerprint: int, outcome: Outcome) -> None:
+        """Take an outcome in, whatever the bounds."""
+        is_small = type(outcome) is PutResult and outcome.prev_kv is None  # as most are
+        size_bytes = 0 if is_small else _size_bytes(outcome)
+        self.results[sequence] = (fingerprint, outcome, size_bytes)
+        self.size_bytes += size_bytes
+
+    def _thin(self) -> None:
+        """Forget the oldest, down to three quarters of both bounds, or to the last one."""
+        results = self.results
+        for oldest in sorted(results)[:-1]:
+            if len(results) <= RESULTS_MAX * 3 // 4 and self.size_bytes <= RESULTS_BYTES_MAX * 3 // 4:
+                return
+            self.size_bytes -= results.pop(oldest)[2]
+            self.floor = max(self.floor, oldest + 1)
 
 
 class Sessions:
@@ -149,22 +183,63 @@ class Sessions:
         known = session.results.get(sequence) if session is not None else None
         return known[1] if known is not None else None
 
-    def dump(self) -> list[Any]:
-        """Return everything as plain values, for a snapshot."""
-        return [
-            [s.id, s.floor, [[seq, print_, _plain(out)] for seq, (print_, out) in s.results.items()]]
-            for s in self._by_id.values()
-        ]
+    def pin(self) -> Pinned:
+        """Copy what is remembered now. Cheap: outcomes never change, so they themselves are not copied."""
+        return [(session.id, session.floor, session.results.copy()) for session in self._by_id.values()]
 
-    @classmethod
-    def load(cls, table: list[Any]) -> Sessions:
-        """Rebuild from `dump`."""
-        sessions = cls()
-        for session_id, floor, results in table:
-            session = Session(session_id, floor)
-            session.results = {sequence: (print_, _outcome(plain)) for sequence, print_, plain in results}
-            sessions._by_id[session_id] = session
-        return sessions
+    def load(self, part: list[Any]) -> None:
+        """Take in the next part of a `dump`. Raises `SnapshotCorruption`."""
+        for session_id, floor, outcomes in part:
+            session = self._by_id.get(session_id)
+            if session is None:
+                session = self._by_id[session_id] = Session(session_id, floor)
+            for sequence, fingerprint, plain in outcomes:
+                session.keep(sequence, fingerprint, _outcome(plain))
+
+
+Pinned = list[tuple[int, int, dict[int, Remembered]]]
+"""Every session's id, floor and outcomes, at one moment."""
+
+
+def dump(pinned: Pinned) -> Iterator[list[Any]]:
+    """Yield everything as plain values, for a snapshot: in parts, each of which takes a few milliseconds.
+
+    A part is about `PART_BYTES_MAX` long, or as long as its last outcome; a session may go on in the next part.
+    """
+    rows: list[Any] = []
+    outcomes: list[Any]
+    count = part_bytes = 0
+    for session_id, floor, results in pinned:
+        outcomes = []
+        rows.append([session_id, floor, outcomes])
+        for sequence, (fingerprint, outcome, size_bytes) in results.items():
+            outcomes.append([sequence, fingerprint, _plain(outcome)])
+            count += 1
+            part_bytes += size_bytes
+            if count >= PART_OUTCOMES_MAX or part_bytes >= PART_BYTES_MAX:
+                yield rows
+                outcomes = []
+                rows = [[session_id, floor, outcomes]]
+                count = part_bytes = 0
+    if rows:
+        yield rows
+
+
+def _size_bytes(outcome: Outcome) -> int:
+    """Return about what an outcome takes: a function of its value, so that every member forgets the same."""
+    if isinstance(outcome, Refusal):
+        texts = [value for value in outcome.data.values() if isinstance(value, bytes | str)]
+        return RESULT_OVERHEAD_BYTES + len(outcome.message) + sum([len(text) for text in texts])
+    if isinstance(outcome, TxnResult):
+        return sum([RESULT_OVERHEAD_BYTES + _size_bytes(response) for response in outcome.responses])
+    kvs: list[KeyValue] = []
+    if isinstance(outcome, PutResult):
+        kvs = [outcome.prev_kv] if outcome.prev_kv is not None else []
+    elif isinstance(outcome, DeleteResult):
+        kvs = outcome.prev_kvs
+    elif isinstance(outcome, RangeResult):
+        kvs = outcome.kvs
+    return sum([RESULT_OVERHEAD_BYTES + len(kv.key) + len(kv.value) for kv in kvs])
 
 
 def _plain(outcome: Outcome) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, RangeQuery, codec, errors
 from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind
+from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
 from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
 from pyraftkv.sessions import EXPIRED, Refusal
@@ -55,7 +56,7 @@ class Log:
 def state_of(replica: Replica) -> tuple[object, ...]:
     """Return everything there is to a replica: its tables, and what can be read of the store at every revision."""
     snapshot = replica.snapshot()
-    tables = next(snapshot.chunks())
+    tables = list(snapshot.tables())
     snapshot.close()
     store = replica.store
     readable = range(max(store.compact_revision, 1), store.published_revision + 1)
@@ -242,6 +243,33 @@ def test_a_snapshot_holds_the_moment_it_was_taken() -> None:
     assert replica.membership == log.replica.membership
     assert replica.sessions.outcome(session, 1) == PutResult(kv.mod_revision)
     assert replica.sessions.outcome(session, 2) is None
+
+
+def test_a_snapshot_takes_whatever_the_sessions_remember() -> None:
+    """1. One session has an outcome of two megabytes, another thousands of small ones, a third none.
+
+    2. No chunk is longer than a storage takes, and the sessions are those of the pinned entry: what is remembered, or
+       forgotten, while the chunks are made is not in them.
+    """
+    log = Log()
+    many = log.found()
+    one, none = (log.add(codec.encode_logged(RegisterSession(nonce))) for nonce in (1, 2))
+    assert isinstance(one, Effect)
+    assert isinstance(one.outcome, int)
+    assert isinstance(none, Effect)
+    log.do(many, 1, PutKey(b"large", b"x" * (2 << 20)))
+    log.do(one.outcome, 1, PutKey(b"large", b"y", prev_kv=True))
+    for sequence in range(2, 2000):
+        log.do(many, sequence, PutKey(b"k%03d" % sequence, b"v"))
+    before = log.replica.sessions.pin()
+    snapshot = log.replica.snapshot()
+    restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+    for number, chunk in enumerate(snapshot.chunks()):
+        assert len(chunk) <= CHUNK_BYTES_MAX
+        restorer.feed(chunk)
+        log.do(one.outcome, number + 2, PutKey(b"more", b"v"), acked_below=number + 2)
+    snapshot.close()
+    assert restorer.finish().sessions.pin() == before
 
 
 def test_a_snapshot_that_cannot_be_read_is_refused() -> None:
