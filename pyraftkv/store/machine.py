@@ -15,7 +15,7 @@ from pyraftkv.store.history import History
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
-from pyraftkv.store.txn import check_put, delete_steps, do_put, txn_steps
+from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, txn_steps
 from pyraftkv.store.validate import Limits, validate, validate_query
 from pyraftkv.store.values import CompactResult, KeyValue, PutResult, RangeResult, Result
 from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
@@ -114,7 +114,8 @@ class Store:
 
         Raises:
             NotApplied: The command was refused and has changed nothing: `InvalidRequest`, `KeyNotFound`,
-                `Compacted`, `FutureRevision`. The same on every member. Work may raise them, too.
+                `Compacted`, `FutureRevision`; `RequestTooLarge` also for what its result would hold. The same on every
+                member. Work may raise them, too.
         """
         history = self._history
         assert history.mark is None, "a command is still under way"
@@ -123,8 +124,10 @@ class Store:
         self.validate(command)
         if isinstance(command, Compact):
             return self._compact(command.revision)
-        steps = txn_steps(history, command) if isinstance(command, Transaction) else delete_steps(history, command)
-        return self._start(self._publishing(steps))
+        bytes_max = self.limits.result_bytes_max
+        if isinstance(command, Transaction):
+            return self._start(self._publishing(txn_steps(history, command, bytes_max)))
+        return self._start(self._publishing(bounded_delete_steps(history, command, bytes_max)))
 
     def _put(self, put: PutKey) -> PutResult:
         """Apply a single put, most of all commands: checks and publishing are written out for speed."""

@@ -9,6 +9,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
+from pyraftkv.errors import RequestTooLarge
 from pyraftkv.store.commands import FROM_KEY, RangeQuery, SortOrder, SortTarget
 from pyraftkv.store.history import History
 from pyraftkv.store.keyindex import Chunk
@@ -36,6 +37,11 @@ def bounds(key: bytes, end: bytes) -> tuple[bytes, bytes | None]:
     if not end:
         return key, key + b"\0"
     return key, None if end == FROM_KEY else end
+
+
+def kv_bytes(key: bytes, value_bytes: int) -> int:
+    """Return what a key-value counts in a result: the same on every member, and no less than it takes on the wire."""
+    return RECORD_BYTES + len(key) + value_bytes
 
 
 class Intervals:
@@ -85,7 +91,18 @@ class _Collector:
     filters; `kvs` holds, in key order, those that pass the filters, up to `keep_max`.
     """
 
-    __slots__ = ("at", "count", "filtered", "history", "keep_max", "kvs", "query", "with_values")
+    __slots__ = (
+        "at",
+        "bytes_left",
+        "count",
+        "filtered",
+        "history",
+        "keep_max",
+        "kvs",
+        "query",
+        "weighed_count",
+        "with_values",
+    )
 
     def __init__(self, history: History, query: RangeQuery, at: int) -> None:
         self.history = history
@@ -107,6 +124,25 @@ class _Collector:
         elif query.limit > 0 and not is_sorted and not self.filtered:
             self.keep_max = query.limit + 1
         self.with_values = not query.keys_only or query.sort_target is SortTarget.VALUE
+        self.bytes_left: int | None = None
+        """What `kvs` may still grow by; None: no bound, or only a part of it will be wanted."""
+        self.weighed_count = 0
+
+    def bound(self, bytes_max: int) -> None:
+        """Let the result grow to ``bytes_max``, if what is gathered is what will be returned."""
+        if self.query.limit <= 0 or self.keep_max is not None:
+            self.bytes_left = bytes_max
+
+    def weigh(self) -> bool:
+        """Weigh what came since the last time; tell whether it is within the bound."""
+        if self.bytes_left is None:
+            return True
+        stop = len(self.kvs) if self.query.limit <= 0 else min(len(self.kvs), self.query.limit)
+        keys_only = self.query.keys_only
+        for kv in self.kvs[self.weighed_count : stop]:
+            self.bytes_left -= kv_bytes(kv.key, 0 if keys_only else len(kv.value))
+        self.weighed_count = stop
+        return self.bytes_left >= 0
 
     @property
     def is_full(self) -> bool:
@@ -156,7 +192,9 @@ class _Collector:
         )
 
 
-def range_steps(history: History, query: RangeQuery, *, at: int, current: int) -> Steps[RangeResult]:
+def range_steps(
+    history: History, query: RangeQuery, *, at: int, current: int, bytes_max: int | None = None
+) -> Steps[RangeResult]:
     """Read a range. O(log n + keys in the range); keys past the limit are counted a chunk at a time.
 
     Args:
@@ -164,8 +202,14 @@ def range_steps(history: History, query: RangeQuery, *, at: int, current: int) -
         query: What to read; its revision has been resolved to ``at``.
         at: The revision to read at.
         current: The revision to report in the result.
+        bytes_max: Give up early when the result would be larger; a limited one that is sorted or filtered may be.
+
+    Raises:
+        RequestTooLarge: The result would hold more than ``bytes_max``.
     """
     collector = _Collector(history, query, at)
+    if bytes_max is not None:
+        collector.bound(bytes_max)
     index = history.index
     low, high = bounds(query.key, query.end)
     history.pins += 1
@@ -179,6 +223,8 @@ def range_steps(history: History, query: RangeQuery, *, at: int, current: int) -
                 continue
             stop = min(stop, start + SLICE_KEYS)
             collector.take(chunk.keys[start:stop], chunk.refs[start:stop])
+            if not collector.weigh():
+                raise RequestTooLarge("the result would hold more than result_bytes_max")
             low = chunk.keys[stop - 1] + b"\0"
             yield stop - start
         kvs = yield from _sort(query, collector.kvs)

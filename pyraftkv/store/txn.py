@@ -5,7 +5,8 @@ A transaction goes through three passes, and only the last one changes anything:
 1. *Path.* Every comparison, those of nested transactions included, is judged against the state before the
    transaction. The outcome is the path: one truth per transaction on it, in the order they are met.
 2. *Check.* Everything on the path that may still fail is tried: a key that `ignore_value` needs, a revision that a
-   range asks for. An error after the first change would leave half a transaction behind (etcd panics there).
+   range asks for, a result that is too large. An error after the first change would leave half a transaction behind
+   (etcd panics there).
 3. *Execution.* In order; reads see the changes made before them, and all changes share one revision.
 """
 
@@ -27,6 +28,7 @@ from pyraftkv.store.commands import (
 )
 from pyraftkv.store.history import History
 from pyraftkv.store.ranges import SLICE_KEYS, Intervals, bounds, range_steps
+from pyraftkv.store.results import ResultBound
 from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
 from pyraftkv.store.work import Steps
 
@@ -88,17 +90,25 @@ def delete_steps(history: History, delete: DeleteRange) -> Steps[DeleteResult]:
     return DeleteResult(history.current_revision, deleted, prev_kvs)
 
 
-def txn_steps(history: History, txn: Transaction) -> Steps[TxnResult]:
+def bounded_delete_steps(history: History, delete: DeleteRange, result_bytes_max: int) -> Steps[DeleteResult]:
+    """Delete a range, unless what it would return is too large. Raises `RequestTooLarge`."""
+    if delete.prev_kv:
+        yield from ResultBound(history, result_bytes_max).delete_steps(delete)
+    return (yield from delete_steps(history, delete))
+
+
+def txn_steps(history: History, txn: Transaction, result_bytes_max: int) -> Steps[TxnResult]:
     """Carry out a valid transaction.
 
     Raises:
+        RequestTooLarge: Its result would hold more than ``result_bytes_max``.
         KeyNotFound: `ignore_value` or `ignore_lease` of a key that does not exist.
         Compacted: A range asks for a revision that is gone.
         FutureRevision: A range asks for a revision that does not exist yet.
     """
     path: list[bool] = []
     yield from _path_steps(history, txn, path)
-    _check(history, txn, iter(path), Intervals())
+    yield from _check_steps(history, txn, iter(path), Intervals(), ResultBound(history, result_bytes_max))
     return (yield from _execution_steps(history, txn, iter(path)))
 
 
@@ -136,7 +146,9 @@ def _holds(compare: Compare, kv: KeyValue | None) -> bool:
     return _RELATIONS[compare.result](getattr(kv, _FIELDS[compare.target]), compare.operand)
 
 
-def _check(history: History, txn: Transaction, path: Iterator[bool], deletes: Intervals) -> None:
+def _check_steps(
+    history: History, txn: Transaction, path: Iterator[bool], deletes: Intervals, bound: ResultBound
+) -> Steps[None]:
     """Raise now whatever the execution along ``path`` could raise.
 
     1. The key k exists. A transaction deletes everything from a on, then puts k with `ignore_value`.
@@ -149,12 +161,15 @@ def _check(history: History, txn: Transaction, path: Iterator[bool], deletes: In
             check_put(history, operation)
             if (operation.ignore_value or operation.ignore_lease) and operation.key in deletes:
                 raise KeyNotFound(f"the transaction deletes the key {operation.key!r} and then needs it")
+            bound.put(operation)
         elif isinstance(operation, DeleteRange):
             deletes.add(*bounds(operation.key, operation.end))
+            yield from bound.delete_steps(operation)
         elif isinstance(operation, RangeQuery):
             _check_range(history, operation.revision)
+            yield from bound.range_steps(operation)
         elif isinstance(operation, Transaction):
-            _check(history, operation, path, deletes)
+            yield from _check_steps(history, operation, path, deletes, bound)
 
 
 def _check_range(history: History, revision: int) -> None:

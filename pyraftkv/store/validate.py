@@ -36,6 +36,8 @@ class Limits:
     """At most this many comparisons and operations in a transaction, all its branches and nested ones together."""
     request_bytes_max: int = 1024 * 1024 * 3 // 2
     """At most this many bytes of keys, values and operands in one command."""
+    result_bytes_max: int = 4 * 1024 * 1024
+    """At most this many bytes of key-values in the result of one command, 64 more for each; see `results.py`."""
 
 
 def validate(command: Command, limits: Limits) -> None:

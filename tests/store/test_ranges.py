@@ -8,6 +8,7 @@ import pytest
 from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest
 from pyraftkv.store import Store, Work
 from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
+from pyraftkv.store.ranges import Intervals
 from pyraftkv.store.values import KeyValue
 from tests.store.world import finish
 
@@ -138,3 +139,23 @@ def test_counting_behind_the_limit_takes_a_step_per_chunk():
 
     assert result is not None
     assert (result.count, result.more, len(result.kvs)) == (50_000, True, 10)
+
+
+def test_intervals():
+    """Intervals hold the keys that any of those added holds, and stay few: what meets is joined."""
+    for seed in range(200):
+        rng = Random(seed)
+        added: list[tuple[bytes, bytes | None]] = []
+        halves = [Intervals(), Intervals()]
+        for _ in range(rng.randrange(12)):
+            high = None if rng.random() < 0.05 else b"%02d" % rng.randrange(40)
+            added.append((b"%02d" % rng.randrange(40), high))
+            rng.choice(halves).add(*added[-1])
+        intervals, other = halves
+        intervals.update(other)
+
+        for key in (b"%02d" % i for i in range(41)):
+            wanted = any(low <= key and (high is None or key < high) for low, high in added)
+            assert (key in intervals) is wanted, (seed, key, added)
+        ends = [end for pair in zip(intervals._lows, intervals._highs, strict=True) for end in pair]
+        assert ends == sorted(set(ends)), seed
