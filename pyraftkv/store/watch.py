@@ -27,7 +27,7 @@ from pyraftkv.errors import Closed, Compacted, InvalidRequest, Overloaded, Watch
 from pyraftkv.store.commands import FROM_KEY
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import RECORD_BYTES, Cursor, Page, decode, unpack_record
-from pyraftkv.store.ranges import bounds
+from pyraftkv.store.ranges import bounds, kv_bytes
 from pyraftkv.store.values import Event, EventType, KeyValue, WatchBatch
 
 WATCHERS_MAX = 100_000
@@ -36,8 +36,14 @@ WATCHERS_MAX = 100_000
 PENDING_EVENTS_MAX = 1024
 """A synced watcher with more events than this waiting becomes a lagging one."""
 
+PENDING_BYTES_MAX = 2 * 1024 * 1024
+"""So does one with more bytes of key-values than this waiting; more than the largest put."""
+
 TAKE_RECORDS_MAX = 1024
 """A lagging watcher reads at most this many versions in one `take`."""
+
+TAKE_BYTES_MAX = 2 * 1024 * 1024
+"""And goes on to no other revision when it holds this many bytes of key-values."""
 
 ADVANCE_RECORDS_MAX = 4096
 """`advance` distributes at most this many versions at once, unless told otherwise."""
@@ -56,6 +62,7 @@ class Watcher:
         "_hub",
         "_next",
         "_pending",
+        "_pending_bytes",
         "end",
         "key",
         "no_delete",
@@ -77,6 +84,8 @@ class Watcher:
         """Whether it was returned by `advance` (or has history to catch up) and `take` has not said None since."""
         self._next = start
         self._pending: list[Event] = []
+        self._pending_bytes = 0
+        """Of a synced watcher; what a lagging one holds of an unfinished revision is not counted."""
         self._cursor: Cursor | None = None
         self._cancelled = False
 
@@ -109,6 +118,7 @@ class Watcher:
             self._hub.discard(self)
             self._cancelled = True
             self._pending = []
+            self._pending_bytes = 0
             self._cursor = None
 
     def take(self, events_max: int = 1000) -> WatchBatch | None:
@@ -139,11 +149,12 @@ class Watcher:
 
     # --- Synced ----------------------------------------------------------------------------------------------------
 
-    def offer(self, event: Event) -> bool:
+    def offer(self, event: Event, size_bytes: int) -> bool:
         """Take note of a new event; tell whether more is pending than may be."""
         if event.kv.mod_revision >= self._next:
             self._pending.append(event)
-        return len(self._pending) > PENDING_EVENTS_MAX
+            self._pending_bytes += size_bytes
+        return len(self._pending) > PENDING_EVENTS_MAX or self._pending_bytes > PENDING_BYTES_MAX
 
     def has_complete(self, revision: int) -> bool:
         """Tell whether there is something to take once everything up to ``revision`` is distributed."""
@@ -157,6 +168,7 @@ class Watcher:
         """Forget what is pending, and read it from the history instead."""
         self._next = self._pending[0].kv.mod_revision
         self._pending = []
+        self._pending_bytes = 0
         self._cursor = self._hub.history.pages.seek(self._next)
 
     def _take_pending(self, events_max: int) -> WatchBatch | None:
@@ -168,6 +180,7 @@ class Watcher:
         count = _whole_revisions(pending, complete, events_max)
         revision = distributed if count == complete else pending[count - 1].kv.mod_revision
         self._pending = pending[count:]
+        self._pending_bytes -= sum(map(_event_bytes, pending[:count]))
         self._next = revision + 1
         return WatchBatch(pending[:count], revision)
 
@@ -187,12 +200,13 @@ class Watcher:
                 compact_revision=compact_revision,
             )
         events, revision = self._pending, self._next
+        bytes_left = TAKE_BYTES_MAX
         budget = TAKE_RECORDS_MAX
         low, high = bounds(self.key, self.end)
         for page, slot, offset in hub.history.pages.scan(cursor, hub.history.published_end()):
             mod_revision, _, version, _, _, _, _, _, key_bytes, _ = unpack_record(page.data, offset)
             if mod_revision > revision:
-                if not budget or len(events) >= events_max:
+                if not budget or len(events) >= events_max or bytes_left <= 0:
                     cursor.page, cursor.slot = page.number, slot
                     return self._hand_out(events, [], mod_revision)
                 revision = mod_revision
@@ -207,6 +221,7 @@ class Watcher:
                 kind = EventType.PUT if version else EventType.DELETE
                 if self.wants(kind):
                     events.append(hub.event(page, offset, key, prev_kv=self.prev_kv))
+                    bytes_left -= _event_bytes(events[-1])
         self._cursor = None
         hub.add(self)
         return self._hand_out(events, [], hub.history.published_revision + 1)
@@ -235,6 +250,12 @@ def _whole_revisions(events: list[Event], complete: int, events_max: int) -> int
 
 def _lower_bound(bound: tuple[bytes, bytes]) -> bytes:
     return bound[0]
+
+
+def _event_bytes(event: Event) -> int:
+    size_bytes = kv_bytes(event.kv.key, len(event.kv.value))
+    previous = event.prev_kv
+    return size_bytes if previous is None else size_bytes + kv_bytes(previous.key, len(previous.value))
 
 
 def _mod_revision(event: Event) -> int:
@@ -381,16 +402,23 @@ class WatchHub:
         kind = EventType.PUT if version else EventType.DELETE
         plain: Event | None = None
         with_previous: Event | None = None
+        plain_bytes = with_previous_bytes = 0
         for group in self._groups_of(key):
             for watcher in group:
                 if not watcher.wants(kind):
                     continue
                 if watcher.prev_kv:
-                    event = with_previous = with_previous or self.event(page, offset, key, prev_kv=True)
+                    if with_previous is None:
+                        with_previous = self.event(page, offset, key, prev_kv=True)
+                        with_previous_bytes = _event_bytes(with_previous)
+                    is_over = watcher.offer(with_previous, with_previous_bytes)
                 else:
-                    event = plain = plain or self.event(page, offset, key, prev_kv=False)
+                    if plain is None:
+                        plain = self.event(page, offset, key, prev_kv=False)
+                        plain_bytes = _event_bytes(plain)
+                    is_over = watcher.offer(plain, plain_bytes)
                 self._touched[watcher] = None
-                if watcher.offer(event):
+                if is_over:
                     self._behind.append(watcher)
         for watcher in self._behind:
             self._ungroup(watcher)

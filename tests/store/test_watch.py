@@ -6,7 +6,7 @@ from pyraftkv.errors import Closed, Compacted, InvalidRequest, Overloaded, Watch
 from pyraftkv.store import Store, Watcher, watch
 from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, Transaction
 from pyraftkv.store.values import Event, EventType, KeyValue, WatchBatch
-from pyraftkv.store.watch import PENDING_EVENTS_MAX, TAKE_RECORDS_MAX, prefix_of
+from pyraftkv.store.watch import PENDING_BYTES_MAX, PENDING_EVENTS_MAX, TAKE_BYTES_MAX, TAKE_RECORDS_MAX, prefix_of
 from tests.store.world import finish
 
 
@@ -199,6 +199,68 @@ def test_a_slow_watcher_costs_no_memory():
     assert slow.synced
     put(store, b"k")
     assert store.advance() == [slow]
+
+
+@pytest.mark.parametrize("prev_kv", [False, True])
+def test_a_slow_watcher_of_large_values_costs_no_memory(prev_kv):
+    """The bound is one on bytes, too, and on those of one `take`; previous values count."""
+    store = Store()
+    value = b"v" * (PENDING_BYTES_MAX // 8)
+    store.apply(PutKey(b"k", value))
+    slow = store.watch(b"k", prev_kv=prev_kv)
+    fits = 3 if prev_kv else 7
+    for _ in range(fits):
+        store.apply(PutKey(b"k", value))
+    assert store.advance() == [slow]
+    assert slow.synced
+    store.apply(PutKey(b"k", value))
+    store.advance()
+    assert not slow.synced
+    assert slow._pending == []
+    for _ in range(20):
+        store.apply(PutKey(b"k", value))
+    store.advance()
+
+    sizes: list[int] = []
+    revisions: list[int] = []
+    while (batch := slow.take()) is not None:
+        sizes.append(
+            sum(len(event.kv.value) + len(event.prev_kv.value if event.prev_kv else b"") for event in batch.events)
+        )
+        revisions += [event.kv.mod_revision for event in batch.events]
+    assert revisions == list(range(3, fits + 24))
+    assert max(sizes) <= TAKE_BYTES_MAX + 2 * len(value)
+    assert slow.synced
+
+
+def test_a_watcher_that_keeps_up_stays_synced():
+    """What was taken does not count any more, be it everything or the first revisions of it."""
+    store = Store()
+    watcher = store.watch(b"k")
+    value = b"v" * (PENDING_BYTES_MAX // 8)
+    for _ in range(2):
+        store.apply(PutKey(b"k", value))
+    for _ in range(20):
+        store.apply(PutKey(b"k", value))
+        store.advance()
+        assert watcher.take(1) is not None
+        assert watcher.synced
+    assert len(take_all(watcher)) == 2
+    assert watcher._pending_bytes == 0
+
+
+def test_a_slow_watcher_of_large_values_is_cancelled_by_compaction():
+    """It fell behind for its bytes, and what it has still to read is compacted: it says where to resume."""
+    store = Store()
+    slow = store.watch(b"k")
+    for _ in range(3):
+        store.apply(PutKey(b"k", b"v" * (PENDING_BYTES_MAX // 2)))
+    store.advance()
+    store.apply(Compact(4))
+
+    with pytest.raises(WatchCancelled) as ended:
+        slow.take()
+    assert (ended.value.resume_revision, ended.value.compact_revision) == (2, 4)
 
 
 def test_a_slow_watcher_is_cancelled_by_compaction():
