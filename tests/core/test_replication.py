@@ -229,6 +229,8 @@ def test_messages_to_others_and_from_oneself_are_dropped() -> None:
         [Entry(2, 1, b""), Entry(4, 1, b"")],
         [Entry(2, 9, b"")],
         [Entry(2, 2, b""), Entry(3, 1, b"")],
+        [Entry(2, 2, b""), Entry(3, 1, b""), Entry(4, 2, b"")],
+        [Entry(2, 1, b""), Entry(3, 3, b""), Entry(4, 2, b""), Entry(5, 3, b"")],
         [Entry(2, 0, b"")],
     ],
 )
