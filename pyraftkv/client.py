@@ -192,9 +192,17 @@ class Client(Engine):
             watch.end(errors.Closed("the client was closed"))
         self._watches.clear()
 
+    @property
+    def _situation(self) -> str:
+        """Say in a few words why nobody answers."""
+        if self._connection is not None:
+            return f"member {self._connection.peer.name!r} answers, but has no leader that it could ask"
+        return f"no member can be reached ({self._last_error})" if self._last_error else "no member was reached yet"
+
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop never ends by itself: a bug. Nobody may wait for what will not come."""
-        logger.critical("the client stops: %s ended", task.get_name(), exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        logger.critical("the client stops: %s ended", task.get_name(), exc_info=error)
         tasks, self._tasks = self._tasks, []
         for other in tasks:
             other.remove_done_callback(self._loop_ended)
@@ -298,7 +306,7 @@ class Client(Engine):
                 async with asyncio.timeout_at(deadline):
                     await asyncio.shield(self._opening)
             except TimeoutError:
-                raise errors.NoLeader("no session could be opened in time, nothing was written") from None
+                raise errors.NoLeader(f"nothing was written, for no session was opened: {self._situation}") from None
             except errors.NoLeader:
                 if loop.time() >= deadline:  # else the attempt was another caller's, who had less time
                     raise
@@ -309,7 +317,7 @@ class Client(Engine):
         try:
             self._session = OwnSession(await self._ask(OpenSessionCall, timeout))
         except (errors.ReadTimeout, errors.MaybeApplied) as error:
-            raise errors.NoLeader(f"no session could be opened, nothing was written: {error}") from None
+            raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
         return self._session
 
     def _forget_session(self, session: OwnSession) -> None:
@@ -422,7 +430,7 @@ class Client(Engine):
             now = asyncio.get_running_loop().time()
             for ask in list(self._asks.values()):
                 if now >= ask.deadline and not ask.future.done():
-                    ask.future.set_exception(errors.ReadTimeout(f"no member answered in time ({self._last_error})"))
+                    ask.future.set_exception(errors.ReadTimeout(f"no answer in time: {self._situation}"))
                 elif ask.is_due:
                     ask.is_due = False
                     self._asks_waiting[ask.id] = ask
