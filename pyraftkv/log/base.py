@@ -54,8 +54,8 @@ class SnapshotSink(Protocol):
     async def commit(self) -> None:
         """Make the snapshot durable: file synced, renamed, directory synced. Nothing uses it before this returns.
 
-        For a local snapshot the log then records it and purges what it replaces; for a received one that is done by
-        the `Save` that carries it.
+        For a local snapshot the log then records it and purges what it replaces; it is dropped instead if the log
+        names one by now that is not older. For a received one that is done by the `Save` that carries it.
         """
         ...
 
@@ -110,8 +110,20 @@ class Storage(Protocol):
         ...
 
     @property
+    def snapshot_index(self) -> int:
+        """The index of the newest snapshot that the log names, 0 without any; a local one must be newer."""
+        ...
+
+    @property
     def log_bytes(self) -> int:
         """Bytes of log since the newest snapshot, for the snapshot policy."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop what is queued, as if the power had gone: no save is written or completes any more. Idempotent.
+
+        A batch that is being written may still become durable. `close` must follow, and writes nothing then.
+        """
         ...
 
     async def close(self) -> None:

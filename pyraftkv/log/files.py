@@ -115,6 +115,7 @@ class FileStorage:
         self._opened: _Opened | None = None
         self._failure: StorageFailed | None = None
         self._closed = True
+        self._abandoned = False
 
     def __repr__(self) -> str:
         state = "failed" if self._failure else "closed" if self._closed else "open"
@@ -127,6 +128,11 @@ class FileStorage:
     @property
     def first_index(self) -> int:
         return self._wal.first_index
+
+    @property
+    def snapshot_index(self) -> int:
+        named = self._wal.named_snapshots()
+        return named[-1].index if named else 0
 
     @property
     def log_bytes(self) -> int:
@@ -144,6 +150,7 @@ class FileStorage:
         self._loop = asyncio.get_running_loop()
         self._failed = failed
         self._failure = None
+        self._abandoned = False
         self._queue: deque[tuple[Save | _Taken, Callable[[int], object]]] = deque()
         self._scheduled = False
         self._queued_count = self._completed_count = 0
@@ -249,12 +256,17 @@ class FileStorage:
         except FileNotFoundError:
             return
 
+    def abandon(self) -> None:
+        self._abandoned = True
+        if not self._closed:
+            self._end_adoptions(Closed("the storage is abandoned"))
+
     async def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         _open_storages.discard(self)
-        if self._failure is None:
+        if self._failure is None and not self._abandoned:
             if self._lagging is not None:
                 self._queue.append((Save(0, self._lagging, [], None), _nothing))
             await self._settle(self._writer, self._write_everything)
@@ -311,7 +323,7 @@ class FileStorage:
         return bound
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:
-        if self._failure is not None:
+        if self._failure is not None or self._abandoned:
             return
         state = save.hard_state
         if not save.entries and save.snapshot is None and (state is None or (state.term, state.vote) == self._promised):
@@ -333,7 +345,7 @@ class FileStorage:
             self._riders.append(_Rider(self._queued_count, save.number, then))
 
     def _enqueue(self, item: Save | _Taken, then: Callable[[int], object]) -> None:
-        if self._closed:
+        if self._closed or self._abandoned:
             raise Closed("the storage is closed")
         if len(self._queue) >= QUEUED_SAVES_MAX:
             self._fail(StorageFailed(f"the disk is {QUEUED_SAVES_MAX} saves behind"))
@@ -353,7 +365,7 @@ class FileStorage:
         taken: list[SnapshotMeta] = []
         completed: Completed = []
         size_bytes = 0
-        while queue and size_bytes < BATCH_BYTES_MAX:
+        while queue and size_bytes < BATCH_BYTES_MAX and not self._abandoned:
             item, then = queue.popleft()
             if isinstance(item, Save):
                 saves.append(item)
@@ -364,13 +376,13 @@ class FileStorage:
                 completed.append((then, 0))
         if completed:
             self._wal.append(saves, taken=taken)
-        if queue and not self._scheduled:
+        if queue and not self._scheduled and not self._abandoned:
             self._scheduled = True
             self._writer.submit(self._write_queued, self._written)
         return completed
 
     def _written(self, completed: Completed | None, error: BaseException | None) -> None:
-        if self._failure is not None:
+        if self._failure is not None or self._abandoned:
             return
         if completed is None:
             self._fail(error)
@@ -390,11 +402,14 @@ class FileStorage:
         if self._failure is None:
             self._failure = StorageFailed(f"{self.path}: the log failed: {error!r}")
             self._failure.__cause__ = error
-            for future in self._adopting:
-                if not future.done():
-                    future.set_exception(self._failure)
+            self._end_adoptions(self._failure)
             self._failed(self._failure)
         return self._failure
+
+    def _end_adoptions(self, error: Exception) -> None:
+        for future in self._adopting:
+            if not future.done():
+                future.set_exception(error)
 
     # --- Reading ------------------------------------------------------------------------------------------------------
 
@@ -472,8 +487,8 @@ class FileStorage:
             if not named.done():
                 named.set_result(None)
 
-        self._enqueue(_Taken(meta), is_named)
         try:
+            self._enqueue(_Taken(meta), is_named)
             await named
         finally:
             self._adopting.discard(named)
@@ -549,8 +564,9 @@ class FileSnapshotSink:
     async def commit(self) -> None:
         writer = await self._begin()
         self._ended = True
-        await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, writer, keep=True))
-        if not self._received:
+        keep = self._received or self._meta.index > self._storage.snapshot_index
+        await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, writer, keep=keep))
+        if keep and not self._received:
             await self._storage.adopt_snapshot(self._meta)
 
     async def abort(self) -> None:

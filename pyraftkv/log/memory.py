@@ -41,6 +41,7 @@ class MemoryStorage:
         self._log_bytes = 0
         self._life = 0
         self._open = False
+        self._abandoned = False
 
     def __repr__(self) -> str:
         last = self._base_index + len(self._entries)
@@ -55,6 +56,10 @@ class MemoryStorage:
         return self._base_index + 1
 
     @property
+    def snapshot_index(self) -> int:
+        return self._snapshot.index if self._snapshot is not None else 0
+
+    @property
     def log_bytes(self) -> int:
         return self._log_bytes
 
@@ -62,6 +67,7 @@ class MemoryStorage:
         del failed  # memory does not fail
         self._life += 1
         self._open = True
+        self._abandoned = False
         self._pending = []
         self._loop = asyncio.get_running_loop()
         named = self._snapshot
@@ -86,6 +92,8 @@ class MemoryStorage:
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:
         self._check()
+        if self._abandoned:
+            return
         if not self._pending:
             self._loop.call_soon(self._complete, self._life)
         self._pending.append((save, then))
@@ -141,6 +149,8 @@ class MemoryStorage:
     def keep_snapshot(self, meta: SnapshotMeta, chunks: list[bytes], *, received: bool) -> None:
         """Take a snapshot's data; if it is a local one, use it, and keep the log back to the one before."""
         self._check()
+        if self._abandoned:
+            raise Closed("the storage is abandoned")
         previous = self._snapshot
         if not received and previous is not None and meta.index <= previous.index:
             return
@@ -160,6 +170,10 @@ class MemoryStorage:
             raise SnapshotCorruption(f"the snapshot at index {meta.index} is missing")
         for chunk in chunks[from_chunk:]:
             yield chunk
+
+    def abandon(self) -> None:
+        self._pending = []
+        self._abandoned = True
 
     async def close(self) -> None:
         if self._open:

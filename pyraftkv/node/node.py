@@ -247,6 +247,7 @@ class Node(Engine):
 
     async def kill(self) -> None:
         """Stop at once, as if the process had died: nothing is finished and nobody is told. For tests."""
+        self._storage.abandon()
         await self._stop(None)
 
     async def _hand_over(self, member: Member) -> None:

@@ -739,6 +739,71 @@ def test_a_closed_storage_refuses():
     run(main())
 
 
+def test_an_abandoned_storage_loses_what_is_queued():
+    """Nothing is written any more and nobody is told; the next start finds what was saved before."""
+
+    async def main():
+        fs = SimFileSystem()
+        storage = simulated(fs)
+        await storage.start(failed=unexpected)
+        await save(storage, 1, entries(1, 2), state=HardState(1, 1, 2))
+        sink = storage.create_snapshot(meta(1))
+        await sink.write(b"state")
+        storage.save(Save(2, HardState(2, 2, 2), entries(3, 2), None), unexpected)
+        storage.save(Save(3, HardState(2, 2, 2), [], None), unexpected)
+        storage.abandon()
+        storage.save(Save(4, None, entries(5, 2), None), unexpected)
+        with pytest.raises(Closed):
+            await sink.commit()
+        storage.abandon()
+        await storage.close()
+        recovered = await storage.start(failed=unexpected)
+        assert (recovered.entries, recovered.hard_state) == (entries(1, 2), HardState(1, 1, 2))
+        assert recovered.snapshot is None
+        assert await save(storage, 5, entries(3, 1)) == 5
+        await storage.close()
+
+    run(main())
+
+
+def test_a_snapshot_on_its_way_into_the_log_ends_with_an_abandoned_storage():
+    """Who waits for it to be named is told."""
+
+    async def main():
+        storage = simulated(SimFileSystem())
+        await storage.start(failed=unexpected)
+        await save(storage, 1, entries(1, 2), state=HardState(1, 1, 2))
+        taking = asyncio.ensure_future(take(storage, meta(1)))
+        while not storage._adopting:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0)
+        storage.abandon()
+        with pytest.raises(Closed):
+            await taking
+        await storage.close()
+
+    run(main())
+
+
+def test_the_second_snapshot_at_an_index_is_dropped():
+    """It says the same in other bytes, and somebody may be reading the first."""
+
+    async def main():
+        fs = SimFileSystem()
+        storage = simulated(fs)
+        await storage.start(failed=unexpected)
+        assert storage.snapshot_index == 0
+        await save(storage, 1, entries(1, 4), state=HardState(1, 1, 4))
+        await take(storage, meta(3), [b"first"])
+        await take(storage, meta(3), [b"second"])
+        await take(storage, meta(2), [b"older"])
+        assert storage.snapshot_index == 3
+        assert await restored(storage, meta(3)) == [b"first"]
+        assert len(fs.listdir("/data/snap")) == 1
+        await storage.close()
+
+    run(main())
+
+
 def test_an_error_while_closing_does_not_keep_the_rest_open():
     """The lock is released whatever the last write says."""
 

@@ -91,6 +91,32 @@ def test_a_killed_node_loses_what_had_not_completed():
     run(main())
 
 
+def test_an_abandoned_storage_loses_what_is_queued():
+    """Nothing is stored any more and nobody is told; the next start finds what had completed."""
+
+    async def main():
+        storage = MemoryStorage()
+        await storage.start(failed=unexpected)
+        await save(storage, 1, entries(1, 2))
+        sink = storage.create_snapshot(meta(1))
+        await sink.write(b"state")
+        storage.save(Save(2, HardState(9, 9, 0), entries(3, 2), None), unexpected)
+        storage.abandon()
+        storage.save(Save(3, None, entries(5, 2), None), unexpected)
+        with pytest.raises(Closed):
+            await sink.commit()
+        await asyncio.sleep(0)
+        storage.abandon()
+        await storage.close()
+        recovered = await storage.start(failed=unexpected)
+        assert (recovered.entries, recovered.hard_state) == (entries(1, 2), HardState())
+        assert (recovered.snapshot, storage.snapshot_index) == (None, 0)
+        assert await save(storage, 4, entries(3, 1)) == 4
+        await storage.close()
+
+    run(main())
+
+
 def test_an_overwrite_replaces_everything_from_its_index_on():
     """And a gap is our bug."""
 
