@@ -17,8 +17,9 @@ A lost message stops the conversation; after `retry_seconds` without an acknowle
 `InstallSnapshot`, and the follower answers with the first chunk that it does not have. Without progress for
 `snapshot_stall_seconds` it is given up.
 
-A conversation can only be continued with the member that began it. Two snapshots at the same index say the same, but in
-other bytes (pages are filled and compacted by each member in its own time): half of one and half of another is neither.
+A conversation can only be continued with the member that began it, and no member writes two snapshots at one index.
+Two snapshots at the same index say the same, but in other bytes (pages are filled and compacted by each member in its
+own time): half of one and half of another is neither.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pyraftkv import errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import Input, InstallSnapshot, SnapshotMeta, SnapshotSent, SnapshotTaken
 from pyraftkv.log.base import SnapshotSink, Storage
+from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.protocol import SnapshotAck, SnapshotChunk
 from pyraftkv.replica import ReplicaSnapshot
@@ -44,6 +46,9 @@ RECEIVED_MAX = 64
 
 ACKS_MAX = 64
 """Acknowledgements of one follower waiting to be looked at."""
+
+RETRY_SECONDS = 10.0
+"""After a snapshot that could not be written none is due for this long: the disk is full, or what failed is our bug."""
 
 GIVE_UP = -1
 """Instead of the next chunk's number: the follower wants no more of this snapshot."""
@@ -57,25 +62,34 @@ class SnapshotTaker:
         self._config = config
         self._taken = taken
         self._last_size_bytes = 0
-        self._task: asyncio.Task[errors.StorageError | None] | None = None
+        self._retry_at = 0.0
+        self._task: asyncio.Task[Exception | None] | None = None
 
     @property
     def is_due(self) -> bool:
-        """Whether the log since the last snapshot is worth a new one, and none is being written."""
+        """Whether the log since the last snapshot is worth a new one, and none is being written or has just failed."""
         threshold = max(self._config.snapshot_log_bytes_min, self._last_size_bytes // 2)
-        return self._task is None and self._storage.log_bytes > threshold
+        if self._task is not None or self._storage.log_bytes <= threshold:
+            return False
+        return asyncio.get_running_loop().time() >= self._retry_at
 
     @property
     def is_running(self) -> bool:
         return self._task is not None
 
     def start(self, snapshot: ReplicaSnapshot) -> None:
-        """Begin writing ``snapshot``, which is closed at the end."""
+        """Begin writing ``snapshot``, which is closed at the end; nothing if there is one at its index already.
+
+        (Another one at the same index says the same in other bytes, and a follower may have half of the first.)
+        """
         assert self._task is None
+        if snapshot.index <= self._storage.snapshot_index:
+            snapshot.close()
+            return
         self._task = asyncio.get_running_loop().create_task(self._write(snapshot), name="pyraftkv-snapshot")
 
     async def wait(self) -> None:
-        """Wait for the snapshot under way, if any. Raises `StorageError` if it could not be written, `Closed`."""
+        """Wait for the snapshot under way, if any. Raises what kept it from being written: `StorageError`, `Closed`."""
         task = self._task
         if task is None:
             return
@@ -92,8 +106,24 @@ class SnapshotTaker:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _write(self, snapshot: ReplicaSnapshot) -> errors.StorageError | None:
+    async def _write(self, snapshot: ReplicaSnapshot) -> Exception | None:
+        """Write a snapshot, or return why not: whatever it is, the member goes on without."""
         meta = SnapshotMeta(snapshot.index, snapshot.term, snapshot.membership)
+        try:
+            self._last_size_bytes = await self._stream(meta, snapshot)
+        except Exception as error:
+            self._retry_at = asyncio.get_running_loop().time() + RETRY_SECONDS
+            logger.exception("the snapshot at index %d was given up", meta.index)
+            return error
+        else:
+            self._taken(SnapshotTaken(meta, self._storage.first_index), self._last_size_bytes)
+            return None
+        finally:
+            self._task = None
+            snapshot.close()
+
+    async def _stream(self, meta: SnapshotMeta, snapshot: ReplicaSnapshot) -> int:
+        """Bring the snapshot to the storage, a chunk at a time; return its size in bytes."""
         sink = self._storage.create_snapshot(meta)
         size = 0
         try:
@@ -102,17 +132,9 @@ class SnapshotTaker:
                 await sink.write(chunk)
                 await asyncio.sleep(0)
             await sink.commit()
-        except errors.StorageError as error:
-            logger.warning("the snapshot at index %d was given up: %s", meta.index, error)
-            return error
-        else:
-            self._last_size_bytes = size
-            self._taken(SnapshotTaken(meta, self._storage.first_index), size)
-            return None
         finally:
-            self._task = None
-            snapshot.close()
             await sink.abort()
+        return size
 
 
 class _Talk:
@@ -313,6 +335,8 @@ class SnapshotReceiver:
         if (chunk.sender, chunk.index, chunk.snapshot_term) != (message.sender, meta.index, meta.term):
             return
         try:
+            if not 0 < len(chunk.data) <= CHUNK_BYTES_MAX:
+                raise errors.StorageError(f"a chunk of {len(chunk.data)} bytes")
             await sink.write(chunk.data)
             if chunk.last:
                 await sink.commit()

@@ -6,13 +6,17 @@ import asyncio
 import random
 from typing import Any
 
-from pyraftkv import errors
+import pytest
+
+from pyraftkv import codec, errors
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import InstallSnapshot, Membership, SnapshotMeta, SnapshotSent
+from pyraftkv.core import MEMBERSHIP, Entry, InstallSnapshot, Membership, Save, SnapshotMeta, SnapshotSent
 from pyraftkv.log import MemoryStorage
-from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender
-from pyraftkv.protocol import SnapshotAck, SnapshotChunk
-from tests.node.support import asynchronous, fast, until
+from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
+from pyraftkv.node.snapshots import GIVE_UP, SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.protocol import Genesis, MemberInfo, SnapshotAck, SnapshotChunk
+from pyraftkv.replica import Replica
+from tests.node.support import asynchronous, fast, refused, until
 
 META = SnapshotMeta(50, 3, Membership(voters=frozenset({1, 2, 3})))
 CHUNKS = [b"chunk %d" % number for number in range(20)]
@@ -265,6 +269,76 @@ async def test_a_deposed_leader_does_not_stand_in_the_way() -> None:
     assert follower.acks == [(3, 0), (3, 1), (3, 2)]
     assert await chunks_of(storage) == CHUNKS[:2]
     await follower.close()
+
+
+@asynchronous
+@pytest.mark.parametrize("size", [0, CHUNK_BYTES_MAX + 1])
+async def test_a_chunk_that_no_snapshot_has_is_refused(size: int) -> None:
+    """Empty, or longer than a storage takes: this conversation is over, and the next one finds the receiver well."""
+    storage = await stored([])
+    follower = Follower(storage)
+    bad = SnapshotChunk(2, 1, 5, META.index, META.term, 1, bytes(size), False)
+    await follower.hears(install(), chunk(0), bad)
+    assert follower.acks == [(1, 0), (1, 1), (1, GIVE_UP)]
+    await follower.hears(install(), chunk(0), chunk(1, last=True))
+    assert await chunks_of(storage) == CHUNKS[:2]
+    assert follower.fed == [install()]
+    await follower.close()
+
+
+def replica_with(entries: int) -> Replica:
+    """Return a replica that applied this many entries."""
+    replica = Replica()
+    replica.apply(Entry(1, 1, codec.encode_logged(Genesis(7, [MemberInfo(1, "n1", "n1", 11)])), MEMBERSHIP))
+    for index in range(2, entries + 1):
+        replica.apply(Entry(index, 1, b""))
+    return replica
+
+
+class Broken(MemoryStorage):
+    """Takes no snapshot, for a reason that nobody thought of."""
+
+    def create_snapshot(self, meta: SnapshotMeta, *, received: bool = False) -> Any:
+        raise ZeroDivisionError
+
+
+@asynchronous
+async def test_whatever_keeps_a_snapshot_from_being_written_is_survived(caplog: pytest.LogCaptureFixture) -> None:
+    """1. It is logged, raised to who waits, and the pinned revision is let go.
+
+    2. The next one is not due at once, however long the log: it would fail ten times a second.
+    """
+    storage = Broken()
+    await storage.start(failed=lambda _: None)
+    saved: list[int] = []
+    storage.save(Save(1, None, [Entry(1, 1, b"x" * 1000)], None), saved.append)
+    await until(lambda: saved)
+    taker = SnapshotTaker(storage, fast(snapshot_log_bytes_min=10), taken=lambda *_: None)
+    assert taker.is_due
+    snapshot = replica_with(1).snapshot()
+    taker.start(snapshot)
+    await refused(taker.wait(), ZeroDivisionError)
+    assert "was given up" in caplog.text
+    assert not taker.is_running
+    assert not taker.is_due
+    assert snapshot._store._closed
+    taker._retry_at = asyncio.get_running_loop().time()
+    assert taker.is_due
+    await taker.close()
+
+
+@asynchronous
+async def test_no_two_snapshots_are_written_at_one_index() -> None:
+    """A follower may have half of the first, and would get the other half of the second."""
+    storage = await stored([b"the first"], SnapshotMeta(3, 1, META.membership))
+    taken: list[int] = []
+    taker = SnapshotTaker(storage, fast(), taken=lambda one, _: taken.append(one.snapshot.index))
+    for entries in (2, 3, 4):
+        snapshot = replica_with(entries).snapshot()
+        taker.start(snapshot)
+        await taker.wait()
+        assert snapshot._store._closed
+    assert taken == [4]
 
 
 @asynchronous
