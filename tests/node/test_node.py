@@ -398,6 +398,36 @@ async def test_the_end_of_a_node_is_told_once() -> None:
 
 
 @asynchronous
+async def test_a_node_that_is_killed_loses_what_was_not_saved() -> None:
+    """A save that is under way when the power goes does not happen; the next start knows what came before."""
+
+    class Watched(MemoryStorage):
+        """Tells of a save before it is queued: who hears of it comes before its completion."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.saving = asyncio.Event()
+
+        def save(self, save: Save, then: Callable[[int], None]) -> None:
+            self.saving.set()
+            super().save(save, then)
+
+    storage = Watched()
+    node = lone_node(storage)
+    await node.start()
+    await node.put("k", "v")
+    storage.saving.clear()
+    lost = asyncio.create_task(node.put("k", "lost"))
+    await storage.saving.wait()
+    await node.kill()
+    await refused(lost, errors.MaybeApplied)
+    async with lone_node(storage) as node:
+        kept = await node.get("k")
+        assert kept is not None
+        assert kept.text == "v"
+
+
+@asynchronous
 async def test_configurations_that_cannot_work_are_refused() -> None:
     """By the pair of values that cannot work together, or by the name that is not listed."""
     with pytest.raises(errors.ConfigurationError, match="heartbeat_seconds"):
