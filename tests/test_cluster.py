@@ -379,10 +379,11 @@ async def test_a_watch_whose_history_is_compacted_away_while_it_is_cut_off() -> 
 async def test_snapshots_are_taken_by_policy_and_bound_the_log() -> None:
     """When the log has grown by so much, one is written; a restart begins with it, and goes on in the log."""
     async with cluster_of(3, snapshot_log_bytes_min=20_000) as cluster:
-        for number in range(300):
-            await cluster.leader.put(f"k{number % 7}", b"x" * 500)
-        for node in cluster:
-            await until(lambda node=node: node._storage.first_index > 100)
+        puts = 0
+        while any(node._storage.first_index <= 100 for node in cluster):
+            await cluster.leader.put(f"k{puts % 7}", b"x" * 500)
+            puts += 1
+            assert puts < 20_000, "no snapshot ever freed the log"
         names = list(cluster.nodes)
         for name in names:
             await cluster.kill(name)
@@ -390,7 +391,7 @@ async def test_snapshots_are_taken_by_policy_and_bound_the_log() -> None:
         node = await cluster.wait_for_leader()
         kept = await node.get("k5", timeout=20)
         assert kept is not None
-        assert kept.version == 43
+        assert kept.version == len(range(5, puts, 7))
         await node.put("k5", "v")
 
 
