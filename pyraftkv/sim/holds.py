@@ -119,9 +119,10 @@ class Grip:
         """The hosts of the first group."""
         return self.groups[0]
 
-    def others(self, host: str) -> list[str]:
-        """Return every member and client but this one."""
-        return [name for name in (*self.target.members, *self.target.clients) if name != host]
+    @property
+    def everyone(self) -> list[str]:
+        """Every member and every client."""
+        return [*self.target.members, *self.target.clients]
 
     def release(self) -> None:
         """Let go of everything, the last taken first. Idempotent."""
@@ -190,7 +191,7 @@ class Grip:
         """Return the hosts that a group names, each once, in its order. Raises `FaultError`."""
         if not group:
             return list(self.target.members)
-        known = {*self.target.members, *self.target.clients}
+        known = self.everyone
         found = [self._leader() if name == LEADER else name for name in group]
         for name in found:
             if name not in known:

@@ -1,0 +1,349 @@
+"""Every kind of fault, as the rows of one table: `KINDS`.
+
+A row says what the fault does (`Kind.strike`, in the verbs of a `Grip`, which also undo it), what a target must be able
+to do, and what random schedules need to know: whom to aim at, for how long, how badly. Adding a kind is adding a row.
+
+Who is hit stands in `Fault.targets`:
+
+* processes, disks, clocks: the hosts of the first group;
+* partitions: a group for each side; who stands on no side sees everyone; a single group is cut off from everybody else;
+* links that are bad but whole: both directions between the groups, or all links that end in a single group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from functools import reduce
+from itertools import combinations, product
+from operator import or_
+
+from pyraftkv._record import record
+from pyraftkv.sim.faults import Ability, DiskFault, Fault, FaultError, LinkFault
+from pyraftkv.sim.holds import Grip, Link
+
+STRIKES = 5
+"""How often a restart storm kills within its time, and how often a flapping link goes."""
+
+REORDER_RATE = 0.3
+"""The share of messages that others overtake, while they are overtaken at all."""
+
+Strike = Callable[[Grip], None]
+Range = tuple[float, float]
+"""The least and the most."""
+
+
+class Aim(Enum):
+    """Whom a random schedule aims a kind at."""
+
+    ONE = "one member"
+    LEADER = "whoever leads"
+    SOME = "any members, from one to all"
+    MAJORITY = "a bare majority"
+    ALL = "every member"
+    SIDES = "two sides, every member on one"
+    BRIDGE = "two sides, with one member that stands on neither"
+    PAIR = "two members"
+    CLIENT = "one client and every member"
+    DOOMED = "a member of the minority that may be lost for good"
+
+
+@record
+class Kind:
+    """One kind of fault."""
+
+    name: str
+    needs: Ability
+    strike: Strike
+    """What it does; its end is undoing that."""
+    aim: Aim
+    seconds: Range = (0.0, 0.0)
+    """How long it lasts in random schedules."""
+    amount: Range = (0.0, 0.0)
+    """How bad it is in random schedules; the least is also what a fault without an amount gets."""
+    unit: str = ""
+    """Of the amount."""
+    windows: int = 1
+    """It strikes so often within its time, and lets go as often."""
+    members_min: int = 1
+    """With fewer members it means nothing."""
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether its victims may never come back."""
+        return self.aim is Aim.DOOMED
+
+
+@record
+class Window:
+    """One stretch of time in which a fault strikes."""
+
+    begins: float
+    ends: float
+
+
+# --- Processes -----------------------------------------------------------------------------------------------------
+
+
+def _each_host(verb: Callable[[Grip, str], None]) -> Strike:
+    """Return what does this to every host of the first group."""
+
+    def strike(grip: Grip) -> None:
+        for host in grip.hosts:
+            verb(grip, host)
+
+    return strike
+
+
+def _mid_write(grip: Grip, host: str) -> None:
+    grip.power_loss_at(host, round(grip.amount))
+
+
+# --- Partitions ----------------------------------------------------------------------------------------------------
+
+
+def _sides(grip: Grip) -> list[list[str]]:
+    """Return the groups that are named; beside a single one stands everybody else."""
+    if len(grip.groups) > 1:
+        return grip.groups
+    return [grip.hosts, [name for name in grip.everyone if name not in grip.hosts]]
+
+
+def _partition(grip: Grip) -> None:
+    """Cut every side off from every other."""
+    for left, right in combinations(_sides(grip), 2):
+        grip.separate(left, right)
+
+
+def _one_way(grip: Grip) -> None:
+    """Lose what a side sends to those after it."""
+    for left, right in combinations(_sides(grip), 2):
+        for source, target in product(left, right):
+            grip.cut(source, target)
+
+
+def _ring(grip: Grip) -> None:
+    """Let every member see its two neighbours only: each sees another majority, if there are five."""
+    count = len(grip.hosts)
+    for (a, left), (b, right) in combinations(enumerate(grip.hosts), 2):
+        if b - a not in (1, count - 1):
+            grip.separate([left], [right])
+
+
+def _isolate(grip: Grip, host: str) -> None:
+    grip.separate([host], grip.everyone)
+
+
+def _mute(grip: Grip, host: str) -> None:
+    for other in grip.target.members:
+        grip.cut(host, other)
+
+
+def _deafen(grip: Grip, host: str) -> None:
+    for other in grip.target.members:
+        grip.cut(other, host)
+
+
+# --- Links ---------------------------------------------------------------------------------------------------------
+
+
+def _links(grip: Grip) -> Iterator[Link]:
+    """Yield both directions of every link that is hit: between the sides, or all that end at a single group."""
+    sides = grip.groups if len(grip.groups) > 1 else [grip.hosts, grip.everyone]
+    pairs = (pair for left, right in combinations(sides, 2) for pair in product(left, right))
+    yield from dict.fromkeys(link for a, b in pairs if a != b for link in ((a, b), (b, a)))
+
+
+def _bad_links(worse: Callable[[float], LinkFault]) -> Strike:
+    """Return what makes links worse, by the fault's amount."""
+
+    def strike(grip: Grip) -> None:
+        fault = worse(grip.amount)
+        for source, target in _links(grip):
+            grip.worsen_link(source, target, fault)
+
+    return strike
+
+
+def _reset(grip: Grip) -> None:
+    """Break connections, each pair of hosts once."""
+    for pair in dict.fromkeys(tuple(sorted(link)) for link in _links(grip)):
+        grip.target.reset(*pair)
+
+
+# --- Disks and clocks ----------------------------------------------------------------------------------------------
+
+
+def _bad_disk(worse: Callable[[float], DiskFault]) -> Strike:
+    """Return what makes the disk of each host worse, by the fault's amount."""
+    return _each_host(lambda grip, host: grip.worsen_disk(host, worse(grip.amount)))
+
+
+def _rot(grip: Grip, host: str) -> None:
+    grip.target.rot(host, grip.random.getrandbits(32))
+
+
+def _wipe(grip: Grip, host: str) -> None:
+    grip.target.wipe(host)
+
+
+def _set_rate(grip: Grip, host: str) -> None:
+    grip.set_clock_rate(host, grip.amount)
+
+
+def _jump_clock(grip: Grip, host: str) -> None:
+    grip.target.jump_clock(host, grip.amount)
+
+
+def _jump_wall_clock(grip: Grip, host: str) -> None:
+    grip.target.jump_wall_clock(host, grip.amount)
+
+
+# --- The cluster ---------------------------------------------------------------------------------------------------
+
+
+def _transfer(grip: Grip) -> None:
+    grip.target.transfer(grip.hosts[0])
+
+
+def _compact(grip: Grip) -> None:
+    grip.target.compact()
+
+
+def _burst(grip: Grip) -> None:
+    grip.target.burst(round(grip.amount))
+
+
+# --- The table -----------------------------------------------------------------------------------------------------
+
+_BLINK: Range = (0.05, 0.5)
+"""Shorter than an election takes, mostly."""
+_SHORT: Range = (0.2, 3.0)
+_LONG: Range = (2.0, 8.0)
+"""Beyond the election timeout."""
+_INSTANT: Range = (0.0, 0.0)
+
+_RATE: Range = (0.02, 0.3)
+
+
+def _processes() -> Iterator[Kind]:
+    """Yield what befalls single processes, all of them at once, and their machines' power."""
+    needs = Ability.PROCESSES
+    kill, pause, end = _each_host(Grip.kill), _each_host(Grip.pause), _each_host(Grip.shut_down)
+    yield Kind("kill", needs, kill, Aim.ONE, _SHORT)
+    yield Kind("kill_leader", needs, kill, Aim.LEADER, _SHORT)
+    yield Kind("kill_majority", needs, kill, Aim.MAJORITY, _SHORT)
+    yield Kind("kill_all", needs, kill, Aim.ALL, _SHORT)
+    yield Kind("restart_storm", needs, kill, Aim.ONE, (1.0, 5.0), windows=STRIKES)
+    yield Kind("shut_down", needs, end, Aim.ONE, _SHORT)
+    yield Kind("shut_down_leader", needs, end, Aim.LEADER, _SHORT)
+    yield Kind("pause", needs, pause, Aim.SOME, _BLINK)
+    yield Kind("pause_long", needs, pause, Aim.ONE, _LONG)
+    yield Kind("pause_leader", needs, pause, Aim.LEADER, _LONG)
+    needs, power_loss = Ability.POWER, _each_host(Grip.power_loss)
+    yield Kind("power_loss", needs, power_loss, Aim.ONE, _SHORT)
+    yield Kind("power_loss_leader", needs, power_loss, Aim.LEADER, _SHORT)
+    yield Kind("power_loss_all", needs, power_loss, Aim.ALL, _SHORT)
+    yield Kind("power_loss_mid_write", needs, _each_host(_mid_write), Aim.SOME, _SHORT, (1, 400), "operations")
+
+
+def _networks() -> Iterator[Kind]:
+    """Yield what befalls the links between hosts."""
+    needs = Ability.LINKS
+    isolate, mute, deafen = _each_host(_isolate), _each_host(_mute), _each_host(_deafen)
+    yield Kind("partition", needs, _partition, Aim.SIDES, _LONG, members_min=2)
+    yield Kind("partition_one_way", needs, _one_way, Aim.SIDES, _LONG, members_min=2)
+    yield Kind("partition_partial", needs, _partition, Aim.PAIR, _LONG, members_min=3)
+    yield Kind("partition_bridge", needs, _partition, Aim.BRIDGE, _LONG, members_min=3)
+    yield Kind("partition_ring", needs, _ring, Aim.ALL, _LONG, members_min=4)
+    yield Kind("isolate", needs, isolate, Aim.ONE, _LONG)
+    yield Kind("isolate_leader", needs, isolate, Aim.LEADER, _LONG)
+    yield Kind("isolate_all", needs, isolate, Aim.ALL, _SHORT)
+    yield Kind("mute", needs, mute, Aim.ONE, _LONG, members_min=2)
+    yield Kind("mute_leader", needs, mute, Aim.LEADER, _LONG, members_min=2)
+    yield Kind("deafen", needs, deafen, Aim.ONE, _LONG, members_min=2)
+    yield Kind("deafen_leader", needs, deafen, Aim.LEADER, _LONG, members_min=2)
+    yield Kind("cut_client", needs, _partition, Aim.CLIENT, _LONG)
+    yield Kind("flap", needs, _partition, Aim.PAIR, (1.0, 6.0), windows=STRIKES, members_min=2)
+    yield Kind("reset", needs, _reset, Aim.ALL)
+    yield Kind("reset_leader", needs, _reset, Aim.LEADER)
+    late = _bad_links(lambda seconds: LinkFault(delay_seconds=seconds))
+    yield Kind("delay", needs, late, Aim.SOME, _LONG, (0.02, 0.5), "seconds")
+    slow = _bad_links(lambda rate: LinkFault(bandwidth_bytes=rate))
+    yield Kind("slow_link", needs, slow, Aim.ONE, _LONG, (5_000, 200_000), "bytes per second")
+    noisy = _bad_links(lambda rate: LinkFault(corrupt_rate=rate))
+    yield Kind("corrupt", needs, noisy, Aim.SOME, _SHORT, (0.005, 0.05), "share of pieces")
+    needs, share = Ability.MESSAGES, "share of messages"
+    lossy = _bad_links(lambda rate: LinkFault(drop_rate=rate))
+    yield Kind("lose", needs, lossy, Aim.SOME, _LONG, _RATE, share, members_min=2)
+    double = _bad_links(lambda rate: LinkFault(duplicate_rate=rate))
+    yield Kind("duplicate", needs, double, Aim.SOME, _LONG, _RATE, share, members_min=2)
+    mixed = _bad_links(lambda seconds: LinkFault(reorder_rate=REORDER_RATE, reorder_seconds=seconds))
+    yield Kind("reorder", needs, mixed, Aim.SOME, _LONG, (0.02, 0.5), "seconds", members_min=2)
+
+
+def _disks() -> Iterator[Kind]:
+    """Yield what befalls disks."""
+    needs = Ability.DISKS
+    slow = _bad_disk(lambda factor: DiskFault(slow_factor=factor))
+    yield Kind("slow_disk", needs, slow, Aim.SOME, _LONG, (2.0, 20.0), "times")
+    late = _bad_disk(lambda seconds: DiskFault(sync_seconds=seconds))
+    yield Kind("slow_syncs", needs, late, Aim.SOME, _LONG, (0.05, 1.5), "seconds")
+    yield Kind("disk_full", needs, _bad_disk(lambda _: DiskFault(is_full=True)), Aim.ONE, _SHORT)
+    bad_writes = _bad_disk(lambda rate: DiskFault(write_error_rate=rate))
+    yield Kind("write_errors", needs, bad_writes, Aim.ONE, _SHORT, (0.02, 1.0), "share of writes")
+    bad_reads = _bad_disk(lambda rate: DiskFault(read_error_rate=rate))
+    yield Kind("read_errors", needs, bad_reads, Aim.ONE, _SHORT, (0.02, 1.0), "share of reads")
+    yield Kind("syncs_drop", needs, _bad_disk(lambda _: DiskFault(sync_failure="dropped")), Aim.ONE, _BLINK)
+    yield Kind("syncs_keep", needs, _bad_disk(lambda _: DiskFault(sync_failure="kept")), Aim.ONE, _BLINK)
+    yield Kind("syncs_lie", needs, _bad_disk(lambda _: DiskFault(sync_failure="durable")), Aim.ONE, _BLINK)
+    short = _bad_disk(lambda rate: DiskFault(short_write_rate=rate))
+    yield Kind("short_writes", needs, short, Aim.SOME, _LONG, (0.1, 0.9), "share of writes")
+    yield Kind("rot", needs, _each_host(_rot), Aim.DOOMED)
+    yield Kind("wipe", needs, _each_host(_wipe), Aim.DOOMED)
+
+
+def _clocks() -> Iterator[Kind]:
+    """Yield what befalls clocks. Raft's safety rests on none of them."""
+    needs, rate = Ability.CLOCKS, _each_host(_set_rate)
+    yield Kind("jump_clock", needs, _each_host(_jump_clock), Aim.SOME, _INSTANT, (0.5, 30.0), "seconds")
+    yield Kind("fast_clock", needs, rate, Aim.SOME, _LONG, (1.2, 3.0), "times")
+    yield Kind("slow_clock", needs, rate, Aim.SOME, _LONG, (0.3, 0.9), "times")
+    yield Kind("suspend", needs, _each_host(Grip.freeze), Aim.ONE, _LONG)
+    yield Kind("suspend_leader", needs, _each_host(Grip.freeze), Aim.LEADER, _LONG)
+    yield Kind("jump_wall_clock", needs, _each_host(_jump_wall_clock), Aim.SOME, _INSTANT, (-86_400, 86_400), "seconds")
+
+
+def _requests() -> Iterator[Kind]:
+    """Yield what a busy operator asks of the cluster at a bad moment."""
+    needs = Ability.CLUSTER
+    yield Kind("transfer", needs, _transfer, Aim.ONE, members_min=2)
+    yield Kind("compact", needs, _compact, Aim.ALL)
+    yield Kind("burst", needs, _burst, Aim.ALL, _INSTANT, (50_000, 300_000), "bytes")
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind for rows in (_processes, _networks, _disks, _clocks, _requests) for kind in rows()
+}
+"""Every kind of fault by its name."""
+
+
+def kind_of(fault: Fault) -> Kind:
+    """Return a fault's row. Raises `FaultError`."""
+    if fault.kind not in KINDS:
+        raise FaultError(f"there is no fault {fault.kind!r}; there are {', '.join(KINDS)}")
+    return KINDS[fault.kind]
+
+
+def needed(faults: Iterable[Fault]) -> Ability:
+    """Return every ability that a list of faults needs. Raises `FaultError`."""
+    return reduce(or_, (kind_of(fault).needs for fault in faults), Ability(0))
+
+
+def windows(fault: Fault) -> Iterator[Window]:
+    """Yield when a fault strikes: once, or several times in its time, with as long breaks in between."""
+    count = kind_of(fault).windows
+    share = fault.seconds / (2 * count - 1)
+    for number in range(count):
+        begins = fault.at + 2 * number * share
+        yield Window(begins, fault.ends if number == count - 1 else begins + share)
