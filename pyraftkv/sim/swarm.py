@@ -1,0 +1,147 @@
+"""`Swarm`: how one seed's cluster is built, what its clients do, and which misfortunes it may meet.
+
+Swarm testing (Groce et al., 2012): a run that can do everything does everything a little, and long stretches of one
+behaviour never happen; so each seed leaves out a random half of what could be. One seed has three members on slow
+disks and nothing but power losses, another five with small snapshots, a lossy network and a busy operator.
+
+A swarm says nothing about *when* something happens: see `pyraftkv.sim.schedule`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from random import Random
+
+from pyraftkv._record import record
+from pyraftkv.node import NodeConfig
+from pyraftkv.sim.kinds import KINDS, Range
+
+KIB = 1024
+MIB = 1024 * KIB
+
+OPERATIONS = ("put", "get", "range", "delete", "txn", "create", "compact")
+"""What clients do."""
+
+OPERATIONS_PER_SECOND = 100.0
+
+
+@record
+class Workload:
+    """What the clients do."""
+
+    clients: int = 3
+    in_flight: int = 2
+    """Operations that each client has under way at the same time, at the most."""
+    operations_per_second: float = OPERATIONS_PER_SECOND
+    """Of all clients together, as far as the cluster keeps up."""
+    keys: int = 10
+    """How many different keys they touch."""
+    value_bytes: tuple[int, int] = (8, 64)
+    """The least and the most that a value holds."""
+    mix: dict[str, float] = field(default_factory=lambda: {"put": 4.0, "get": 4.0, "range": 1.0, "txn": 1.0})
+    """Operations with their weights."""
+    request_seconds: float = 2.0
+    """The deadline of an operation."""
+
+
+@record
+class Swarm:
+    """The choices of one seed."""
+
+    members: int = 3
+    config: NodeConfig = field(default_factory=NodeConfig)
+    segment_bytes_max: int = MIB
+    """Of the members' logs."""
+    latency_seconds: Range = (0.0002, 0.002)
+    """Of every link, one way."""
+    bandwidth_bytes: float = 0.0
+    """Per second, of every link; 0: no limit."""
+    sync_seconds: Range = (0.0005, 0.005)
+    read_seconds: Range = (0.00005, 0.0005)
+    write_bytes_per_second: float = 100e6
+    workload: Workload = field(default_factory=Workload)
+    kinds: tuple[str, ...] = ()
+    """The kinds of fault that may happen."""
+    faults_per_second: float = 0.0
+
+
+MEMBERS_CHOICE = (3, 3, 3, 3, 3, 3, 3, 5, 5, 1)
+CALM_SHARE = 0.04
+"""Of the seeds: nothing goes wrong there, and everything must be perfect."""
+
+ROUNDS_MIN = 5
+"""An election timeout is at least so many rounds of messages and saves: with less, the settings would be wrong."""
+
+
+def random_swarm(random: Random, *, members: int | None = None) -> Swarm:
+    """Choose everything for one seed; the number of members too, if it is not given."""
+    members = members or random.choice(MEMBERS_CHOICE)
+    kinds = random_kinds(random, members)
+    fast, late = random.choice([0.0001, 0.0005, 0.002, 0.01]), random.choice([1.5, 4.0])
+    quick, slow = random.choice([0.0001, 0.0005, 0.002, 0.008]), random.choice([1.5, 4.0])
+    return Swarm(
+        members=members,
+        config=random_config(random, round_seconds=2 * fast * late + 2 * quick * slow),
+        segment_bytes_max=random.choice([16 * KIB, 64 * KIB, 256 * KIB, MIB]),
+        latency_seconds=(fast, fast * late),
+        bandwidth_bytes=random.choice([0.0, 0.0, 1e6, 12.5e6, 125e6]),
+        sync_seconds=(quick, quick * slow),
+        read_seconds=(quick / 10, quick),
+        write_bytes_per_second=random.choice([20e6, 100e6, 1e9]),
+        workload=random_workload(random),
+        kinds=kinds,
+        faults_per_second=random.choice([0.15, 0.3, 0.5, 1.0]) if kinds else 0.0,
+    )
+
+
+def random_kinds(random: Random, members: int) -> tuple[str, ...]:
+    """Choose what may go wrong: each kind with the same random chance, so that some seeds have few and others many."""
+    fit = [kind for kind in KINDS.values() if members >= (3 if kind.is_fatal else kind.members_min)]
+    if random.random() < CALM_SHARE:
+        return ()
+    chance = random.choice([0.08, 0.25, 0.5, 0.75])
+    return tuple(kind.name for kind in fit if random.random() < chance) or (random.choice(fit).name,)
+
+
+def random_config(random: Random, *, round_seconds: float) -> NodeConfig:
+    """Choose the members' settings: valid ones, with small limits more often than anyone would deploy them.
+
+    Args:
+        random: Where they are drawn from.
+        round_seconds: How long a message, its save and the answer to it may take when nothing is wrong.
+    """
+    tick_seconds = random.choice([0.01, 0.01, 0.02, 0.025])
+    heartbeat_seconds = tick_seconds * random.choice([2, 4, 10])
+    config = NodeConfig(
+        tick_seconds=tick_seconds,
+        heartbeat_seconds=heartbeat_seconds,
+        election_timeout_seconds=max(heartbeat_seconds * random.choice([4, 6, 10]), ROUNDS_MIN * round_seconds),
+        retry_seconds=random.choice([0.2, 0.5, 1.0]),
+        apply_slice_seconds=random.choice([0.0001, 0.001, 0.01]),
+        apply_backlog_bytes_max=random.choice([16 * KIB, 16 * MIB]),
+        snapshot_log_bytes_min=random.choice([8 * KIB, 32 * KIB, 128 * KIB, 64 * MIB]),
+        snapshot_chunks_in_flight_max=random.choice([1, 2, 4]),
+        snapshot_stall_seconds=random.choice([1.0, 3.0, 10.0]),
+        close_seconds=random.choice([0.2, 2.0]),
+        append_bytes_max=random.choice([1 * KIB, 16 * KIB, MIB]),
+        uncommitted_bytes_max=random.choice([256 * KIB, 64 * MIB]),
+        log_cache_bytes_max=random.choice([4 * KIB, 64 * KIB, 8 * MIB]),
+    )
+    config.check()
+    return config
+
+
+def random_workload(random: Random) -> Workload:
+    """Choose what clients do: few keys for contention or many for spread, and any operations besides puts and gets."""
+    mix = {"put": random.uniform(1.0, 5.0), "get": random.uniform(1.0, 5.0)}
+    for operation in OPERATIONS[2:]:
+        if random.random() < 0.6:
+            mix[operation] = 0.05 if operation == "compact" else random.uniform(0.2, 2.0)
+    return Workload(
+        clients=random.randint(2, 5),
+        in_flight=random.choice([1, 2, 4]),
+        keys=random.choice([1, 3, 10, 30]),
+        value_bytes=random.choice([(0, 16), (8, 64), (16, 512), (16, 4 * KIB)]),
+        mix=mix,
+        request_seconds=random.choice([0.5, 2.0, 5.0]),
+    )
