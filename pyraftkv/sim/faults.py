@@ -167,6 +167,10 @@ class DiskFault:
         )
 
 
+def _cannot(what: str, *args: object) -> UnsupportedFault:
+    return UnsupportedFault(f"{what}({', '.join(map(repr, args))})")
+
+
 class FaultTarget(Protocol):
     """A cluster that faults can befall. No method blocks, and none fails because of the state a host is in.
 
@@ -178,7 +182,7 @@ class FaultTarget(Protocol):
        dead process had written and nobody had synced is lost after all.
     3. A host that cannot start (a wiped or rotten disk) stays down; `start` then does nothing more.
     4. A new life of a host is subject to what still holds: it is born paused on a frozen machine, on a full disk.
-    5. A method that needs an `Ability` which the target lacks is never called.
+    5. A method that needs an `Ability` which the target lacks is never called; those can be inherited from here.
     """
 
     @property
@@ -222,11 +226,11 @@ class FaultTarget(Protocol):
 
     def power_loss(self, host: str) -> None:
         """End its machine at once: what was not synced is lost or torn, and its connections go silent."""
-        ...
+        raise _cannot("power_loss", host)
 
     def power_loss_at(self, host: str, operation: int) -> None:
         """The same in the middle of the ``operation``-th disk operation from now, unless `power_loss` comes first."""
-        ...
+        raise _cannot("power_loss_at", host, operation)
 
     # --- Links, from one host to another, one direction at a time ---
 
@@ -248,49 +252,54 @@ class FaultTarget(Protocol):
 
     def set_disk(self, host: str, fault: DiskFault) -> None:
         """This is wrong with the disk from now on; replaces what was."""
-        ...
+        raise _cannot("set_disk", host, fault)
 
     def rot(self, host: str, seed: int) -> None:
-        """Flip bits in what is durable there."""
-        ...
+        """Flip bits in what is durable there, but not in the last record of the log.
+
+        There rot looks like a torn write, and a member that forgets what it acknowledged is beyond what any majority
+        can make good.
+        """
+        raise _cannot("rot", host, seed)
 
     def wipe(self, host: str) -> None:
         """End its machine, and lose its disk for good: it stays out."""
-        ...
+        raise _cannot("wipe", host)
 
     # --- Clocks (`Ability.CLOCKS`) ---
 
     def jump_clock(self, host: str, seconds: float) -> None:
         """Set its monotonic clock forward."""
-        ...
+        raise _cannot("jump_clock", host, seconds)
 
     def set_clock_rate(self, host: str, rate: float) -> None:
         """Let its clocks run at this rate; 1.0 is right."""
-        ...
+        raise _cannot("set_clock_rate", host, rate)
 
     def freeze(self, host: str) -> None:
         """Suspend the whole machine, its monotonic clock too, until `thaw`."""
-        ...
+        raise _cannot("freeze", host)
 
-    def thaw(self, host: str) -> None: ...
+    def thaw(self, host: str) -> None:
+        raise _cannot("thaw", host)
 
     def jump_wall_clock(self, host: str, seconds: float) -> None:
         """Set its wall clock forth, or back."""
-        ...
+        raise _cannot("jump_wall_clock", host, seconds)
 
     # --- The cluster (`Ability.CLUSTER`) ---
 
     def transfer(self, member: str) -> None:
         """Ask the leader to hand over to this member."""
-        ...
+        raise _cannot("transfer", member)
 
     def compact(self) -> None:
         """Ask the store to forget all history before its present revision."""
-        ...
+        raise _cannot("compact")
 
     def burst(self, size_bytes: int) -> None:
         """Write this much at once, so that logs are cut and snapshots are taken and sent."""
-        ...
+        raise _cannot("burst", size_bytes)
 
 
 # --- Lists of faults, as text that machines read -------------------------------------------------------------------

@@ -145,7 +145,8 @@ def _plainer(fault: Fault) -> Iterator[Fault]:
 
 def _rounded_down(value: float, digits: int) -> float:
     """Return a value with at most so many digits, and no larger, so that no fault ends later than it did."""
-    return floor(round(value * 10**digits, 6)) / 10**digits
+    scale = 10.0**digits
+    return floor(round(value * scale, 6)) / scale
 
 
 def _is_crowded(targets: tuple[str, ...], number: int) -> bool:
