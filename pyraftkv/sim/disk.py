@@ -153,7 +153,7 @@ class SimDisk:
     def power_loss(self) -> None:
         """Kill every process, and lose the cache; of what was not synced anything may have happened. O(unsynced)."""
         self.kill()
-        self._end, self._end_at = None, 0
+        self.spare()
         for path in sorted(self.directories):
             known = path in self.durable_directories or self.random.random() < 0.5
             if not known or (path and _folder(path) not in self.directories):
@@ -177,11 +177,15 @@ class SimDisk:
         """
         self._plan(operation, self.power_loss, then)
 
+    def spare(self) -> None:
+        """Forget the plan of `kill_at` or `power_loss_at`."""
+        self._end, self._end_at = None, 0
+
     def _plan(self, operation: int, end: Callable[[], None], then: Callable[[], None]) -> None:
         assert operation > 0
 
         def happen() -> None:
-            self._end, self._end_at = None, 0
+            self.spare()
             end()
             then()
 
@@ -510,9 +514,9 @@ class SimFS:
             file.inode.sync()
 
     def fsync_dir(self, path: str) -> None:
-        path = path.rstrip("/")
         error = self._begin("fsync_dir", path)
         self.disk.charge_sync(0)
+        path = path.rstrip("/")
         if error is None or error.sync_failure is SyncFailure.DURABLE:
             self.disk.directory(path).sync()
             below = [child for child in self.disk.directories if child and _folder(child) == path]

@@ -13,7 +13,7 @@ from pyraftkv._record import record
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, HardState, Membership, SnapshotMeta
 from pyraftkv.log import FileStorage
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimFS
 
 MEMBERS = Membership(voters=frozenset({1, 2, 3}), learners=frozenset({9}))
 SEGMENT_BYTES_MAX = 12 << 10
@@ -54,7 +54,7 @@ class Driver:
         self.bound = False
         self.repairs: list[str] = []
 
-    async def life(self, fs: SimFileSystem, make_worker, steps: int) -> None:
+    async def life(self, fs: SimFS, make_worker, steps: int) -> None:
         """Start, check, do ``steps`` random things, close."""
 
         def failed(error: BaseException) -> None:

@@ -7,29 +7,32 @@ from random import Random
 
 import pytest
 
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import blank, trace, until_crash
 from tests.log.model import Driver
-from tests.log.simfs import SimFileSystem, until_crash
 
 STEPS = 100
 
 
-def run_lives(seed: int, crash_points: list[int], *, kills: bool = False) -> tuple[SimFileSystem, Driver]:
+def run_lives(seed: int, crash_points: list[int], *, kills: bool = False) -> tuple[SimFS, Driver]:
     """One life per crash point on one disk (0: no crash), then one that must end well.
 
     With `kills`, every other life ends with its process only, and what it had not synced is still in the cache.
     """
     driver = Driver(seed)
-    fs = SimFileSystem(random=Random(seed))
+    fs = blank(Random(seed))
+    disk = fs.disk
 
-    async def lives() -> SimFileSystem:
-        nonlocal fs
+    async def lives() -> SimFS:
+        current = fs
         for life, point in enumerate([*crash_points, 0]):
-            fs.operations, fs.crash_at = 0, point
-            current = fs
-            crashed = await until_crash(current, lambda workers, fs=current: driver.life(fs, workers, STEPS))
-            if crashed:
-                fs = fs.kill() if kills and life % 2 == 0 else fs.crash(driver.random)
-        return fs
+            disk.spare()
+            if point:
+                end_at = disk.kill_at if kills and life % 2 == 0 else disk.power_loss_at
+                end_at(point, lambda: None)
+            current = disk.mount()
+            await until_crash(lambda workers, fs=current: driver.life(fs, workers, STEPS))
+        return current
 
     return asyncio.run(lives()), driver
 
@@ -38,7 +41,7 @@ def run_lives(seed: int, crash_points: list[int], *, kills: bool = False) -> tup
 def test_crash_before_every_operation(seed, stride):
     """One life, cut before its first, second, third ... operation; then another, cut early; then one that goes well."""
     whole, _ = run_lives(seed, [])
-    count = whole.operations
+    count = whole.disk.operations
     assert count > 200
     for point in range(1, count + 1, stride):
         early = Random(seed * 10_007 + point).randint(1, 60)
@@ -70,7 +73,7 @@ def test_killed_before_a_name_was_durable(seed):
     knows, and then the power goes.
     """
     whole, _ = run_lives(seed, [])
-    for point, line in enumerate(whole.trace, 1):
+    for point, line in enumerate(trace(whole), 1):
         if line.startswith("fsync_dir"):
             for later in (45, 60, 75, 90):
                 run_lives(seed, [point, later], kills=True)
@@ -80,7 +83,7 @@ def test_crashes_leave_torn_tails():
     """The crashes above are worth something: a crash before a sync leaves torn tails, which are mended and reported."""
     seed = 200
     whole, _ = run_lives(seed, [])
-    syncs = [at for at, line in enumerate(whole.trace, 1) if line.startswith("fdatasync") and line.endswith(".wal")]
+    syncs = [at for at, line in enumerate(trace(whole), 1) if line.startswith("fdatasync") and line.endswith(".wal")]
     repaired = 0
     for point in syncs:
         _, driver = run_lives(seed, [point])

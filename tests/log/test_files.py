@@ -25,7 +25,8 @@ from pyraftkv.errors import (
 )
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
-from tests.log.simfs import LoopWorker, SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import LoopWorker, blank, fail, heal, trace, twin
 
 MEMBERS = Membership(voters=frozenset({1}))
 
@@ -133,7 +134,7 @@ def test_a_start_syncs_every_directory_before_it_believes_a_name():
 
     async def main():
         fs = await with_snapshots(300)
-        fs.trace.clear()
+        fs.disk.trace.clear()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         for synced, believed in (
@@ -142,7 +143,7 @@ def test_a_start_syncs_every_directory_before_it_believes_a_name():
             ("fsync_dir /data/snap", "listdir /data/snap"),
             ("fsync_dir /data/wal", f"open /data/wal/{fs.listdir('/data/wal')[0]}"),
         ):
-            assert fs.trace.index(synced) < fs.trace.index(believed)
+            assert trace(fs).index(synced) < trace(fs).index(believed)
         await storage.close()
 
     run(main())
@@ -174,18 +175,18 @@ def test_saves_queued_together_share_one_sync_and_complete_in_order():
     """A storm of saves is one write, and each listener hears of its last one."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
-        fs.trace.clear()
+        fs.disk.trace.clear()
         heard, others = [], []
         for number in range(1, 50):
             storage.save(Save(number, None, entries(number, 1), None), heard.append)
         storage.save(Save(50, None, entries(50, 1), None), others.append)
         storage.save(Save(51, None, entries(51, 1), None), heard.append)
-        assert fs.trace == []
+        assert trace(fs) == []
         await save(storage, 52, entries(52, 1))
-        assert [line.split()[0] for line in fs.trace] == ["pwrite", "fdatasync"]
+        assert [line.split()[0] for line in trace(fs)] == ["pwrite", "fdatasync"]
         assert (heard, others) == ([49, 51], [50])
         await storage.close()
 
@@ -197,16 +198,16 @@ def test_a_batch_is_bounded_in_bytes(monkeypatch):
     monkeypatch.setattr(files_module, "BATCH_BYTES_MAX", 100)
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
-        fs.trace.clear()
+        fs.disk.trace.clear()
         heard = []
         for number in range(1, 8):
             storage.save(Save(number, None, [Entry(number, 1, bytes(60))], None), heard.append)
         await storage.close()
         assert heard == [2, 4, 6, 7]
-        assert sum(line.startswith("fdatasync") for line in fs.trace) == 4
+        assert sum(line.startswith("fdatasync") for line in trace(fs)) == 4
 
     run(main())
 
@@ -215,14 +216,14 @@ def test_a_commit_index_alone_is_not_worth_a_sync():
     """It completes at once when idle, after what is under way otherwise, and is written along with the next batch."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 3), state=HardState(1, 1, 0))
-        fs.trace.clear()
+        fs.disk.trace.clear()
         order = []
         await save(storage, 2, state=HardState(1, 1, 2))
-        assert fs.trace == []
+        assert trace(fs) == []
         storage.save(Save(3, None, entries(4, 1), None), order.append)
         storage.save(Save(4, HardState(1, 1, 3), [], None), lambda number: order.append(-number))
         storage.save(Save(5, None, [], None), lambda number: order.append(-number))
@@ -244,13 +245,13 @@ def test_a_vote_is_never_only_ridden_along():
     """A changed term or vote is synced before it completes, without any entry."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         for number, state in enumerate((HardState(1, 0, 0), HardState(1, 2, 0), HardState(2, 0, 0)), 1):
-            fs.trace.clear()
+            fs.disk.trace.clear()
             await save(storage, number, state=state)
-            assert [line.split()[0] for line in fs.trace] == ["pwrite", "fdatasync"]
+            assert [line.split()[0] for line in trace(fs)] == ["pwrite", "fdatasync"]
         await storage.close()
 
     run(main())
@@ -261,18 +262,18 @@ def test_an_error_of_the_active_log_is_final(operation):
     """`failed` is called once, nothing completes any more, no file is touched again, the lock is released."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         failures, heard = [], []
         await storage.start(failed=failures.append)
         await save(storage, 1, entries(1, 1))
         adopting = asyncio.ensure_future(take(storage, meta(1)))
-        fs.fault = lambda name, path: errno.EIO if name == operation and path.endswith(".wal") else 0
+        fail(fs, lambda name, path: errno.EIO if name == operation and path.endswith(".wal") else 0)
         with pytest.raises(StorageFailed):
             await adopting
         storage.save(Save(2, None, entries(2, 1), None), heard.append)
-        fs.fault = lambda _name, _path: 0
-        fs.trace.clear()
+        heal(fs)
+        fs.disk.trace.clear()
         storage.save(Save(3, None, entries(3, 1), None), heard.append)
         with pytest.raises(StorageFailed):
             await storage.read_entries(lo=1, hi=2, bytes_max=1)
@@ -283,8 +284,8 @@ def test_an_error_of_the_active_log_is_final(operation):
         assert isinstance(failures[0], StorageFailed)
         assert isinstance(failures[0].__cause__, OSError)
         assert heard == []
-        assert fs.trace == []
-        assert fs.locked == {}
+        assert trace(fs) == []
+        assert fs.disk.locked == set()
         assert fs.fds == {}
 
     run(main())
@@ -294,11 +295,11 @@ def test_saves_under_way_when_the_log_fails_never_complete():
     """Not the batch that failed, not the one behind it, not the commit indexes that rode along."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         failed = asyncio.get_running_loop().create_future()
         await storage.start(failed=failed.set_result)
-        fs.fault = lambda name, _path: errno.EIO if name == "fdatasync" else 0
+        fail(fs, lambda name, _path: errno.EIO if name == "fdatasync" else 0)
         heard = []
         storage.save(Save(1, None, entries(1, 1), None), heard.append)
         storage.save(Save(2, HardState(0, 0, 1), [], None), heard.append)
@@ -317,7 +318,7 @@ def test_a_batch_that_succeeds_after_the_failure_does_not_complete():
     """An error elsewhere (binding, say) ends everything, whatever the writer still brings home."""
 
     async def main():
-        storage = simulated(SimFileSystem())
+        storage = simulated(blank())
         failures, heard = [], []
         await storage.start(failed=failures.append)
         storage.save(Save(1, None, entries(1, 1), None), heard.append)
@@ -334,7 +335,7 @@ def test_a_disk_that_does_not_answer_fails_the_storage_in_the_end(monkeypatch):
     monkeypatch.setattr(files_module, "QUEUED_SAVES_MAX", 3)
 
     async def main():
-        storage = simulated(SimFileSystem())
+        storage = simulated(blank())
         failures = []
         await storage.start(failed=failures.append)
         for number in range(1, 5):
@@ -349,11 +350,11 @@ def test_an_error_while_binding_is_final():
     """Nobody knows what the slots hold then."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         failures = []
         await storage.start(failed=failures.append)
-        fs.fault = lambda name, path: errno.EIO if "identity" in path else 0
+        fail(fs, lambda name, path: errno.EIO if "identity" in path else 0)
         with pytest.raises(StorageFailed):
             await storage.identify(cluster_id=1, member_id=1)
         assert len(failures) == 1
@@ -367,13 +368,13 @@ def test_a_disk_that_refuses_the_start(operation):
     """Whatever goes wrong while opening, nothing stays open or locked, and the next try may succeed."""
 
     async def main():
-        fs = SimFileSystem()
-        fs.fault = lambda name, _path: errno.EIO if name == operation else 0
+        fs = blank()
+        fail(fs, lambda name, _path: errno.EIO if name == operation else 0)
         storage = simulated(fs)
         with pytest.raises(StorageFailed):
             await storage.start(failed=unexpected)
-        assert (fs.fds, fs.locked) == ({}, {})
-        fs.fault = lambda _name, _path: 0
+        assert (fs.fds, fs.disk.locked) == ({}, set())
+        heal(fs)
         await storage.start(failed=unexpected)
         await storage.close()
 
@@ -384,7 +385,7 @@ def test_every_operation_of_a_start_may_fail():
     """One error at each operation in turn: the start refuses, leaves nothing open, and the next one is whole."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs, segment_bytes_max=8192)
         await storage.start(failed=unexpected)
         for number in range(1, 30):
@@ -394,19 +395,19 @@ def test_every_operation_of_a_start_may_fail():
         await storage.close()
         at = 0
         while True:
-            disk = fs.copy()
+            copy = twin(fs)
             at += 1
-            disk.fault = lambda _name, _path, disk=disk, at=at: errno.EIO if disk.operations == at else 0
-            storage = simulated(disk, segment_bytes_max=8192)
+            fail(copy, lambda _name, _path, copy=copy, at=at: errno.EIO if copy.disk.operations == at else 0)
+            storage = simulated(copy, segment_bytes_max=8192)
             try:
                 recovered = await storage.start(failed=unexpected)
             except StorageFailed:
-                assert (disk.fds, disk.locked) == ({}, {})
+                assert (copy.fds, copy.disk.locked) == ({}, set())
                 recovered = await storage.start(failed=unexpected)
             assert (recovered.snapshot, recovered.hard_state.commit) == (meta(200), 560)
             assert recovered.entries == entries(201, 380)
             await storage.close()
-            if disk.operations < at:
+            if copy.disk.operations < at:
                 return
 
     run(main())
@@ -416,7 +417,7 @@ def test_snapshots_purge_what_they_replace():
     """Two are kept, and the log back to the older; a reader that had one open keeps reading it."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs, segment_bytes_max=8192)
         await storage.start(failed=unexpected)
         for number in range(1, 50):
@@ -460,14 +461,14 @@ def test_a_received_snapshot_is_used_once_a_save_names_it():
     """Readable from its commit on, in use from its save on, forgotten by a start in between."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs, segment_bytes_max=8192)
         await storage.start(failed=unexpected)
         for number in range(1, 30):
             await save(storage, number, entries(20 * number - 19, 20))
         await take(storage, meta(900, 3), [b"leader"], received=True)
         assert await restored(storage, meta(900, 3)) == [b"leader"]
-        unnamed = fs.copy()
+        unnamed = twin(fs)
         await save(storage, 31, snapshot=meta(900, 3), state=HardState(3, 0, 900))
         await save(storage, 32, entries(901, 1, term=3))
         assert (storage.first_index, await storage.read_entries(lo=900, hi=901, bytes_max=1)) == (901, [])
@@ -493,13 +494,14 @@ def test_a_snapshot_error_ends_that_snapshot_only():
     """The log goes on, and another snapshot may succeed."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 9), state=HardState(1, 1, 9))
         for operation in ("create", "pwrite", "fdatasync", "rename", "fsync_dir"):
-            fs.fault = lambda name, path, operation=operation: (
-                errno.ENOSPC if name == operation and "/snap" in path else 0
+            fail(
+                fs,
+                lambda name, path, operation=operation: errno.ENOSPC if name == operation and "/snap" in path else 0,
             )
             sink = storage.create_snapshot(meta(5))
             with pytest.raises(StorageError) as caught:  # noqa: PT012 - either may be the first to meet the error
@@ -507,7 +509,7 @@ def test_a_snapshot_error_ends_that_snapshot_only():
                 await sink.commit()
             assert not isinstance(caught.value, StorageFailed)
             await sink.abort()
-        fs.fault = lambda _name, _path: 0
+        heal(fs)
         await save(storage, 2, entries(10, 1))
         await take(storage, meta(5))
         await storage.close()
@@ -520,7 +522,7 @@ def test_an_aborted_snapshot_leaves_nothing():
     """Before or after the first chunk, twice, after a commit."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 9))
@@ -543,16 +545,16 @@ def test_a_purge_that_fails_is_put_off():
     """Old files are a nuisance, not a failure."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs, segment_bytes_max=8192)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 900), state=HardState(1, 1, 900))
         await save(storage, 2, entries(901, 1))
         await take(storage, meta(300))
-        fs.fault = lambda name, _path: errno.EPERM if name == "unlink" else 0
+        fail(fs, lambda name, _path: errno.EPERM if name == "unlink" else 0)
         await take(storage, meta(600))
         await take(storage, meta(900))
-        fs.fault = lambda _name, _path: 0
+        heal(fs)
         assert len(fs.listdir("/data/snap")) == 3
         await storage.close()
 
@@ -561,9 +563,9 @@ def test_a_purge_that_fails_is_put_off():
 
 def damage(fs, path: str, position: int = -70) -> None:
     """Flip one bit, durably."""
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     data[position] ^= 1
-    fs.damage(path, data)
+    fs.disk.damage(path, data)
 
 
 def snapshots(fs) -> list[str]:
@@ -571,9 +573,9 @@ def snapshots(fs) -> list[str]:
     return [f"/data/snap/{name}" for name in fs.listdir("/data/snap") if name.endswith(".snap")]
 
 
-async def with_snapshots(*indexes: int) -> SimFileSystem:
+async def with_snapshots(*indexes: int) -> SimFS:
     """A closed directory with 980 entries, 960 of them committed, and snapshots at those indexes."""
-    fs = SimFileSystem()
+    fs = blank()
     storage = simulated(fs, segment_bytes_max=8192)
     await storage.start(failed=unexpected)
     for number in range(1, 50):
@@ -628,7 +630,7 @@ def test_two_damaged_snapshots_are_refused():
             damage(fs, path)
         with pytest.raises(SnapshotCorruption):
             await simulated(fs).start(failed=unexpected)
-        assert (fs.fds, fs.locked) == ({}, {})
+        assert (fs.fds, fs.disk.locked) == ({}, set())
 
     run(main())
 
@@ -673,7 +675,7 @@ def test_a_log_that_ends_before_its_commit_index_is_refused():
     """Committed entries that are not there were lost."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 2), state=HardState(1, 1, 5))
@@ -691,7 +693,7 @@ def test_both_identity_slots_damaged_is_refused():
     async def main():
         fs = await with_snapshots()
         for slot in ("a", "b"):
-            fs.damage(f"/data/identity.{slot}", b"")
+            fs.disk.damage(f"/data/identity.{slot}", b"")
         with pytest.raises(WalCorruption, match="identity"):
             await simulated(fs).start(failed=unexpected)
 
@@ -715,7 +717,7 @@ def test_a_closed_storage_refuses():
     """Calls after `close` say so, and what was being written is aborted."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 5))
@@ -743,7 +745,7 @@ def test_an_abandoned_storage_loses_what_is_queued():
     """Nothing is written any more and nobody is told; the next start finds what was saved before."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 2), state=HardState(1, 1, 2))
@@ -770,7 +772,7 @@ def test_a_snapshot_on_its_way_into_the_log_ends_with_an_abandoned_storage():
     """Who waits for it to be named is told."""
 
     async def main():
-        storage = simulated(SimFileSystem())
+        storage = simulated(blank())
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 2), state=HardState(1, 1, 2))
         taking = asyncio.ensure_future(take(storage, meta(1)))
@@ -788,7 +790,7 @@ def test_the_second_snapshot_at_an_index_is_dropped():
     """It says the same in other bytes, and somebody may be reading the first."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         assert storage.snapshot_index == 0
@@ -808,13 +810,13 @@ def test_an_error_while_closing_does_not_keep_the_rest_open():
     """The lock is released whatever the last write says."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=lambda _error: None)
         storage.save(Save(1, None, entries(1, 5), None), unexpected)
-        fs.fault = lambda name, _path: errno.EIO if name == "fdatasync" else 0
+        fail(fs, lambda name, _path: errno.EIO if name == "fdatasync" else 0)
         await storage.close()
-        assert (fs.fds, fs.locked) == ({}, {})
+        assert (fs.fds, fs.disk.locked) == ({}, set())
 
     run(main())
 
@@ -823,21 +825,21 @@ def test_a_rotten_disk_under_a_reader_is_reported():
     """A read error is the caller's, and says which snapshot or entry."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 5))
         await take(storage, meta(3))
-        fs.fault = lambda name, _path: errno.EIO if name == "pread" else 0
+        fail(fs, lambda name, _path: errno.EIO if name == "pread" else 0)
         with pytest.raises(StorageError):
             await storage.read_entries(lo=1, hi=2, bytes_max=1)
-        fs.fault = lambda name, path: errno.EIO if name == "pread" and "snap" in path else 0
+        fail(fs, lambda name, path: errno.EIO if name == "pread" and "snap" in path else 0)
         with pytest.raises(StorageError):
             await restored(storage, meta(3))
-        fs.fault = lambda _name, _path: 0
+        heal(fs)
         reading = storage.read_snapshot(meta(3))
         assert await anext(reading)
-        fs.fault = lambda name, _path: errno.EIO if name == "pread" else 0
+        fail(fs, lambda name, _path: errno.EIO if name == "pread" else 0)
         with pytest.raises(StorageError):
             await anext(reading)
         await storage.close()
@@ -849,7 +851,7 @@ def test_a_cancelled_wait_hurts_nobody():
     """Whoever stops waiting for an answer leaves the worker and everybody else alone."""
 
     async def main():
-        storage = simulated(SimFileSystem())
+        storage = simulated(blank())
         await storage.start(failed=unexpected)
         await save(storage, 1, entries(1, 5))
         task = asyncio.ensure_future(storage.read_entries(lo=1, hi=2, bytes_max=1))
@@ -913,14 +915,14 @@ def test_a_poisoned_storage_refuses_and_closes_at_once():
     """It waits for no thread: a forked child has none."""
 
     async def main():
-        fs = SimFileSystem()
+        fs = blank()
         storage = simulated(fs)
         await storage.start(failed=unexpected)
         storage.poison()
         with pytest.raises(StorageFailed, match="fork"):
             await storage.read_entries(lo=1, hi=2, bytes_max=1)
         await storage.close()
-        assert fs.locked == {}
+        assert fs.disk.locked == set()
 
     run(main())
 

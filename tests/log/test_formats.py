@@ -13,7 +13,8 @@ import pytest
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import MEMBERSHIP, Entry, HardState, Membership, SnapshotMeta
 from pyraftkv.log import FileStorage
-from tests.log.simfs import LoopWorker, SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import LoopWorker, blank
 
 META = SnapshotMeta(
     index=2,
@@ -23,15 +24,15 @@ META = SnapshotMeta(
 
 
 @pytest.fixture(scope="module")
-def fs() -> SimFileSystem:
+def fs() -> SimFS:
     """A directory with one of everything."""
-    disk = SimFileSystem()
+    made = blank()
 
     async def main():
         def worker(_name):
             return LoopWorker(asyncio.get_running_loop().create_future())
 
-        storage = FileStorage("/data", fs=disk, worker=worker, random=Random(7))
+        storage = FileStorage("/data", fs=made, worker=worker, random=Random(7))
         await storage.start(failed=pytest.fail)
         await storage.identify(cluster_id=0x11, member_id=0x22)
         entries = [Entry(1, 3, b"one"), Entry(2, 3, b""), Entry(3, 3, b"conf", MEMBERSHIP), Entry(4, 3, bytes(9000))]
@@ -46,7 +47,7 @@ def fs() -> SimFileSystem:
         await storage.close()
 
     asyncio.run(main())
-    return disk
+    return made
 
 
 def block(data: bytes, magic: bytes) -> None:
@@ -57,7 +58,7 @@ def block(data: bytes, magic: bytes) -> None:
 
 def test_identity_slots(fs):
     """The newer slot has the boot and the binding."""
-    slots = [bytes(fs.file(f"/data/identity.{name}")) for name in "ab"]
+    slots = [bytes(fs.disk.file(f"/data/identity.{name}")) for name in "ab"]
     for data in slots:
         assert len(data) == 512
         block(data, b"PRKVIDEN")
@@ -95,10 +96,10 @@ def test_a_segment(fs):
     """Header, opening batch, entries in runs, hard state, snapshot."""
     (name,) = fs.listdir("/data/wal")
     assert name == "0000000000000000-0000000000000001.wal"
-    data = bytes(fs.file(f"/data/wal/{name}"))
+    data = bytes(fs.disk.file(f"/data/wal/{name}"))
     block(data[:4096], b"PRKVSEGM")
     algorithm, salt, *fields = unpack_from("<BxxxIQQQQQQI", data, 12)
-    incarnation = unpack_from("<Q", fs.file("/data/identity.a"), 36)[0]
+    incarnation = unpack_from("<Q", fs.disk.file("/data/identity.a"), 36)[0]
     assert (algorithm, fields) == (1, [0, 0, incarnation, 0, 1, 0, 0])
     first = b"\2\0\0\0\3\0\0\0\0\0\0\0one"
     large = b"\1\0\0\0" + (9000).to_bytes(4, "little") + bytes(9000)
@@ -120,7 +121,7 @@ def test_a_snapshot(fs):
     """Header, chunks, trailer."""
     (name,) = fs.listdir("/data/snap")
     assert name == "0000000000000003-0000000000000002.snap"
-    data = bytes(fs.file(f"/data/snap/{name}"))
+    data = bytes(fs.disk.file(f"/data/snap/{name}"))
     block(data[:4096], b"PRKVSNAP")
     assert unpack_from("<QQQQQHHHHB6Q", data, 12) == (0x11, 2, 3, 0, 0, 2, 2, 1, 1, 1, 1, 2, 2, 4, 7, 4)
     trailer = (2).to_bytes(8, "little") + (11).to_bytes(8, "little") + hashlib.sha256(b"firstsecond").digest()

@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from pyraftkv.errors import ForeignDataDir
 from pyraftkv.log.fs import OsFileSystem, after_fork_in_child, parent, write_all
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimDisk, SimFS
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,11 +120,11 @@ def test_syncs_reach_the_kernel(tmp_path, monkeypatch):
 def test_short_writes_are_continued():
     """However little the disk takes at a time, everything arrives."""
 
-    class Slow(SimFileSystem):
+    class Slow(SimFS):
         def pwrite(self, fd, data, offset):
             return super().pwrite(fd, data[:3], offset)
 
-    fs = Slow()
+    fs = Slow(SimDisk(Random(0)))
     fd = fs.open("/file", create=True)
     write_all(fs, fd, b"a long story", 2)
     assert fs.pread(fd, 100, 0) == b"\0\0a long story"
@@ -132,11 +133,11 @@ def test_short_writes_are_continued():
 def test_a_disk_that_takes_nothing_is_an_error():
     """No endless loop."""
 
-    class Full(SimFileSystem):
+    class Full(SimFS):
         def pwrite(self, fd, data, offset):
             return 0
 
-    fs = Full()
+    fs = Full(SimDisk(Random(0)))
     with pytest.raises(OSError, match="no progress") as caught:
         write_all(fs, fs.open("/file", create=True), b"x", 0)
     assert caught.value.errno == errno.EIO

@@ -9,7 +9,8 @@ import pytest
 from pyraftkv.errors import ForeignDataDir, StorageFailed, UnsupportedFormat
 from pyraftkv.log.base import Identity
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import blank, trace
 
 
 def load(fs) -> IdentityFile:
@@ -19,9 +20,9 @@ def load(fs) -> IdentityFile:
     return file
 
 
-def make(boots: int) -> SimFileSystem:
+def make(boots: int) -> SimFS:
     """A directory that was started that often."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/data")
     file = load(fs)
     file.mint(Random(1))
@@ -50,12 +51,12 @@ def test_a_damaged_slot_falls_back_to_the_other(slot, damage, boots):
     fs = make(boots)
     before = load(fs).identity
     path = f"/data/{slot}"
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     if damage == "flip":
         data[30] ^= 1
-        fs.damage(path, data)
+        fs.disk.damage(path, data)
     elif damage == "cut":
-        fs.damage(path, data[:100])
+        fs.disk.damage(path, data[:100])
     else:
         fs.unlink(path)
     after = load(fs)
@@ -80,9 +81,9 @@ def test_binding_again_changes_nothing_and_binding_otherwise_is_refused():
     fs = make(1)
     file = load(fs)
     bound = file.bind(cluster_id=7, member_id=3)
-    operations = fs.operations
+    operations = fs.disk.operations
     assert file.bind(cluster_id=7, member_id=3) == bound
-    assert fs.operations == operations
+    assert fs.disk.operations == operations
     for cluster, member in ((8, 3), (7, 4)):
         with pytest.raises(ForeignDataDir):
             file.bind(cluster_id=cluster, member_id=member)
@@ -92,7 +93,7 @@ def test_both_slots_damaged_is_no_identity():
     """The caller decides what that means."""
     fs = make(1)
     for slot in SLOT_NAMES:
-        fs.damage(f"/data/{slot}", b"garbage")
+        fs.disk.damage(f"/data/{slot}", b"garbage")
     file = IdentityFile(fs, "/data")
     assert not file.load()
     with pytest.raises(StorageFailed):
@@ -104,26 +105,26 @@ def test_a_newer_major_format_is_refused():
     from zlib import crc32
 
     fs = make(1)
-    block = bytearray(fs.file("/data/identity.a"))
+    block = bytearray(fs.disk.file("/data/identity.a"))
     block[8] = 9
     block[-4:] = crc32(bytes(block[:-4])).to_bytes(4, "little")
-    fs.damage("/data/identity.a", block)
+    fs.disk.damage("/data/identity.a", block)
     with pytest.raises(UnsupportedFormat):
         load(fs)
 
 
 def test_slots_are_read_from_the_disk_and_their_names_made_durable():
     """Synced and dropped from the cache before anything is believed; a new slot's name is synced like its bytes."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/data")
     file = load(fs)
-    fs.trace.clear()
+    fs.disk.trace.clear()
     file.mint(Random(1))
     for slot, line in (("a", 0), ("b", 5)):
         path = f"/data/identity.{slot}"
         expected = ["listdir /data", f"create {path}", f"pwrite {path}", f"fdatasync {path}", "fsync_dir /data"]
-        assert fs.trace[line : line + 5] == expected
-    fs.trace.clear()
+        assert trace(fs)[line : line + 5] == expected
+    fs.disk.trace.clear()
     load(fs)
     path = "/data/identity.a"
-    assert fs.trace[1:5] == [f"open {path}", f"fdatasync {path}", f"forget_cache {path}", f"pread {path}"]
+    assert trace(fs)[1:5] == [f"open {path}", f"fdatasync {path}", f"forget_cache {path}", f"pread {path}"]

@@ -23,7 +23,8 @@ from pyraftkv.log.segment import (
     pack_segment_header,
     unpack_segment_header,
 )
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import blank, fail, heal, trace, twin
 
 IDENTITY = Identity(cluster_id=5, member_id=2, incarnation=99, boot_count=0)
 BOOTED = Identity(cluster_id=5, member_id=2, incarnation=99, boot_count=1)
@@ -35,9 +36,9 @@ def reopen(fs, *, identity=BOOTED, segment_bytes_max=8192):
     return open_wal(fs, "/wal", identity=identity, random=Random(2), segment_bytes_max=segment_bytes_max)
 
 
-def make(batches: int, *, size: int = 100, segment_bytes_max: int = 8192) -> SimFileSystem:
+def make(batches: int, *, size: int = 100, segment_bytes_max: int = 8192) -> SimFS:
     """A log of ``batches`` batches of two entries, the commit index following."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/wal")
     wal, repaired = reopen(fs, identity=IDENTITY, segment_bytes_max=segment_bytes_max)
     assert repaired == ""
@@ -64,20 +65,20 @@ def test_every_cut_of_the_last_batch_is_torn():
     """Wherever the last batch was cut, it is gone as a whole, and nothing before it is."""
     fs = make(5)
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     start = batch_ends(data)[-2]
     for cut in range(start, len(data)):
-        disk = fs.copy()
-        disk.damage(path, data[:cut])
-        wal, repaired = reopen(disk)
+        copy = twin(fs)
+        copy.disk.damage(path, data[:cut])
+        wal, repaired = reopen(copy)
         assert wal.last_index == 8
         assert bool(repaired) == (cut > start)
-        assert len(disk.file(path)) == start
+        assert len(copy.disk.file(path)) == start
         if repaired:
-            assert disk.file(path + ".torn") == data[start:cut]
+            assert copy.disk.file(path + ".torn") == data[start:cut]
         wal.append([Save(9, None, [Entry(9, 2, b"new")], None)])
         wal.close()
-        again, repaired = reopen(disk)
+        again, repaired = reopen(copy)
         assert (again.last_index, repaired) == (9, "")
         assert again.read(lo=9, hi=10, bytes_max=1) == [Entry(9, 2, b"new")]
 
@@ -86,10 +87,10 @@ def test_a_torn_tail_is_kept_durably_then_cut_durably():
     """The copy is on the disk before the original goes, and both are before anything is appended."""
     fs = make(5)
     (path,) = segments(fs)
-    fs.damage(path, bytes(fs.file(path))[:-1])
-    fs.trace.clear()
+    fs.disk.damage(path, bytes(fs.disk.file(path))[:-1])
+    fs.disk.trace.clear()
     reopen(fs)
-    assert fs.trace[fs.trace.index(f"create {path}.torn") :] == [
+    assert trace(fs)[trace(fs).index(f"create {path}.torn") :] == [
         f"create {path}.torn",
         f"pwrite {path}.torn",
         f"fdatasync {path}.torn",
@@ -104,12 +105,12 @@ def test_every_flipped_byte_of_the_last_batch_is_torn():
     """Whatever byte of the last batch is wrong, the batch is gone as a whole: nothing wrong is ever read."""
     fs = make(5)
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     start = batch_ends(data)[-2]
     for position in range(start, len(data)):
-        disk = fs.copy()
-        disk.damage(path, data[:position] + bytes([data[position] ^ 0x40]) + data[position + 1 :])
-        wal, repaired = reopen(disk)
+        copy = twin(fs)
+        copy.disk.damage(path, data[:position] + bytes([data[position] ^ 0x40]) + data[position + 1 :])
+        wal, repaired = reopen(copy)
         assert wal.last_index == 8, position
         assert "torn bytes" in repaired
 
@@ -118,19 +119,19 @@ def test_every_flipped_bit_before_the_last_batch_is_corruption():
     """A later batch proves that an earlier one was durable: the damage is refused, with its place."""
     fs = make(5)
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     ends = batch_ends(data)
     for position in range(BLOCK_BYTES, ends[-2]):
-        disk = fs.copy()
+        copy = twin(fs)
         damaged = data[:position] + bytes([data[position] ^ 1 << position % 8]) + data[position + 1 :]
-        disk.damage(path, damaged)
+        copy.disk.damage(path, damaged)
         with pytest.raises(WalCorruption) as caught:
-            reopen(disk)
+            reopen(copy)
         batch = sum(end <= position for end in ends)  # 0: the opening batch
         assert caught.value.segment == path.rpartition("/")[2]
         assert caught.value.offset == (ends[batch - 1] if batch else BLOCK_BYTES)
         assert caught.value.last_good_index == max(batch - 1, 0) * 2
-        assert disk.file(path) == damaged, "nothing was touched"
+        assert copy.disk.file(path) == damaged, "nothing was touched"
         if batch:
             lo, hi = caught.value.lost_range
             assert (lo, hi) == (2 * batch - 1, 2 * batch + 1)
@@ -140,47 +141,47 @@ def test_damage_in_the_opening_batch_is_corruption_even_if_it_is_the_last():
     """A segment gets its name only after header and opening batch are durable, so they cannot be torn."""
     fs = make(0)
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     for position in range(len(data)):
-        disk = fs.copy()
-        disk.damage(path, data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
+        copy = twin(fs)
+        copy.disk.damage(path, data[:position] + bytes([data[position] ^ 0x10]) + data[position + 1 :])
         with pytest.raises(WalCorruption):
-            reopen(disk)
-        assert disk.listdir("/wal") == fs.listdir("/wal")
-        assert len(disk.file(path)) == len(data), "nothing was touched"
-    disk = fs.copy()
-    disk.damage(path, data[:BLOCK_BYTES])
+            reopen(copy)
+        assert copy.listdir("/wal") == fs.listdir("/wal")
+        assert len(copy.disk.file(path)) == len(data), "nothing was touched"
+    copy = twin(fs)
+    copy.disk.damage(path, data[:BLOCK_BYTES])
     with pytest.raises(WalCorruption, match="opening batch"):
-        reopen(disk)
+        reopen(copy)
 
 
 def test_any_damage_in_a_sealed_segment_is_corruption():
     """A sealed segment was synced before the next one began."""
     fs = make(100)
     sealed = segments(fs)[-2]
-    data = bytes(fs.file(sealed))
+    data = bytes(fs.disk.file(sealed))
     random = Random(3)
     for position in [0, BLOCK_BYTES, len(data) - 1, *(random.randrange(len(data)) for _ in range(200))]:
-        disk = fs.copy()
-        disk.damage(sealed, data[:position] + bytes([data[position] ^ 0x08]) + data[position + 1 :])
+        copy = twin(fs)
+        copy.disk.damage(sealed, data[:position] + bytes([data[position] ^ 0x08]) + data[position + 1 :])
         with pytest.raises(WalCorruption) as caught:
-            reopen(disk)
+            reopen(copy)
         assert caught.value.segment in sealed
-        assert disk.listdir("/wal") == fs.listdir("/wal")
-        assert len(disk.file(sealed)) == len(data), "nothing was touched"
+        assert copy.listdir("/wal") == fs.listdir("/wal")
+        assert len(copy.disk.file(sealed)) == len(data), "nothing was touched"
     for cut in (len(data) - 1, batch_ends(data)[-2], batch_ends(data)[-3]):
-        disk = fs.copy()
-        disk.damage(sealed, data[:cut])
+        copy = twin(fs)
+        copy.disk.damage(sealed, data[:cut])
         with pytest.raises(WalCorruption):
-            reopen(disk)
-    disk = fs.copy()
-    disk.damage(sealed, data[: batch_ends(data)[-2]])
+            reopen(copy)
+    copy = twin(fs)
+    copy.disk.damage(sealed, data[: batch_ends(data)[-2]])
     with pytest.raises(WalCorruption, match="without a seal"):
-        reopen(disk)
-    disk = fs.copy()
-    disk.damage(sealed, data + b"x")
+        reopen(copy)
+    copy = twin(fs)
+    copy.disk.damage(sealed, data + b"x")
     with pytest.raises(WalCorruption, match="after the seal"):
-        reopen(disk)
+        reopen(copy)
 
 
 def test_bytes_after_the_seal_of_the_last_segment_are_corruption():
@@ -189,7 +190,7 @@ def test_bytes_after_the_seal_of_the_last_segment_are_corruption():
     for name in segments(fs)[2:]:
         fs.unlink(name)
     path = segments(fs)[-1]
-    fs.damage(path, bytes(fs.file(path)) + b"x")
+    fs.disk.damage(path, bytes(fs.disk.file(path)) + b"x")
     with pytest.raises(WalCorruption, match="after the seal"):
         reopen(fs)
 
@@ -199,18 +200,18 @@ def test_a_missing_segment_is_corruption():
     fs = make(100)
     names = segments(fs)
     for missing in names[1:-1]:
-        disk = fs.copy()
-        disk.unlink(missing)
+        copy = twin(fs)
+        copy.unlink(missing)
         with pytest.raises(WalCorruption, match="missing") as caught:
-            reopen(disk)
+            reopen(copy)
         lo, hi = caught.value.lost_range
         assert lo == int(missing[-20:-4], 16)
         assert hi == int(names[names.index(missing) + 1][-20:-4], 16)
-    disk = fs.copy()
+    copy = twin(fs)
     for name in names:
-        disk.unlink(name)
+        copy.unlink(name)
     with pytest.raises(WalCorruption, match="the log is gone"):
-        reopen(disk)
+        reopen(copy)
 
 
 def test_a_roll_that_was_cut_after_the_seal_is_finished():
@@ -231,20 +232,21 @@ def test_what_a_failed_sync_left_in_the_cache_is_not_believed():
     """The kernel marks the pages clean that it could not write: they can be read, and are not on the disk."""
     fs = make(3)
     wal, _ = reopen(fs)
-    fs.fault = lambda name, _path: errno.EIO if name == "fdatasync" else 0
+    fail(fs, lambda name, _path: errno.EIO if name == "fdatasync" else 0)
     with pytest.raises(OSError, match="simulated"):
         wal.append([Save(9, None, [Entry(7, 1, b"never durable")], None)])
-    fs.fault = lambda _name, _path: 0
-    disk = fs.kill()
-    (path,) = segments(disk)
-    assert b"never durable" in disk.file(path)
-    wal, _ = reopen(disk)
+    heal(fs)
+    fs.disk.kill()
+    copy = fs.disk.mount()
+    (path,) = segments(copy)
+    assert b"never durable" in copy.disk.file(path)
+    wal, _ = reopen(copy)
     assert wal.last_index == 6
 
 
 def test_zeros_in_a_value_are_no_torn_tail():
     """Torn is decided by position: a value of zeros, whole or damaged, changes nothing (etcd's rule would)."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/wal")
     wal, _ = reopen(fs, identity=IDENTITY, segment_bytes_max=1 << 20)
     for index in (1, 2):
@@ -252,11 +254,11 @@ def test_zeros_in_a_value_are_no_torn_tail():
     wal.close()
     assert reopen(fs, segment_bytes_max=1 << 20)[1] == ""
     (path,) = segments(fs)
-    data = fs.file(path)
+    data = fs.disk.file(path)
     first = batch_ends(data)[0]
     damaged = bytearray(data)
     damaged[first + 200] = 1
-    fs.damage(path, damaged)
+    fs.disk.damage(path, damaged)
     with pytest.raises(WalCorruption):
         reopen(fs)
 
@@ -265,7 +267,7 @@ def test_zeros_after_the_last_batch_are_a_clean_end():
     """A file that grew before its bytes arrived ends where its last batch does."""
     fs = make(3)
     (path,) = segments(fs)
-    fs.damage(path, bytes(fs.file(path)) + bytes(5000))
+    fs.disk.damage(path, bytes(fs.disk.file(path)) + bytes(5000))
     wal, repaired = reopen(fs)
     assert (wal.last_index, repaired) == (6, "")
 
@@ -275,25 +277,25 @@ def test_a_value_that_holds_a_copy_of_the_log_does_not_prove_a_later_batch():
     fs = make(3, segment_bytes_max=1 << 16)
     (path,) = segments(fs)
     wal, _ = reopen(fs, segment_bytes_max=1 << 16)
-    copy = bytes(fs.file(path))[BLOCK_BYTES:]
-    end = len(fs.file(path))
+    copy = bytes(fs.disk.file(path))[BLOCK_BYTES:]
+    end = len(fs.disk.file(path))
     wal.append([Save(9, None, [Entry(7, 1, bytes(8 - (HEADER_BYTES + 8) % 8) + copy)], None)])
     wal.close()
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     data[-1] ^= 1
-    fs.damage(path, data)
+    fs.disk.damage(path, data)
     wal, repaired = reopen(fs, segment_bytes_max=1 << 16)
-    assert (wal.last_index, "torn bytes" in repaired, len(fs.file(path))) == (6, True, end)
+    assert (wal.last_index, "torn bytes" in repaired, len(fs.disk.file(path))) == (6, True, end)
 
 
 def test_absurd_lengths_are_refused_before_anything_is_allocated():
     """A length of 4 GiB is not believed, and not allocated."""
     fs = make(5)
     (path,) = segments(fs)
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     offset = batch_ends(data)[1]
     data[offset + 4 : offset + 8] = b"\xff\xff\xff\xff"
-    fs.damage(path, data)
+    fs.disk.damage(path, data)
     with pytest.raises(WalCorruption) as caught:
         reopen(fs)
     assert caught.value.offset == offset
@@ -324,7 +326,7 @@ def test_a_segment_of_another_directory_is_refused():
         Identity(cluster_id=5, member_id=3, incarnation=99, boot_count=1),
     ):
         with pytest.raises(ForeignDataDir):
-            reopen(fs.copy(), identity=identity)
+            reopen(twin(fs), identity=identity)
 
 
 def test_a_segment_under_another_name_is_refused():
@@ -341,29 +343,29 @@ def test_a_segment_that_does_not_continue_the_one_before_is_refused():
     fs, other = make(60), make(61)
     names = segments(fs)
     changed = names[1]
-    header = unpack_segment_header(bytes(fs.file(changed)[:BLOCK_BYTES]), path="")
+    header = unpack_segment_header(bytes(fs.disk.file(changed)[:BLOCK_BYTES]), path="")
     assert header.previous_chain != 0
     for field in ("previous_chain", "previous_batch"):
         values = {name: getattr(header, name) for name in header.__slots__}
         values[field] += 1
-        disk = other.copy()
-        data = bytearray(fs.file(changed))
+        copy = twin(other)
+        data = bytearray(fs.disk.file(changed))
         data[:BLOCK_BYTES] = pack_segment_header(type(header)(**values))
-        disk.damage(changed, data)
+        copy.disk.damage(changed, data)
         with pytest.raises(WalCorruption, match="does not continue"):
-            reopen(disk)
+            reopen(copy)
 
 
 def test_a_newer_major_format_is_refused_as_such():
     """What is newer than the reader is told apart from what is damaged."""
     fs = make(1)
     (path,) = segments(fs)
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     block = bytearray(pack_block(SEGMENT_MAGIC, bytes(data[12:100]), size=BLOCK_BYTES))
     block[8:10] = (2).to_bytes(2, "little")
     _fix_crc(block)
     data[:BLOCK_BYTES] = block
-    fs.damage(path, data)
+    fs.disk.damage(path, data)
     with pytest.raises(UnsupportedFormat):
         reopen(fs)
 
@@ -372,11 +374,11 @@ def test_a_newer_minor_format_is_read():
     """A higher minor changes nothing that an older reader must know."""
     fs = make(1)
     (path,) = segments(fs)
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     block = bytearray(data[:BLOCK_BYTES])
     block[10:12] = (7).to_bytes(2, "little")
     _fix_crc(block)
-    fs.damage(path, bytes(block) + bytes(data[BLOCK_BYTES:]))
+    fs.disk.damage(path, bytes(block) + bytes(data[BLOCK_BYTES:]))
     assert reopen(fs)[0].last_index == 2
 
 
@@ -384,11 +386,11 @@ def test_an_unknown_checksum_algorithm_is_refused():
     """The records cannot be verified, so they are not read."""
     fs = make(1)
     (path,) = segments(fs)
-    data = bytearray(fs.file(path))
+    data = bytearray(fs.disk.file(path))
     block = bytearray(data[:BLOCK_BYTES])
     block[12] = 9
     _fix_crc(block)
-    fs.damage(path, bytes(block) + bytes(data[BLOCK_BYTES:]))
+    fs.disk.damage(path, bytes(block) + bytes(data[BLOCK_BYTES:]))
     with pytest.raises(WalCorruption, match="algorithm 9"):
         reopen(fs)
 
@@ -400,7 +402,7 @@ def _fix_crc(block: bytearray) -> None:
 def append_raw(fs, build) -> None:
     """Append a well-formed batch that the log itself would never write."""
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     header = unpack_segment_header(data[:BLOCK_BYTES], path="")
     scanner = SegmentScanner(data, header)
     for _ in scanner.batches():
@@ -413,7 +415,7 @@ def append_raw(fs, build) -> None:
         previous_commit=scanner.commit_offset,
     )
     build(encoder)
-    fs.damage(path, data + encoder.finish(0))
+    fs.disk.damage(path, data + encoder.finish(0))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_a_commit_of_other_records_is_no_commit():
     """Count, chain and place of the batch before must fit, or the batch does not exist."""
     fs = make(3)
     (path,) = segments(fs)
-    data = bytes(fs.file(path))
+    data = bytes(fs.disk.file(path))
     header = unpack_segment_header(data[:BLOCK_BYTES], path="")
     scanner = SegmentScanner(data, header)
     for _ in scanner.batches():
@@ -466,19 +468,19 @@ def test_a_commit_of_other_records_is_no_commit():
     for wrong in ({"chain": 1}, {"previous_commit": 8}, {"batch": scanner.batch}, {"salt": header.salt ^ 1}):
         encoder = BatchEncoder(**good | wrong)
         encoder.entries([Entry(7, 1, b"x")])
-        disk = fs.copy()
-        disk.damage(path, data + encoder.finish(7))
-        wal, repaired = reopen(disk)
+        copy = twin(fs)
+        copy.disk.damage(path, data + encoder.finish(7))
+        wal, repaired = reopen(copy)
         assert (wal.last_index, "torn bytes" in repaired) == (6, True), wrong
     encoder = BatchEncoder(**good)
     encoder.entries([Entry(7, 1, b"x")])
     encoder._count += 1
-    disk = fs.copy()
-    disk.damage(path, data + encoder.finish(7))
-    assert reopen(disk)[0].last_index == 6
+    copy = twin(fs)
+    copy.disk.damage(path, data + encoder.finish(7))
+    assert reopen(copy)[0].last_index == 6
     encoder = BatchEncoder(**good)
     encoder._add(RecordType.COMMIT, 0, 6, 0, b"short")
-    fs.damage(path, data + b"".join(encoder._parts))
+    fs.disk.damage(path, data + b"".join(encoder._parts))
     assert reopen(fs)[0].last_index == 6
 
 

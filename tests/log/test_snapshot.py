@@ -20,7 +20,8 @@ from pyraftkv.log.snapshot import (
     purge,
     snapshot_name,
 )
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import blank, fail, heal, trace, twin
 
 META = SnapshotMeta(index=10, term=2, membership=Membership(voters=frozenset({1, 2})))
 CHUNKS = [b"a" * 100, b"b", b"c" * 700]
@@ -32,10 +33,10 @@ def begin(fs, meta=META, number=1) -> SnapshotWriter:
     return SnapshotWriter(fs, "/snap", meta, identity=Identity(5, 1, 9, 1), number=number)
 
 
-def make(meta=META, fs=None) -> SimFileSystem:
+def make(meta=META, fs=None) -> SimFS:
     """A disk with a snapshot."""
     if fs is None:
-        fs = SimFileSystem()
+        fs = blank()
         fs.make_dir("/snap")
     writer = begin(fs, meta)
     for chunk in CHUNKS:
@@ -64,7 +65,7 @@ def test_chunks_come_back_as_they_were_written():
 
 def test_a_snapshot_may_be_empty():
     """No chunks at all are a snapshot too."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     begin(fs).finish()
     assert read(fs) == []
@@ -73,24 +74,24 @@ def test_a_snapshot_may_be_empty():
 def test_every_flipped_byte_is_noticed():
     """Header, chunk, CRC, trailer: whatever byte is wrong, the snapshot is refused, and no wrong byte is yielded."""
     fs = make()
-    data = bytes(fs.file(PATH))
+    data = bytes(fs.disk.file(PATH))
     for position in range(len(data)):
-        disk = fs.copy()
-        disk.damage(PATH, data[:position] + bytes([data[position] ^ 0x20]) + data[position + 1 :])
+        copy = twin(fs)
+        copy.disk.damage(PATH, data[:position] + bytes([data[position] ^ 0x20]) + data[position + 1 :])
         with pytest.raises(SnapshotCorruption):
-            read(disk)
+            read(copy)
 
 
 def test_every_cut_is_noticed():
     """A file that ends early, or late, is refused."""
     fs = make()
-    data = bytes(fs.file(PATH))
+    data = bytes(fs.disk.file(PATH))
     for cut in range(BLOCK_BYTES, len(data)):
-        disk = fs.copy()
-        disk.damage(PATH, data[:cut])
+        copy = twin(fs)
+        copy.disk.damage(PATH, data[:cut])
         with pytest.raises(SnapshotCorruption):
-            read(disk)
-    fs.damage(PATH, data + b"\0")
+            read(copy)
+    fs.disk.damage(PATH, data + b"\0")
     with pytest.raises(SnapshotCorruption, match="after the trailer"):
         read(fs)
 
@@ -99,18 +100,18 @@ def test_verifying_reads_the_disk_and_not_the_cache():
     """Synced, dropped from the cache, then read: in this order, and before anything is believed."""
     fs = make()
     reader = SnapshotReader(fs, "/snap", term=2, index=10)
-    fs.trace.clear()
+    fs.disk.trace.clear()
     reader.verify()
-    assert [line.split()[0] for line in fs.trace[:3]] == ["fdatasync", "forget_cache", "pread"]
+    assert [line.split()[0] for line in trace(fs)[:3]] == ["fdatasync", "forget_cache", "pread"]
     reader.close()
 
 
 def test_a_missing_chunk_is_noticed_even_when_reading_from_behind_it():
     """The trailer counts chunks and bytes; numbers leave no gap."""
     fs = make()
-    data = bytes(fs.file(PATH))
+    data = bytes(fs.disk.file(PATH))
     second = BLOCK_BYTES + 12 + 100
-    fs.damage(PATH, data[:second] + data[second + 13 :])
+    fs.disk.damage(PATH, data[:second] + data[second + 13 :])
     for start in (0, 2):
         with pytest.raises(SnapshotCorruption):
             read(fs, start)
@@ -118,15 +119,15 @@ def test_a_missing_chunk_is_noticed_even_when_reading_from_behind_it():
 
 def test_chunks_out_of_order_are_noticed_before_they_are_yielded():
     """Also when the reading starts in the middle, where no digest helps."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     writer = begin(fs)
     for chunk in (b"one", b"two"):
         writer.write(chunk)
     writer.finish()
-    data = bytes(fs.file(PATH))
+    data = bytes(fs.disk.file(PATH))
     first, second = data[BLOCK_BYTES : BLOCK_BYTES + 15], data[BLOCK_BYTES + 15 : BLOCK_BYTES + 30]
-    fs.damage(PATH, data[:BLOCK_BYTES] + second + first + data[BLOCK_BYTES + 30 :])
+    fs.disk.damage(PATH, data[:BLOCK_BYTES] + second + first + data[BLOCK_BYTES + 30 :])
     for start in (0, 1):
         with pytest.raises(SnapshotCorruption, match="where chunk 0 belongs"):
             read(fs, start)
@@ -135,15 +136,15 @@ def test_chunks_out_of_order_are_noticed_before_they_are_yielded():
 def test_chunks_of_another_snapshot_are_noticed_by_the_digest():
     """Intact chunks of another file, in number and size the same, are not these."""
     fs = make()
-    other = SimFileSystem()
+    other = blank()
     other.make_dir("/snap")
     writer = begin(other)
     for chunk in CHUNKS:
         writer.write(b"x" * len(chunk))
     writer.finish()
-    data, foreign = bytes(fs.file(PATH)), bytes(other.file(PATH))
+    data, foreign = bytes(fs.disk.file(PATH)), bytes(other.disk.file(PATH))
     trailer = len(data) - 60
-    fs.damage(PATH, foreign[:trailer] + data[trailer:])
+    fs.disk.damage(PATH, foreign[:trailer] + data[trailer:])
     with pytest.raises(SnapshotCorruption, match="other chunks"):
         read(fs)
 
@@ -164,10 +165,10 @@ def test_a_newer_major_format_is_refused_as_such():
     from zlib import crc32
 
     fs = make()
-    block = bytearray(fs.file(PATH)[:BLOCK_BYTES])
+    block = bytearray(fs.disk.file(PATH)[:BLOCK_BYTES])
     block[8] = 2
     block[-4:] = crc32(bytes(block[:-4])).to_bytes(4, "little")
-    fs.damage(PATH, bytes(block) + bytes(fs.file(PATH)[BLOCK_BYTES:]))
+    fs.disk.damage(PATH, bytes(block) + bytes(fs.disk.file(PATH)[BLOCK_BYTES:]))
     with pytest.raises(UnsupportedFormat):
         read(fs)
 
@@ -175,29 +176,29 @@ def test_a_newer_major_format_is_refused_as_such():
 @pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "rename", "fsync_dir"])
 def test_an_error_ends_the_snapshot_and_leaves_nothing_open(operation):
     """Wherever the disk refuses, the temporary file goes, and another try may succeed."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
-    fs.fault = lambda name, path: errno.EIO if name == operation and "/snap" in path else 0
+    fail(fs, lambda name, path: errno.EIO if name == operation and "/snap" in path else 0)
     with pytest.raises(OSError, match="simulated"):
         make(fs=fs)
     assert not fs.fds
     if operation != "fsync_dir":
         assert fs.listdir("/snap") == []
-    fs.fault = lambda _name, _path: 0
+    heal(fs)
     make(fs=fs)
     assert read(fs) == CHUNKS
 
 
 def test_an_abort_that_fails_leaves_the_file_to_the_next_start():
     """The temporary file stays if even its unlink fails, and `clean` takes it."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     writer = begin(fs)
-    fs.fault = lambda name, _path: errno.EIO if name == "unlink" else 0
+    fail(fs, lambda name, _path: errno.EIO if name == "unlink" else 0)
     writer.abort()
     writer.abort()
     assert len(fs.listdir("/snap")) == 1
-    fs.fault = lambda _name, _path: 0
+    heal(fs)
     clean(fs, "/snap", named=[])
     assert fs.listdir("/snap") == []
 
@@ -205,17 +206,17 @@ def test_an_abort_that_fails_leaves_the_file_to_the_next_start():
 def test_a_long_snapshot_is_synced_on_the_way(monkeypatch):
     """The log's own syncs never wait for more than a bounded amount of snapshot."""
     monkeypatch.setattr(snapshots, "UNSYNCED_BYTES_MAX", 3000)
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     writer = begin(fs)
     for _ in range(10):
         writer.write(bytes(1000))
-    assert sum(line.startswith("fdatasync") for line in fs.trace) >= 3
+    assert sum(line.startswith("fdatasync") for line in trace(fs)) >= 3
 
 
 def test_chunks_are_bounded():
     """More than a mebibyte in one piece, or nothing in one, is our bug."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     writer = begin(fs)
     for size in (0, CHUNK_BYTES_MAX + 1):
@@ -225,7 +226,7 @@ def test_chunks_are_bounded():
 
 def test_purge_keeps_what_is_in_use_and_what_is_newer():
     """A received snapshot that no save has named yet is newer than those in use, and stays."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/snap")
     metas = [SnapshotMeta(index=index, term=2, membership=META.membership) for index in (5, 10, 20, 30)]
     for meta in metas:

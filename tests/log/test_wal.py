@@ -13,14 +13,15 @@ from pyraftkv.errors import StorageFailed, WalCorruption
 from pyraftkv.log.base import Identity
 from pyraftkv.log.recovery import open_wal
 from pyraftkv.log.wal import Wal
-from tests.log.simfs import SimFileSystem
+from pyraftkv.sim.disk import SimFS
+from tests.log.disks import blank, fail, heal, trace
 
 MEMBERS = Membership(voters=frozenset({1}))
 
 
-def disk() -> SimFileSystem:
+def disk() -> SimFS:
     """An empty disk."""
-    fs = SimFileSystem()
+    fs = blank()
     fs.make_dir("/wal")
     return fs
 
@@ -53,14 +54,14 @@ def everything(wal: Wal) -> list[Entry]:
 
 def writes(fs) -> list[str]:
     """What was done to the disk, reads left out."""
-    return [line.split()[0] for line in fs.trace if line.split()[0] in ("pwrite", "fdatasync", "fsync_dir", "rename")]
+    return [line.split()[0] for line in trace(fs) if line.split()[0] in ("pwrite", "fdatasync", "fsync_dir", "rename")]
 
 
 def test_a_batch_is_one_write_and_one_sync():
     """However many saves it holds."""
     fs = disk()
     wal = open_log(fs)
-    fs.trace.clear()
+    fs.disk.trace.clear()
     wal.append([save(entries(first, 3), state=HardState(1, 1, 0)) for first in (1, 4, 7)])
     assert writes(fs) == ["pwrite", "fdatasync"]
     assert everything(wal) == entries(1, 9)
@@ -78,10 +79,10 @@ def test_an_append_of_nothing_new_writes_nothing():
     fs = disk()
     wal = open_log(fs)
     wal.append([save(state=HardState(2, 1, 0))])
-    fs.trace.clear()
+    fs.disk.trace.clear()
     wal.append([save(state=HardState(2, 1, 0)), save()])
     wal.append([])
-    assert fs.trace == []
+    assert trace(fs) == []
 
 
 def test_an_overwrite_replaces_everything_from_its_index_on():
@@ -143,9 +144,9 @@ def test_a_record_that_changed_after_it_was_written_is_noticed_when_read():
     wal = open_log(fs)
     wal.append([save(entries(1, 5))])
     (name,) = fs.listdir("/wal")
-    data = bytearray(fs.file(f"/wal/{name}"))
+    data = bytearray(fs.disk.file(f"/wal/{name}"))
     data[wal.runs.spans(lo=1, hi=2, bytes_max=1)[0].offset + 90] ^= 1
-    fs.damage(f"/wal/{name}", data)
+    fs.disk.damage(f"/wal/{name}", data)
     with pytest.raises(WalCorruption) as caught:
         wal.read(lo=2, hi=4, bytes_max=1 << 20)
     assert (caught.value.segment, caught.value.lost_range) == (name, (2, 4))
@@ -156,12 +157,12 @@ def test_a_roll_seals_and_syncs_before_the_next_segment_gets_its_name():
     fs = disk()
     wal = open_log(fs)
     wal.append([save(entries(1, 50))])
-    fs.trace.clear()
+    fs.disk.trace.clear()
     wal.append([save(entries(51, 1))])
     seal, batch = ["pwrite", "fdatasync"], ["pwrite", "fdatasync"]
     assert writes(fs) == [*seal, "pwrite", "pwrite", "fdatasync", "rename", "fsync_dir", *batch]
     assert len(wal.segments) == 2
-    assert not [fd for fd, (_, path) in fs.fds.items() if "0000-" in path], "the sealed segment was closed"
+    assert not [fd for fd, file in fs.fds.items() if "0000-" in file.path], "the sealed segment was closed"
     assert everything(open_log(fs, boots=1)) == entries(1, 51)
 
 
@@ -209,12 +210,12 @@ def test_purging_unlinks_oldest_first_and_durably_one_by_one():
     wal = fill(fs, 500)
     wal.append([], taken=[meta(200)])
     wal.append([], taken=[meta(400)])
-    fs.trace.clear()
+    fs.disk.trace.clear()
     wal.purge()
-    unlinked = [line for line in fs.trace if line.startswith("unlink")]
+    unlinked = [line for line in trace(fs) if line.startswith("unlink")]
     assert unlinked == sorted(unlinked)
     assert len(unlinked) > 1
-    assert fs.trace == [line for name in unlinked for line in (name, "fsync_dir /wal")]
+    assert trace(fs) == [line for name in unlinked for line in (name, "fsync_dir /wal")]
 
 
 def test_a_purge_that_fails_is_continued_by_the_next():
@@ -224,11 +225,11 @@ def test_a_purge_that_fails_is_continued_by_the_next():
     wal.append([], taken=[meta(200)])
     wal.append([], taken=[meta(400)])
     before = len(wal.segments)
-    fs.fault = lambda name, _path: errno.EIO if name == "unlink" else 0
+    fail(fs, lambda name, _path: errno.EIO if name == "unlink" else 0)
     with pytest.raises(OSError, match="unlink"):
         wal.purge()
     assert len(wal.segments) == before
-    fs.fault = lambda _name, _path: 0
+    heal(fs)
     wal.purge()
     assert len(wal.segments) < before
     assert everything(open_log(fs, boots=1))[0].index == wal.first_index
@@ -279,14 +280,14 @@ def test_the_first_error_is_final(operation):
     fs = disk()
     wal = open_log(fs)
     wal.append([save(entries(1, 2))])
-    fs.fault = lambda name, _path: errno.EIO if name == operation else 0
+    fail(fs, lambda name, _path: errno.EIO if name == operation else 0)
     with pytest.raises(OSError, match="simulated"):
         wal.append([save(entries(3, 2))])
-    fs.fault = lambda _name, _path: 0
-    fs.trace.clear()
+    heal(fs)
+    fs.disk.trace.clear()
     with pytest.raises(StorageFailed):
         wal.append([save(entries(3, 2))])
-    assert fs.trace == []
+    assert trace(fs) == []
     assert everything(wal) == entries(1, 2)
 
 
@@ -296,10 +297,10 @@ def test_an_error_while_rolling_is_final_too(operation):
     fs = disk()
     wal = open_log(fs)
     wal.append([save(entries(1, 100))])
-    fs.fault = lambda name, path: errno.ENOSPC if name == operation and "0001-" in path + "0001-" else 0
+    fail(fs, lambda name, path: errno.ENOSPC if name == operation and "0001-" in path + "0001-" else 0)
     with pytest.raises(OSError, match="simulated"):
         wal.append([save(entries(101, 1))])
-    fs.fault = lambda _name, _path: 0
+    heal(fs)
     with pytest.raises(StorageFailed):
         wal.append([save(entries(101, 1))])
     wal.close()
@@ -310,7 +311,7 @@ def test_an_error_while_rolling_is_final_too(operation):
 def test_many_random_appends_read_back_as_one_log():
     """Against a plain list: appends, overwrites and rolls, with starts in between."""
     random = Random(11)
-    fs = SimFileSystem(random=random)
+    fs = blank(random)
     fs.make_dir("/wal")
     wal, plain, term = open_log(fs), [], 1
     for step in range(400):
