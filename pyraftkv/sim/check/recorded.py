@@ -1,0 +1,169 @@
+"""`RecordedKV`: a store like the one it wraps, that writes down what it is asked and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+from pyraftkv.engine import Engine
+from pyraftkv.errors import NotApplied, PyraftkvError, WatchCancelled
+from pyraftkv.kv import Consistency, Status, Watch
+from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
+from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
+
+
+class RecordedKV(Engine):
+    """Wraps a `Node` or a `Client`; several of them may share one history.
+
+    A call that ends in any other way than with a result or with `NotApplied` has an unknown outcome: so has one whose
+    caller is cancelled, and one that never returns, because its process is killed.
+
+    Args:
+        engine: What to ask.
+        history: Where to write it down.
+        clock: Seconds, the same for all who share the history.
+        client: Who asks.
+        member: The one life of one member that `engine` is, if it can be no other: a `Node`, say. Its reads of its
+            own state never go backwards.
+        noted: Called with an operation when it begins and again when it has ended.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        history: History,
+        *,
+        clock: Callable[[], float],
+        client: str,
+        member: str = "",
+        noted: Callable[[Op], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._history = history
+        self._clock = clock
+        self._client = client
+        self._member = member
+        self._noted = noted
+
+    def __repr__(self) -> str:
+        return f"<RecordedKV {self._client} of {self._engine!r}>"
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        op = self._begin(command, "linearizable")
+        try:
+            result = await self._engine.write(command, timeout)
+        except (PyraftkvError, asyncio.CancelledError) as error:
+            self._raised(op, error)
+            raise
+        self._answered(op, result)
+        return result
+
+    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        op = self._begin(query, consistency)
+        try:
+            result = await self._engine.read(query, consistency, timeout)
+        except (PyraftkvError, asyncio.CancelledError) as error:
+            self._raised(op, error)
+            raise
+        self._answered(op, result)
+        return result
+
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> RecordedWatch:
+        """Start a watch."""
+        watch = self._engine.watch_range(
+            key, end, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
+        )
+        record = self._history.watch(
+            self._client,
+            key,
+            self._clock(),
+            end=end,
+            start_revision=start_revision,
+            prev_kv=prev_kv,
+            no_put=no_put,
+            no_delete=no_delete,
+        )
+        return RecordedWatch(watch, record, self._history, self._clock)
+
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return this member's view of itself and of the cluster; it is not written down."""
+        return await self._engine.status(timeout=timeout)
+
+    def _begin(self, request: Request, consistency: Consistency) -> Op:
+        op = self._history.begin(self._client, request, self._clock(), consistency=consistency, member=self._member)
+        if self._noted is not None:
+            self._noted(op)
+        return op
+
+    def _answered(self, op: Op, result: Result) -> None:
+        self._history.ok(op, result, self._clock())
+        if self._noted is not None:
+            self._noted(op)
+
+    def _raised(self, op: Op, error: BaseException) -> None:
+        at = self._clock()
+        if isinstance(error, NotApplied):
+            self._history.failed(op, error, at)
+        else:
+            self._history.unknown(op, at, error if isinstance(error, PyraftkvError) else None)
+        if self._noted is not None:
+            self._noted(op)
+
+
+class RecordedWatch:
+    """A watch that writes down what it hands out; see `kv.Watch`."""
+
+    def __init__(self, watch: Watch, record: WatchRecord, history: History, clock: Callable[[], float]) -> None:
+        self._watch = watch
+        self._history = history
+        self._clock = clock
+        self.record = record
+        """What it has written down."""
+
+    @property
+    def revision(self) -> int:
+        """Everything up to this revision has been handed out."""
+        return self._watch.revision
+
+    async def synced(self, *, timeout: float | None = None) -> int:
+        """Wait until the watch is in place; what it names, and what it has handed out by then, is written down."""
+        revision = await self._watch.synced(timeout=timeout)
+        self._history.placed(self.record, revision, self._clock())
+        self._history.bookmark(self.record, self._watch.revision, self._clock())
+        return revision
+
+    async def batches(self) -> AsyncIterator[WatchBatch]:
+        """Iterate over batches of whole revisions."""
+        try:
+            async for batch in self._watch.batches():
+                self._history.delivered(self.record, batch.events, self._clock(), revision=batch.revision)
+                yield batch
+        except WatchCancelled as error:
+            self._history.cancelled(self.record, error.resume_revision)
+            raise
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            async for event in self._watch:
+                self._history.delivered(self.record, [event], self._clock())
+                yield event
+        except WatchCancelled as error:
+            self._history.cancelled(self.record, error.resume_revision)
+            raise
+
+    async def __aenter__(self) -> Self:
+        await self._watch.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._watch.__aexit__(*exc)
+
+    async def close(self) -> None:
+        """Stop watching. Idempotent."""
+        await self._watch.close()
