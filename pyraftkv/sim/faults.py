@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from enum import Flag, auto
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from pyraftkv import errors
 from pyraftkv._record import record
@@ -162,7 +162,7 @@ class DiskFault:
             is_full=self.is_full or other.is_full,
             write_error_rate=max(self.write_error_rate, other.write_error_rate),
             read_error_rate=max(self.read_error_rate, other.read_error_rate),
-            sync_failure=max(self.sync_failure, other.sync_failure, key=_SYNC_FAILURES.index),
+            sync_failure=max((self.sync_failure, other.sync_failure), key=_SYNC_FAILURES.index),
             short_write_rate=max(self.short_write_rate, other.short_write_rate),
         )
 
@@ -314,15 +314,18 @@ def faults_to_json(faults: Iterable[Fault]) -> str:
 def faults_from_json(text: str) -> list[Fault]:
     """Read what `faults_to_json` wrote. Raises `FaultError`."""
     try:
-        rows = json.loads(text)
+        rows: Any = json.loads(text)
     except ValueError as error:
         raise FaultError(f"no list of faults: {error}") from error
-    if not isinstance(rows, list) or len(rows) > FAULTS_MAX:
-        raise FaultError(f"no list of at most {FAULTS_MAX} faults")
-    return [_fault_from_row(row) for row in rows]
+    if not isinstance(rows, list):
+        raise FaultError("no list of faults")
+    listed: list[Any] = rows
+    if len(listed) > FAULTS_MAX:
+        raise FaultError(f"{len(listed)} faults, over {FAULTS_MAX}")
+    return [_fault_from_row(row) for row in listed]
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
+_FIELDS: dict[str, tuple[type, ...]] = {
     "at": (int, float),
     "kind": (str,),
     "targets": (list,),
@@ -334,12 +337,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _fault_from_row(row: Any) -> Fault:
     """Raises `FaultError`."""
-    if not isinstance(row, dict) or not {"at", "kind"} <= row.keys() <= {field.name for field in fields(Fault)}:
-        raise FaultError(f"not the fields of a fault: {row!r}")
-    for name, value in row.items():
-        if isinstance(value, bool) or not isinstance(value, _TYPES[name]):
+    if not isinstance(row, dict):
+        raise FaultError(f"no fault: {row!r}")
+    values = cast(dict[str, Any], row)
+    if not {"at", "kind"} <= values.keys() <= _FIELDS.keys():
+        raise FaultError(f"not the fields of a fault: {', '.join(values)}")
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, _FIELDS[name]):
             raise FaultError(f"{name} of a fault cannot be {value!r}")
-    targets = row.get("targets", [])
+    targets = tuple(values.pop("targets", ()))
     if not all(isinstance(name, str) for name in targets):
         raise FaultError(f"targets of a fault are names, not {targets!r}")
-    return Fault(**{**row, "targets": tuple(targets)})
+    return Fault(**values, targets=targets)

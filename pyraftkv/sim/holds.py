@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial, reduce
-from operator import mul, or_
+from math import prod
 from random import Random
 from typing import TypeVar
 
@@ -65,15 +65,25 @@ class Holds:
 
     def link(self, link: Link, fault: LinkFault) -> Callable[[], None]:
         """Make a link worse; return what makes it better again."""
-        return _add(self._links, link, fault, lambda held: self.target.set_link(*link, reduce(or_, held, LinkFault())))
+        return _add(
+            self._links,
+            link,
+            fault,
+            lambda held: self.target.set_link(*link, reduce(LinkFault.__or__, held, LinkFault())),
+        )
 
     def disk(self, host: str, fault: DiskFault) -> Callable[[], None]:
         """Make a disk worse; return what makes it better again."""
-        return _add(self._disks, host, fault, lambda held: self.target.set_disk(host, reduce(or_, held, DiskFault())))
+        return _add(
+            self._disks,
+            host,
+            fault,
+            lambda held: self.target.set_disk(host, reduce(DiskFault.__or__, held, DiskFault())),
+        )
 
     def rate(self, host: str, rate: float) -> Callable[[], None]:
         """Change the rate of a clock; return what changes it back."""
-        return _add(self._rates, host, rate, lambda held: self.target.set_clock_rate(host, reduce(mul, held, 1.0)))
+        return _add(self._rates, host, rate, lambda held: self.target.set_clock_rate(host, prod(held)))
 
 
 def _add(held: dict[K, list[V]], key: K, value: V, tell: Callable[[list[V]], None]) -> Callable[[], None]:

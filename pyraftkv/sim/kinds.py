@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import reduce
 from itertools import combinations, product
-from operator import or_
 
 from pyraftkv._record import record
 from pyraftkv.sim.faults import Ability, DiskFault, Fault, FaultError, LinkFault
@@ -337,7 +336,7 @@ def kind_of(fault: Fault) -> Kind:
 
 def needed(faults: Iterable[Fault]) -> Ability:
     """Return every ability that a list of faults needs. Raises `FaultError`."""
-    return reduce(or_, (kind_of(fault).needs for fault in faults), Ability(0))
+    return reduce(Ability.__or__, (kind_of(fault).needs for fault in faults), Ability(0))
 
 
 def windows(fault: Fault) -> Iterator[Window]:
