@@ -36,7 +36,7 @@ def cut(text: str, *, length_max: int) -> str:
 
 def show(value: Any) -> str:
     """Return a value in words. Records omit the fields that have their default."""
-    kind: type = type(value)
+    kind: type[Any] = type(value)
     if kind is str:
         return printable(cut(value, length_max=TEXT_MAX))
     if kind is int or kind is bool or value is None:

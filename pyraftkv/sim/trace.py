@@ -34,7 +34,10 @@ from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from pyraftkv.sim.check.words import answer_words, request_words
 from pyraftkv.sim.show import printable, show, show_message
+from pyraftkv.store.commands import PutKey
+from pyraftkv.store.values import PutResult
 
 FATES = ("delivered", "dropped", "duplicated", "corrupted", "late")
 """What may become of a message."""
@@ -154,7 +157,7 @@ def text_of(event: AnyEvent) -> str:
 
 def _text_of_message(detail: dict[str, Any]) -> str:
     sent_at, arrived_at = detail.get("sent_at"), detail.get("arrived_at")
-    text = f"{show_message(detail.get('what', '')):<60}  {detail.get('fate', 'delivered')}"
+    text = f"{show_message(detail.get('what', '')):<56}  {detail.get('fate', 'delivered')}"
     if sent_at is None or arrived_at is None:
         return text
     return f"{text} after {(arrived_at - sent_at) * 1e3:.3f} ms"
@@ -163,11 +166,21 @@ def _text_of_message(detail: dict[str, Any]) -> str:
 def _text_of_detail(detail: dict[str, Any]) -> str:
     """Return ``name=value`` for each, but what names itself bare."""
     return " ".join(
-        show(value) if name in _BARE else f"{name}={show(value)}"
+        words_of(value) if name in _BARE else f"{name}={show(value)}"
         for name, value in detail.items()
         if name not in _IN_PLACE and value is not None
     )
 
 
-_BARE = frozenset({"text", "what", "how", "role", "command", "outcome"})
+def words_of(value: Any) -> str:
+    """Return a detail in words: what was asked and answered as one would say it, anything else as `show` does."""
+    module = type(value).__module__
+    if module == PutKey.__module__:
+        return request_words(value)
+    if module == PutResult.__module__:
+        return answer_words(value, None)
+    return show(value)
+
+
+_BARE = frozenset({"text", "what", "how", "role", "command", "outcome", "result", "error"})
 _IN_PLACE = frozenset({"source", "target"})

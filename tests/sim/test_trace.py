@@ -12,6 +12,7 @@ from pyraftkv.errors import NotApplied
 from pyraftkv.sim.show import cut, printable, show, show_message
 from pyraftkv.sim.trace import DIGEST_BYTES, FATES, Trace, hosts_of, line_of, text_of
 from pyraftkv.store.commands import PutKey
+from pyraftkv.store.values import PutResult
 
 HEARTBEAT = Heartbeat(to=2, sender=1, term=3, commit=12, context=1)
 
@@ -42,8 +43,8 @@ def test_a_message_is_one_aligned_line() -> None:
     trace.add(3.25, "n1", "message", target="n2", what=request, sent_at=3.25, arrived_at=3.2515, fate="delivered")
     trace.add(3.5, "n2", "message", source="n1", target="n2", what=HEARTBEAT, sent_at=3.5, fate="dropped")
     assert list(trace.lines()) == [
-        "   3.250000  n1 -> n2      AppendRequest term=3 prev=12@2 entries=3 commit=12            delivered after 1.500 ms",
-        "   3.500000  n1 -> n2      Heartbeat term=3 commit=12 context=1                          dropped",
+        "   3.250000  n1 -> n2      AppendRequest term=3 prev=12@2 entries=3 commit=12        delivered after 1.500 ms",
+        "   3.500000  n1 -> n2      Heartbeat term=3 commit=12 context=1                      dropped",
     ]
 
 
@@ -55,9 +56,10 @@ def test_a_message_is_one_aligned_line() -> None:
         ("crash", {"how": "power loss"}, "crash     power loss"),
         ("start", {"boot": 2}, "start     boot=2"),
         ("pause", {}, "pause"),
-        ("invoke", {"op": 4, "command": PutKey(b"x", b"1")}, "invoke    op=4 PutKey(key='x' value='1')"),
+        ("invoke", {"op": 4, "command": PutKey(b"x", b"1")}, "invoke    op=4 put 'x' = '1'"),
         ("return", {"op": 4, "outcome": "ok", "result": None}, "return    op=4 ok"),
-        ("return", {"op": 4, "outcome": "failed", "error": NotApplied("no leader")}, "return    op=4 failed error="),
+        ("return", {"op": 5, "outcome": "ok", "result": PutResult(7)}, "return    op=5 ok ok at revision 7"),
+        ("return", {"op": 6, "outcome": "failed", "error": NotApplied("x")}, "return    op=6 failed NotApplied: "),
         ("violation", {"text": "stale\nread"}, "violation stale\\nread"),
     ],
 )
