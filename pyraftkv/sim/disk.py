@@ -243,6 +243,11 @@ class SimDisk:
             inode.write(offset, data)
         return len(data)
 
+    def loses_sync(self) -> bool:
+        """Whether this sync claims to be one and is none."""
+        rate = self.fault.lost_sync_rate
+        return rate > 0 and self.random.random() < rate
+
     def _misdirect(self, data: bytes) -> None:
         """Put these bytes over others that are durable already, from the start of some sector on."""
         place = self._durable_place(self.random)
@@ -509,15 +514,15 @@ class SimFS:
         if error is not None:
             file.inode.fail_sync(error.sync_failure, disk.random)
             _fail(error, "fdatasync", file.path)
-        rate = disk.fault.lost_sync_rate
-        if not rate or disk.random.random() >= rate:
+        if not disk.loses_sync():
             file.inode.sync()
 
     def fsync_dir(self, path: str) -> None:
         error = self._begin("fsync_dir", path)
         self.disk.charge_sync(0)
         path = path.rstrip("/")
-        if error is None or error.sync_failure is SyncFailure.DURABLE:
+        syncs = not self.disk.loses_sync() if error is None else error.sync_failure is SyncFailure.DURABLE
+        if syncs:
             self.disk.directory(path).sync()
             below = [child for child in self.disk.directories if child and _folder(child) == path]
             self.disk.durable_directories.update(below)
