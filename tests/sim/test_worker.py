@@ -142,7 +142,6 @@ def test_the_process_goes_on_while_its_disk_works(world):
         await world.process.spawn(life())
 
     world.run(main())
-    assert deaths >= 4, f"seed {seed}: the lives ended too well"
     assert 9 <= len(ticks) <= 12
 
 
