@@ -268,6 +268,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._pass(process)
 
     def _pass_timer(self, process: SimProcess) -> None:
+        if self.now < process.timer_at:
+            return  # an earlier timer took over since, and has run: another event stands for the next one
         process.timer_at = inf
         if not process.runs:
             return
