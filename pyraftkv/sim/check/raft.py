@@ -204,12 +204,17 @@ class RaftInvariants:
 
     # --- The storage -------------------------------------------------------------------------------------------------
 
-    def started(self, name: str, recovered: Recovered) -> None:
-        """A member opened its storage: a life begins."""
+    def started(self, name: str, recovered: Recovered) -> bool:
+        """A member opened its storage: a life begins. Return whether it has all that was completed.
+
+        One that has not, because its disk was damaged behind its back, must not take part any more.
+        """
         member = self.members[name]
         log = TermLog(recovered.snapshot, recovered.entries)
         state = recovered.hard_state
-        if not member.is_lost and not member.holds(state, log):
+        if not member.holds(state, log):
+            if member.is_lost:
+                return False
             self._violated(
                 "nothing is forgotten",
                 f"{name} starts with term {state.term}, vote {state.vote}, log to {log}; its storage had completed "
@@ -220,14 +225,11 @@ class RaftInvariants:
         member.given, member.completed = log, log.copy()
         member.term, member.vote = state.term, state.vote
         self._note_entries(member, recovered.entries)
+        return True
 
     def lost(self, name: str) -> None:
-        """A member's disk was damaged behind its back, or wiped: what it had completed counts no more."""
-        member = self.members[name]
-        member.is_lost = True
-        member.pending.clear()
-        member.given, member.completed = TermLog(), TermLog()
-        member.term = member.vote = 0
+        """A member's disk was damaged behind its back, or wiped: it may have forgotten what it completed."""
+        self.members[name].is_lost = True
 
     def saving(self, name: str, save: Save) -> None:
         """A member hands a save to its storage."""
@@ -340,12 +342,12 @@ class RaftInvariants:
 
     # --- The machine -------------------------------------------------------------------------------------------------
 
-    def observe(self, name: str, raft: RaftView) -> None:
-        """Look at a member's machine after a pass. Nearly free when nothing changed."""
+    def observe(self, name: str, raft: RaftView) -> bool:
+        """Look at a member's machine after a pass; return whether anything changed. Nearly free when nothing did."""
         member = self.members[name]
         mark = (raft.term, raft.role, raft.commit, raft.applied, raft.last_index)
         if mark == member.mark:
-            return
+            return False
         member.mark = mark
         term, role, commit, applied, last_index = mark
         if term < member.seen_term or commit < member.seen_commit or applied < member.seen_applied:
@@ -365,6 +367,7 @@ class RaftInvariants:
         if commit > member.seen_commit:
             self._note_commit(member, raft, member.seen_commit, commit)
             member.seen_commit = commit
+        return True
 
     def _note_leader(self, member: MemberRecord, term: int) -> None:
         first = self.leaders.setdefault(term, member.id)
@@ -442,7 +445,9 @@ class RaftInvariants:
                     )
             if log.has(index, self._committed[index]):
                 holders.add(member.id)
-        unusable = {self.members[name].id for name, image in images.items() if image is None}
+        unusable = {
+            self.members[name].id for name, image in images.items() if image is None or self.members[name].is_lost
+        }
         if index > GENESIS_INDEX and not _is_quorum(membership, holders | unusable):
             names = sorted(map(self._name, holders))
             self._violated("committed is durable", f"entry {index} is committed, and on the disks of {names} only")

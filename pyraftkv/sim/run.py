@@ -1,0 +1,337 @@
+"""`simulate`: everything that one seed stands for, from the choice of the cluster to the last check.
+
+.. code-block:: text
+
+    start ──► safety phase ──────────────► liveness phase ─────────► end phase ──────────► checks
+              clients ask, faults strike    all faults end; a core    all members that      history, watches,
+              nothing wrong may happen      of a majority must elect, can start again do,   equal stores,
+                                            commit and converge       and converge          the bare disks
+
+Invariants hold throughout, after every pass of every member. In the liveness phase members outside of the core stay
+down: a cluster must live with a majority, and with any majority. The bounds of both last phases are multiples of the
+election timeout, plus what clients and dials may take to try again (`liveness_bound`).
+
+A cluster that does nothing breaks no rule, so a minimum of answered operations is a rule too (`OPERATIONS_SHARE_MIN`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import count
+from typing import Any, Self
+
+from pyraftkv import codec, errors
+from pyraftkv.engine import Engine
+from pyraftkv.node import Node
+from pyraftkv.sessions import dump
+from pyraftkv.sim.check.history import Outcome
+from pyraftkv.sim.check.revisions import replay
+from pyraftkv.sim.check.watches import check_watches
+from pyraftkv.sim.faults import Fault
+from pyraftkv.sim.host import Host
+from pyraftkv.sim.injector import Injector
+from pyraftkv.sim.process import SimProcess
+from pyraftkv.sim.report import SimReport
+from pyraftkv.sim.schedule import random_faults
+from pyraftkv.sim.simulation import IMAGE_SECONDS, Simulation
+from pyraftkv.sim.swarm import Swarm, random_swarm
+from pyraftkv.sim.workload import PREFIX, Source, Watcher
+from pyraftkv.store import Work
+from pyraftkv.store.commands import FROM_KEY, RangeQuery
+
+SECONDS = 30.0
+"""How long a run lasts, the phases after the faults included, as far as they keep to it."""
+
+SAFETY_SHARE = 0.75
+"""How much of it is the safety phase."""
+
+START_SECONDS_MAX = 30.0
+"""How long the first start of a cluster may take that nothing befalls."""
+
+OPERATIONS_SHARE_MIN = 0.05
+"""The share of the operations due within a run that must have been answered, whatever happened."""
+
+EMBEDDED_SHARE = 0.2
+"""The share of the operations that is asked by the members' own programs."""
+
+SETTLE_SECONDS = 1.0
+"""How long after the faults it is decided who can start again."""
+
+STEP_KEYS = 1_000_000
+"""Keys read at a time at the end, when nobody waits."""
+
+POLL_SECONDS = 0.05
+"""How often a phase looks whether it has come to its end."""
+
+
+def liveness_bound(swarm: Swarm) -> float:
+    """Return how many virtual seconds a healed majority has to elect, commit and converge.
+
+    Ten election timeouts for elections that are split or begun in vain, and as long as it takes until dials and
+    clients that have backed off the longest try again.
+    """
+    return 10.0 + 10 * swarm.config.election_timeout_seconds
+
+
+def simulate(
+    seed: int,
+    *,
+    seconds: float = SECONDS,
+    swarm: Swarm | None = None,
+    faults: Sequence[Fault] | None = None,
+    members: int | None = None,
+) -> SimReport:
+    """Run one seed to its end.
+
+    Args:
+        seed: Decides everything that is not given.
+        seconds: How long it lasts, in virtual time.
+        swarm: How the cluster is built and used, in place of the seed's choice.
+        faults: What befalls it, in place of the seed's choice.
+        members: How many members, in place of the seed's choice.
+
+    Raises:
+        SimFailure: A rule was broken. The same arguments break it again.
+    """
+    with Run(seed, seconds=seconds, swarm=swarm, faults=faults, members=members) as run:
+        return run.run()
+
+
+class Run:
+    """One run of one seed: a context manager. See `simulate` for the arguments."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        seconds: float = SECONDS,
+        swarm: Swarm | None = None,
+        faults: Sequence[Fault] | None = None,
+        members: int | None = None,
+    ) -> None:
+        forks = Simulation.fork
+        self.swarm = swarm or random_swarm(forks(seed, "swarm"), members=members)
+        self.sim = Simulation(seed, swarm=self.swarm)
+        self.seconds = seconds
+        self.safety_seconds = seconds * SAFETY_SHARE
+        load = self.swarm.workload
+        self.clients = [self.sim.host(f"c{number}", program=self._client) for number in range(1, load.clients + 1)]
+        self.sim.embedded = self._embedded
+        self.faults = (
+            random_faults(
+                forks(seed, "faults"),
+                self.swarm,
+                members=list(self.sim.addresses),
+                clients=[host.name for host in self.clients],
+                seconds=self.safety_seconds,
+            )
+            if faults is None
+            else list(faults)
+        )
+        self.liveness_seconds = 0.0
+        self._injector: Injector | None = None
+        self._stopping = False
+        self._last_revision = 0
+        self._busy: list[tuple[SimProcess, asyncio.Task[None]]] = []
+        """Sources and watchers that may not have come to their end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sim.close()
+
+    def run(self) -> SimReport:
+        """Go through all phases. Raises `SimFailure`."""
+        began = time.perf_counter()
+        self.sim.run(self._phases)
+        self._check_history()
+        return self._report(time.perf_counter() - began)
+
+    # --- Clients ---------------------------------------------------------------------------------------------------
+
+    async def _client(self, host: Host) -> None:
+        """The program of a client's machine."""
+        load = self.swarm.workload
+        rate = load.operations_per_second * (1 - EMBEDDED_SHARE) / (load.clients * load.in_flight)
+        life = f"{host.name}/{host.boots}"
+        async with host.client(timeout=load.request_seconds) as client, asyncio.TaskGroup() as group:
+            for number in range(load.in_flight):
+                name = f"{life}.{number}"
+                self._ask(group, self.sim.recorded(client, name), name, host, rate)
+            self._watch(group, self.sim.recorded(client, life), host)
+        await asyncio.Event().wait()  # its part is over, but a program that ends would be started again
+
+    async def _embedded(self, host: Host, node: Node) -> None:
+        """What a member's own program asks of its node."""
+        rate = self.swarm.workload.operations_per_second * EMBEDDED_SHARE / len(self.sim.addresses)
+        life = f"{host.name}/{host.boots}"
+        kv = self.sim.recorded(node, life, member=life)
+        async with asyncio.TaskGroup() as group:
+            self._ask(group, kv, life, host, rate)
+            self._watch(group, kv, host)
+
+    def _ask(self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float) -> None:
+        source = Source(kv, name, self.swarm.workload, rate=rate, random=host.fork(), is_over=lambda: self._stopping)
+        self._begin(group, host, source.run())
+
+    def _watch(self, group: asyncio.TaskGroup, kv: Engine, host: Host) -> None:
+        watcher = Watcher(
+            kv, random=host.fork(), is_over=lambda: self._stopping, last_revision=lambda: self._last_revision
+        )
+        self._begin(group, host, watcher.run())
+
+    def _begin(self, group: asyncio.TaskGroup, host: Host, work: Coroutine[Any, Any, None]) -> None:
+        assert host.process is not None
+        self._busy.append((host.process, group.create_task(work)))
+
+    def _is_busy(self) -> bool:
+        self._busy = [(process, task) for process, task in self._busy if process.alive and not task.done()]
+        return bool(self._busy)
+
+    # --- Phases ----------------------------------------------------------------------------------------------------
+
+    async def _phases(self, sim: Simulation) -> None:
+        await self._until(lambda: sim.leader is not None, START_SECONDS_MAX, "the first start elects a leader")
+        ends_at = sim.now() + self.seconds
+        looking = asyncio.get_running_loop().create_task(self._look_at_disks())
+        self._injector = sim.inject(self.faults)
+        await asyncio.sleep(self.safety_seconds)
+        async with sim.client(timeout=1.0) as client:
+            kv = sim.recorded(client, "harness")
+            others = await self._heal(kv)
+            await asyncio.sleep(max(ends_at - sim.now(), 0.0))
+            await self._end(kv, others)
+        looking.cancel()
+        sim.check_images()
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait until something holds, for so many seconds at the most. Raises `SimFailure`."""
+        gives_up_at = self.sim.now() + seconds
+        while not is_so():
+            if self.sim.now() >= gives_up_at:
+                raise self.sim.failed("liveness", f"not within {seconds:g} s: {what}; {self.sim.members}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _look_at_disks(self) -> None:
+        while True:
+            await asyncio.sleep(IMAGE_SECONDS)
+            self.sim.check_images()
+
+    async def _heal(self, kv: Engine) -> list[Host]:
+        """End every fault, and see a random majority recover without the others; return these."""
+        assert self._injector is not None
+        sim = self.sim
+        self._injector.end_all()
+        sim.trace.add(sim.now(), "", "fault", text="all faults end")
+        began = sim.now()
+        bound = liveness_bound(self.swarm)
+        # Whether a rotten disk can be started from shows in the start.
+        await asyncio.sleep(SETTLE_SECONDS)
+        usable = [host for host in sim.members if not host.is_out]
+        random = Simulation.fork(sim.seed, "core")
+        core = random.sample(usable, len(sim.members) // 2 + 1)
+        others = [host for host in usable if host not in core]
+        for host in others:
+            host.kill()
+        names = sorted(host.name for host in core)
+        revision = await self._write(kv, bound, f"{names} commit")
+        await self._until(lambda: _have_applied(core, revision), bound, f"{names} converge")
+        self.liveness_seconds = sim.now() - began
+        if self.liveness_seconds > bound:
+            raise sim.failed("liveness", f"{names} took {self.liveness_seconds:.1f} s, over {bound:g}")
+        return others
+
+    async def _write(self, kv: Engine, seconds: float, what: str) -> int:
+        """Write once, however often it takes; return the revision. Raises `SimFailure`."""
+        gives_up_at = self.sim.now() + seconds
+        for number in count():
+            try:
+                # Another value each time: one whose outcome is unknown may still come.
+                return (await kv.put(f"{PREFIX}alive", f"{self.sim.now():.6f}.{number}")).revision
+            except errors.PyraftkvError as error:
+                if self.sim.now() >= gives_up_at:
+                    raise self.sim.failed("liveness", f"not within {seconds:g} s: {what}; last {error!r}") from None
+                await asyncio.sleep(POLL_SECONDS)
+        raise AssertionError
+
+    async def _end(self, kv: Engine, others: Sequence[Host]) -> None:
+        """Start everybody who can, let the clients come to an end, and see that all members are equal."""
+        sim, bound = self.sim, liveness_bound(self.swarm)
+        for host in others:
+            host.start()
+        self._stopping = True
+        self._last_revision = revision = await self._write(kv, bound, "the last write is committed")
+        usable = [host for host in sim.members if not host.is_out]
+        await self._until(lambda: _have_applied(usable, revision), bound, "every member has the last write")
+        await self._until(lambda: not self._is_busy(), bound, "clients end, and watches show the last write")
+        await self._until(lambda: _are_level(usable), bound, "every member has applied the same log")
+        first, *rest = usable
+        facts = _facts(first)
+        for host in rest:
+            if _facts(host) != facts:
+                raise sim.failed("equal replicas", f"{host.name} differs from {first.name} at the same entry")
+
+    # --- The end ---------------------------------------------------------------------------------------------------
+
+    def _check_history(self) -> None:
+        history = self.sim.history
+        replayed = replay(history)
+        for what, verdict in (
+            ("linearizable", replayed.verdict),
+            ("watches", check_watches(history, replayed)),
+        ):
+            if not verdict.ok:
+                raise self.sim.failed(f"{what}: {verdict.finding.value}", verdict.reason, verdict.ops)
+        due = self.swarm.workload.operations_per_second * self.seconds
+        if self._acknowledged() < due * OPERATIONS_SHARE_MIN:
+            raise self.sim.failed("traffic", f"{self._acknowledged()} of {due:.0f} operations were answered")
+
+    def _acknowledged(self) -> int:
+        return sum(op.outcome is Outcome.OK for op in self.sim.history.ops)
+
+    def _report(self, real_seconds: float) -> SimReport:
+        sim = self.sim
+        assert self._injector is not None
+        return SimReport(
+            seed=sim.seed,
+            members=len(sim.addresses),
+            virtual_seconds=sim.now(),
+            real_seconds=real_seconds,
+            operations=len(sim.history.ops),
+            acknowledged=self._acknowledged(),
+            watched=sum(len(each.events) for watch in sim.history.watches for each in watch.deliveries),
+            messages=sim.messages,
+            passes=sim.loop.passes_count,
+            leaders=len(sim.invariants.leaders),
+            faults=dict(sorted(self._injector.struck.items())),
+            liveness_seconds=self.liveness_seconds,
+            digest=sim.trace.digest(),
+        )
+
+
+def _have_applied(hosts: Sequence[Host], revision: int) -> bool:
+    """Whether each of these members runs and shows at least that revision."""
+    stores = [host.member.replica.store for host in hosts if host.member is not None]
+    return len(stores) == len(hosts) and all(store.published_revision >= revision for store in stores)
+
+
+def _are_level(hosts: Sequence[Host]) -> bool:
+    """Whether each of these members has applied all of the same log."""
+    members = [host.member for host in hosts if host.member is not None]
+    lasts = {member.raft.last_index for member in members}
+    return len(members) == len(hosts) and lasts == {member.replica.applied_index for member in members}
+
+
+def _facts(host: Host) -> list[object]:
+    """Return what a member's replica says, in a form that two members share if they agree."""
+    assert host.member is not None
+    replica = host.member.replica
+    store = replica.store
+    answer = store.read(RangeQuery(b"\0", FROM_KEY))
+    while isinstance(answer, Work):
+        answer = answer.step(STEP_KEYS) or answer
+    sessions = [codec.encode_table(part) for part in dump(replica.sessions.pin())]
+    return [replica.cluster_id, replica.members, store.compact_revision, answer, sessions]
