@@ -1,16 +1,8 @@
 """Members as processes of the operating system: started, killed, paused and started again by the tests.
 
-Each member is ``python -m pyraftkv serve`` on a loopback port with a data directory of its own; what it says goes to
-``<name>.log`` beside that. A member that needs other settings than ``serve`` offers is ``python -m tests.processes``:
-this file is that program too.
-
-Hazards that the harness itself must not add:
-
-1. A port from the system's ephemeral range may be taken by any outgoing connection while its member is down, and a
-   dial to it may even connect to itself. Ports are taken from below that range.
-2. A member that is left over would spoil the next test. Each is the leader of a process group, and every group is
-   killed by its id at the end, whatever happened before. On Linux a member also dies with the process that started it.
-3. A process that was killed is waited for: only then are its ports and its lock on the directory free.
+What a member's process is, and what a harness must not do with it, stands in `pyraftkv.sim.processes`. Here are those
+that need other settings than ``serve`` offers (``python -m tests.processes``: this file is that program too), and
+what tests ask of them. They listen where they say, with no proxy between.
 """
 
 from __future__ import annotations
@@ -18,17 +10,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import logging
-import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from random import SystemRandom
 from typing import Self
 
 import pyraftkv
@@ -40,40 +26,15 @@ from pyraftkv.kv import KeyValue, Status
 from pyraftkv.log import FileStorage
 from pyraftkv.log.wal import SEGMENT_BYTES_MAX
 from pyraftkv.opening import parse_members
+from pyraftkv.sim.processes import NAMES, READY_SECONDS_MAX, MemberProcess, free_ports, kill_all
 from pyraftkv.transport import TcpTransport
 
-ROOT = Path(__file__).parents[1]
-NAMES = ("n1", "n2", "n3")
 HEALTH_KEY = "health"
-READY_SECONDS_MAX = 60.0
-"""From the start of a process to its first linearizable answer, on a machine that has much else to do."""
-
 ASK_SECONDS = 1.0
 EXIT_SECONDS_MAX = 30.0
-LOG_LINES_MAX = 20
-PORTS = range(10_000, 32_000)
-"""Below the ephemeral ports of every system that we know."""
 
 
-class MemberDied(AssertionError):
-    """A member ended that should run; carries what it said last."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different loopback ports that nobody listens on at this moment."""
-    rng = SystemRandom()
-    with contextlib.ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            port = rng.choice(PORTS)
-            each = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                each.bind(("127.0.0.1", port))
-                ports.append(port)
-        return ports
-
-
-class Process:
+class Process(MemberProcess):
     """One member.
 
     Args:
@@ -87,84 +48,22 @@ class Process:
     def __init__(
         self, name: str, *, address: str, members: str, folder: Path, settings: Mapping[str, float] | None = None
     ) -> None:
-        self.name = name
-        self.address = address
-        self.data_dir = folder / name
-        self.log = folder / f"{name}.log"
-        self.starts = 0
-        self._members = members
+        super().__init__(name, address=address, members=members, folder=folder)
         self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __repr__(self) -> str:
-        state = "not started" if self._process is None else f"pid {self._process.pid}, status {self._process.poll()}"
-        return f"<Process {self.name}: {state}>"
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def said(self) -> str:
-        """Everything it wrote to its standard output and error, over all its lives."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
-
-    @property
-    def last_words(self) -> str:
-        return "\n".join(f"    {line}" for line in self.said.splitlines()[-LOG_LINES_MAX:])
 
     def twin(self) -> Process:
         """Return a process that would run on the same directory; its log stands beside the first one's."""
         twin = Process(
-            self.name, address=self.address, members=self._members, folder=self.log.parent, settings=self._settings
+            self.name, address=self.address, members=self.members, folder=self.log.parent, settings=self._settings
         )
         twin.log = self.log.with_suffix(".twin.log")
         return twin
 
-    def start(self) -> None:
-        """Start it; `ready` waits until it answers."""
-        assert not self.is_running, self
-        where = ["--name", self.name, "--data-dir", str(self.data_dir), "--members", self._members]
+    def command(self) -> list[str]:
         if self._settings is None:
-            command = ["-m", "pyraftkv", "serve", *where, "--listen", self.address, "--advertise", self.address]
-        else:
-            command = ["-m", "tests.processes", *where, *(f"{key}={value}" for key, value in self._settings.items())]
-        self.starts += 1
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-X", "faulthandler", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=ROOT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  (calls one C function, and no Python lock)
-            )
-
-    def kill(self) -> None:
-        """End it at once, as the out-of-memory killer would (SIGKILL), and wait until it is gone. Idempotent."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def pause(self) -> None:
-        """Stop it in the middle of whatever it does (SIGSTOP), until `resume`."""
-        self._signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on, not knowing that time has passed (SIGCONT)."""
-        self._signal(signal.SIGCONT)
-
-    def terminate(self) -> None:
-        """Ask it to close (SIGTERM)."""
-        self._signal(signal.SIGTERM)
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        assert self.is_running, self
-        os.kill(self._process.pid, number)
+            return super().command()
+        settings = (f"{key}={value}" for key, value in self._settings.items())
+        return ["-m", "tests.processes", *self.identity(), *settings]
 
     def connect(self, *, timeout: float = READY_SECONDS_MAX) -> Client:
         """Return a client that talks to this member alone."""
@@ -195,11 +94,6 @@ class Process:
         """Wait until it ends by itself, and return its exit status. Raises `subprocess.TimeoutExpired`."""
         assert self._process is not None
         return await asyncio.to_thread(self._process.wait, EXIT_SECONDS_MAX)
-
-    def check(self) -> None:
-        """Raise `MemberDied` if it does not run."""
-        if not self.is_running:
-            raise MemberDied(f"{self!r} does not run; it said last:\n{self.last_words}")
 
 
 class Processes:
@@ -245,13 +139,7 @@ class Processes:
 
     def kill(self, members: Iterable[Process] | None = None) -> None:
         """Kill these members, or all of them, at the same moment."""
-        victims = list(self.members.values() if members is None else members)
-        for victim in victims:
-            if victim.is_running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(victim._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
-        for victim in victims:
-            victim.kill()
+        kill_all(self.members.values() if members is None else members)
 
     async def ready(self) -> None:
         """Wait until every member answers. Raises `MemberDied`, `TimeoutError`."""
@@ -270,16 +158,6 @@ class Processes:
                 name = (await kv.status()).leader_name
             if name:
                 return self.members[name]
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when whoever started us is gone (prctl(2)). Runs between fork and exec."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 # --- The member with settings --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Self
@@ -72,11 +72,13 @@ class MemberProcess:
         address: Where it listens.
         members: The first members of its cluster, as ``--members`` takes them.
         folder: Where its data directory and its log are.
+        advertise: Where the others dial it, if that differs.
     """
 
-    def __init__(self, name: str, *, address: str, members: str, folder: Path) -> None:
+    def __init__(self, name: str, *, address: str, members: str, folder: Path, advertise: str | None = None) -> None:
         self.name = name
         self.address = address
+        self.advertise = advertise
         self.members = members
         self.data_dir = folder / name
         self.log = folder / f"{name}.log"
@@ -102,8 +104,12 @@ class MemberProcess:
 
     def command(self) -> list[str]:
         """Return the arguments of Python that make it run."""
-        where = ["--name", self.name, "--data-dir", str(self.data_dir), "--members", self.members]
-        return ["-m", "pyraftkv", "serve", *where, "--listen", self.address]
+        where = ["--listen", self.address, "--advertise", self.advertise or self.address]
+        return ["-m", "pyraftkv", "serve", *self.identity(), *where]
+
+    def identity(self) -> list[str]:
+        """Return the arguments that say who it is."""
+        return ["--name", self.name, "--data-dir", str(self.data_dir), "--members", self.members]
 
     def start(self) -> None:
         """Start it; it answers some time later."""
@@ -121,16 +127,15 @@ class MemberProcess:
             )
 
     def signal_end(self) -> None:
-        """Send it the end (SIGKILL), without waiting for it."""
+        """Send it the end (SIGKILL), without waiting for it. Never to an id that may be somebody else's by now."""
         if self._process is not None and self.is_running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End it at once, as the out-of-memory killer would (SIGKILL), and wait until it is gone. Idempotent."""
+        self.signal_end()
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def pause(self) -> None:
@@ -156,6 +161,15 @@ class MemberProcess:
         os.kill(self._process.pid, number)
 
 
+def kill_all(processes: Iterable[MemberProcess]) -> None:
+    """Kill these members at the same moment, and wait until all are gone."""
+    victims = list(processes)
+    for victim in victims:
+        victim.signal_end()
+    for victim in victims:
+        victim.kill()
+
+
 class ProcessCluster(FaultTarget):
     """Members as processes of this machine, behind proxies: an asynchronous context manager that ends them all.
 
@@ -178,7 +192,8 @@ class ProcessCluster(FaultTarget):
         }
         table = ",".join(f"{name}={proxy.address}" for name, proxy in self._proxies.items())
         self.processes = {
-            name: MemberProcess(name, address=own[name], members=table, folder=folder) for name in members
+            name: MemberProcess(name, address=own[name], members=table, folder=folder, advertise=proxy.address)
+            for name, proxy in self._proxies.items()
         }
         self._clients = tuple(clients)
         self._paused: set[str] = set()
@@ -193,7 +208,7 @@ class ProcessCluster(FaultTarget):
         async with contextlib.AsyncExitStack() as stack:
             for proxy in self._proxies.values():
                 await stack.enter_async_context(proxy)
-            stack.callback(self._end)
+            stack.callback(kill_all, self.processes.values())
             for process in self.processes.values():
                 process.start()
             controls = {
@@ -279,13 +294,6 @@ class ProcessCluster(FaultTarget):
         self.links.set_fault(source, target, fault)
 
     # --- Within ---
-
-    def _end(self) -> None:
-        """Kill every member, all at the same moment."""
-        for process in self.processes.values():
-            process.signal_end()
-        for process in self.processes.values():
-            process.kill()
 
     async def _watch(self, name: str, control: Client) -> None:
         """Keep asking a member, past the proxies, whether it leads."""
