@@ -159,11 +159,10 @@ class SimDisk:
             if not known or (path and _folder(path) not in self.directories):
                 del self.directories[path]
                 continue
-            # Files first: what a lost change of names brings back or takes away has been torn by then.
             directory = self.directories[path]
-            for inode in {**directory.durable, **directory.names}.values():
-                inode.lose_power(self.random)
             directory.lose_power(self.random)
+            for inode in directory.names.values():
+                inode.lose_power(self.random)
         self.durable_directories = set(self.directories)
 
     def kill_at(self, operation: int, then: Callable[[], None]) -> None:

@@ -269,11 +269,29 @@ def test_names_are_durable_by_the_sync_of_their_directory_only():
         fs.disk.power_loss()
         left = found(fs.disk)
         assert left["/d/target"] in (b"old", b"new"), "a rename replaces its target in one step"
+        assert left["/d/target"] == b"old" or "/d/source" not in left, "and takes the old name away in the same"
         seen.add(tuple(sorted((path[3:], data) for path, data in left.items())))
     target = [("target", b"old")], [("target", b"new")]
     removed = [], [("removed", b"r")]
     assert {tuple(sorted(t + r)) for t in target for r in removed} <= seen
     assert any(("source", b"new") in names for names in seen)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_after_a_power_loss_nothing_is_in_the_cache_only(seed):
+    """Whatever was done before: also files that came back because their removal was lost."""
+    for step in range(20):
+        fs, random = mounted(seed), Random(f"{seed}/{step}")
+        outcome = Outcome(fs, "/d")
+        for _ in range(random.randrange(60)):
+            outcome.run(random)
+            if random.random() < 0.1:
+                fs.fsync_dir("/d")
+        fs.disk.power_loss()
+        left = found(fs.disk)
+        assert left == found(fs.disk.durable_copy()), f"seed {seed}, step {step}"
+        fs.disk.power_loss()
+        assert left == found(fs.disk), f"seed {seed}, step {step}"
 
 
 def test_a_directory_may_be_lost_with_all_that_is_in_it():
