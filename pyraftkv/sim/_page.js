@@ -253,5 +253,7 @@
 
   refilter();
   stretch();
-  goTo(data.focus);
+  const [, at, wanted] = /^#([\d.]+)(?:@([\d.]+))?$/.exec(location.hash) || [];  // #seconds@scale
+  if (wanted !== undefined) zoom(Number(wanted));
+  goTo(at === undefined ? data.focus : Number(at));
 })();

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pyraftkv.sim.scene import Cut, Scene, Span, parted
+from pyraftkv.sim.scene import Cut, Scene, Span, parted, slug
 from pyraftkv.sim.svg import HEAD_HEIGHT, LEGEND_WIDTH, PAD, Picture, clean, resource
 from pyraftkv.sim.trace import hosts_of, text_of
 
@@ -95,7 +95,7 @@ def _rows(scene: Scene) -> list[list[object]]:
     for event, group in scene.events:
         hosts = list(dict.fromkeys(numbers[host] for host in hosts_of(event) if host in numbers))
         text = " ".join(text_of(event).split())
-        fate = event.detail.get("fate", "delivered") if event.kind == "message" else ""
+        fate = slug(event.detail.get("fate", "delivered")) if event.kind == "message" else ""
         rows.append([round(event.at, 6), group, hosts, text[:ROW_LENGTH_MAX], fate])
     return rows
 

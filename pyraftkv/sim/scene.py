@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, ClassVar
 
 from pyraftkv._record import record
 from pyraftkv.sim.show import show
 from pyraftkv.sim.trace import Event, Trace, hosts_of, words_of
 
-CHATTER_MAX = 6_000
+CHATTER_MAX = 4_500
 """How many messages, commits and the like a picture holds."""
 WINDOW_SECONDS = 8.0
 """How much time before its focus a picture shows, when nobody says more."""
@@ -146,7 +147,7 @@ def read_scene(
         until: Its end.
         chatter_max: How many messages and the like are kept.
     """
-    events = list(trace.events())
+    events = sorted(trace.events(), key=lambda event: event.at)  # a message may be added when its fate is known
     focus, since, until = _window(events, since, until)
     scene = Scene(since=since, until=until)
     places, scene.left_out = _choose(events, since, until, focus, chatter_max, scene)
@@ -158,8 +159,13 @@ def read_scene(
 def group_of(event: Event) -> str:
     """Return what filters call an event."""
     if event.kind != "message":
-        return _GROUPS_OF_KINDS.get(event.kind, event.kind)
+        return _GROUPS_OF_KINDS.get(event.kind) or slug(event.kind)
     return GROUPS.get(_name(event.detail.get("what", "")), "message")
+
+
+def slug(text: str) -> str:
+    """Return `text` as one word that can be the name of a class."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower())[:40]
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -175,7 +181,7 @@ def parted(links: Iterable[tuple[str, str]]) -> str:
         ends = sorted({end for way in both for end in way}, key=natural)
         near = [end for end in ends if end == ends[0] or (ends[0], end) not in ways]
         far = [end for end in ends if end not in near]
-        if len(near) * len(far) == len(both):
+        if len(near) * len(far) == len(both) and all(way in ways for way in product(near, far)):
             one, other = sorted((near, far), key=len)
             return f"{' '.join(one)} cut off from {' '.join(other)}"
         return ", ".join(f"{one} ↮ {other}" for one, other in both)
@@ -304,7 +310,7 @@ class _Reader:
         detail = event.detail
         source, target = hosts_of(event) if "target" in detail else (event.host, event.host)
         sent_at = detail.get("sent_at")
-        arrived_at, fate = detail.get("arrived_at"), detail.get("fate", "delivered")
+        arrived_at, fate = detail.get("arrived_at"), slug(detail.get("fate", "delivered"))
         sent_at = event.at if sent_at is None else sent_at
         name = _name(detail.get("what", ""))
         self._scene.arrows.append(
@@ -313,7 +319,7 @@ class _Reader:
 
     def _role(self, event: Event, place: int) -> None:
         self._close(self._roles, self._scene.roles, event.host, event.at)
-        role, term = show(event.detail.get("role", "")), event.detail.get("term", 0)
+        role, term = slug(show(event.detail.get("role", ""))), event.detail.get("term", 0)
         self._roles[event.host] = Span(event.host, event.at, event.at, role, term, place)
 
     def _down(self, event: Event, place: int) -> None:
@@ -373,7 +379,7 @@ class _Reader:
                 operation.since,
                 event.at,
                 operation.command,
-                show(event.detail.get("outcome", "ok")),
+                slug(show(event.detail.get("outcome", "ok"))),
                 "" if result is None else words_of(result),
                 operation.lane,
                 operation.event if operation.event >= 0 else place,

@@ -4,9 +4,9 @@ Down, because what clients do is told in words, and words need width: each opera
 and the page's list of events, which is in step with the picture, is one too.
 
 The page stretches time without drawing anew. So that it can, everything in a layer is one of three things: a ``line``
-(its y1 and y2 move), a ``rect`` (its y and height) or a ``g`` placed by ``translate`` (it moves as it is). What they are
-is said by classes: ``k-…`` what filters call it, ``h-…`` the lifelines that it belongs to, ``x`` a label that has no room
-now. ``data-e`` is the event's place in the list.
+(its y1 and y2 move), a ``rect`` (its y and height) or a ``g`` placed by ``translate`` (it moves as it is). What they
+are is said by classes: ``k-…`` what filters call it, ``h-…`` the lifelines that it belongs to, ``x`` a label that has
+no room now. ``data-e`` is the event's place in the list.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from itertools import pairwise
 from textwrap import wrap
 
 from pyraftkv._record import record
-from pyraftkv.sim.scene import Arrow, Cut, Mark, Operation, Scene, Span, parted
+from pyraftkv.sim.scene import Arrow, Cut, Mark, Operation, Scene, Span, parted, slug
 from pyraftkv.sim.show import cut, printable
 from pyraftkv.sim.trace import FATES, line_of
 
 AXIS_WIDTH = 62
-WORLD_WIDTH = 170
-MEMBER_WIDTH = 140
-CLIENT_WIDTH = 240
+WORLD_WIDTH = 160
+MEMBER_WIDTH = 126
+CLIENT_WIDTH = 230
 HEAD_HEIGHT = 34
 PAD = 14
 """Pixels above the first moment and below the last."""
@@ -42,12 +42,14 @@ LABEL_HEIGHT = 11
 TERM_COLOURS = 6
 TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TICK_HEIGHT_MIN = 45
+NAMES_PIXELS, NAMES_MAX = 300, 50
+"""How often a leader's band says whose it is."""
 LOST_AT = 0.6
 """How far on its way a lost message is drawn."""
 
 
 @record
-class _Label:
+class Label:
     """Words that may be hidden."""
 
     lane: str
@@ -87,8 +89,11 @@ class Picture:
         self.scale = scale or min(max(HEIGHT / seconds, SCALE_MIN), SCALE_MAX)
         self.numbers = {host: number for number, host in enumerate(scene.hosts)}
         self._place_hosts()
+        self._lanes: dict[str, int] = {}
+        for each in scene.operations:
+            self._lanes[each.host] = max(self._lanes.get(each.host, 0), min(each.lane, LANES_MAX - 1))
         self.height = round(2 * PAD + seconds * self.scale + self._words_height())
-        self._labels: list[_Label] = []
+        self._labels: list[Label] = []
 
     def _place_hosts(self) -> None:
         world = any(mark.kind == "fault" or not mark.host for mark in self._scene.marks)
@@ -118,9 +123,10 @@ class Picture:
         for host, x in self._x.items():
             client = host in self._scene.clients
             anchor = "start" if client else "middle"
+            number, left = self.numbers[host], x - 6 * client
             parts.append(
-                f'<text class="host h-{self.numbers[host]}" data-h="{self.numbers[host]}" x="{x - 6 * client:g}" y="22" '
-                f'text-anchor="{anchor}">{clean(cut(host, length_max=24))}</text>'
+                f'<text class="host h-{number}" data-h="{number}" x="{left:g}" y="22" text-anchor="{anchor}">'
+                f"{clean(cut(host, length_max=24))}</text>"
             )
         return "".join(parts)
 
@@ -204,7 +210,7 @@ class Picture:
 
     def _label(self, lane: str, at: float, shape: str, *, want: str = "") -> None:
         """Remember a label, to be shown if its lane has room for what it wants (see `declutter`)."""
-        self._labels.append(_Label(lane, self._y(at), shape, want))
+        self._labels.append(Label(lane, self._y(at), shape, want))
 
     def _lifelines(self) -> list[str]:
         bottom = self._y(self._scene.until)
@@ -240,18 +246,22 @@ class Picture:
         return shapes
 
     def _name_band(self, span: Span, *, named: bool) -> None:
+        """Say role and term where they begin; of a leader again and again, for who comes in the middle."""
         ruling = span.what in _BAND_WIDTHS
         if named and not ruling:
             return
         words = f"{span.what.replace('_', '-')} {span.term}" if ruling else f"term {span.term}"
-        on_left = span.what not in {"candidate", "pre_candidate"}  # so that it does not stand where the leader's goes
-        shape = self._pin(
-            self._tag(span.event, "role", [span.host], f"label n{span.term % TERM_COLOURS} {span.what}-name"),
-            self._x[span.host] + (-13 if on_left else 13),
-            span.since,
-            f'<text y="8" text-anchor="{"end" if on_left else "start"}">{clean(words)}</text>',
-        )
-        self._label(f"{'left' if on_left else 'right'} {span.host}", span.since, shape)
+        side, anchor, offset = ("left", "end", -13)
+        if ruling and span.what != "leader":  # a candidate's stands where it is not in the way of the leader's
+            side, anchor, offset = ("right", "start", 13)
+        tag = self._tag(span.event, "role", [span.host], f"label n{span.term % TERM_COLOURS} {span.what}-name")
+        inside = f'<text y="8" text-anchor="{anchor}">{clean(words)}</text>'
+        at = span.since
+        for _ in range(NAMES_MAX if span.what == "leader" else 1):
+            self._label(f"{side} {span.host}", at, self._pin(tag, self._x[span.host] + offset, at, inside))
+            at += NAMES_PIXELS / self.scale
+            if at > span.until - NAMES_PIXELS / self.scale / 2:
+                break
 
     def _outage(self, span: Span) -> str:
         x = self._x[span.host]
@@ -326,7 +336,7 @@ class Picture:
         at = max(each.since, self._scene.since)
         shape = self._pin(
             self._tag(each.event, "operation", [each.host], f"label operation-name {extra}"),
-            self._x[each.host] + LANE_WIDTH * (1 + min(each.lane, LANES_MAX - 1)),
+            self._x[each.host] + LANE_WIDTH * (1 + self._lanes[each.host]) - 3,
             at,
             f'<text y="7.5">{clean(words)}</text>',
         )
@@ -334,7 +344,7 @@ class Picture:
         return self._rect(tag, x, LANE_WIDTH - 2, each.since, until, each.event)
 
     def _mark(self, mark: Mark) -> str:
-        kind = "crash" if mark.kind in {"crash", "stop", "start", "pause", "resume"} else mark.kind
+        kind = "crash" if mark.kind in _SIGNS else slug(mark.kind)
         if mark.kind == "commit" and mark.host in self._x:
             x = self._x[mark.host] + 9
             y = self._y(mark.at)
@@ -356,13 +366,13 @@ class Picture:
             words = mark.text
         x = self._x[mark.host]
         shape = self._pin(
-            self._tag(mark.event, kind, [mark.host], f"label mark-name {mark.kind}-name"),
+            self._tag(mark.event, kind, [mark.host], f"label mark-name {slug(mark.kind)}-name"),
             x + 13,
             mark.at,
             f'<text y="4">{clean(cut(words, length_max=20))}</text>',
         )
         self._label(f"right {mark.host}", mark.at, shape)
-        tag = self._tag(mark.event, kind, [mark.host], f"mark {mark.kind}")
+        tag = self._tag(mark.event, kind, [mark.host], f"mark {slug(mark.kind)}")
         return self._pin(tag, x, mark.at, f'<text y="4.5" text-anchor="middle">{glyph}</text>', mark.event)
 
     def _violation(self, mark: Mark) -> str:
@@ -389,7 +399,7 @@ class Picture:
         return shown
 
 
-def declutter(labels: list[_Label]) -> list[bool]:
+def declutter(labels: list[Label]) -> list[bool]:
     """Return which labels fit, from top to bottom. The page does the same after each zoom.
 
     A label needs room below the last one shown in its lane. One that wants to be "alone" needs twice as much, above
