@@ -184,7 +184,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             process.timers_cancelled -= 1
         if not timers:
             return
-        when = max(process.clock.when(timers[0][0]), process.busy_until)
+        when = process.clock.when(timers[0][0])
+        when = max(when, process.busy_until)
         if when < process.timer_at:
             process.timer_at = when
             self._order = order = self._order + 1
@@ -268,28 +269,26 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._pass(process)
 
     def _pass_timer(self, process: SimProcess) -> None:
-        if self.now < process.timer_at:
-            return  # an earlier timer took over since, and has run: another event stands for the next one
-        process.timer_at = inf
-        if not process.runs:
-            return
-        timers = process.timers
-        if process.busy_until <= self.now and timers and timers[0][0] <= self._limit(process):
+        if process.timer_at > self.now:
+            return  # an earlier pass has run its timer
+        if process.runs and process.busy_until <= self.now and self._is_due(process):
             self._pass(process)
         else:
-            self.arm(process)  # the timer it was set for is gone, or its clock changed
+            process.timer_at = inf
+            if process.runs:
+                self.arm(process)  # its timer is gone, or its clock changed, or its CPU is busy
 
-    def _limit(self, process: SimProcess) -> float:
-        """The local time up to which timers are due."""
-        return process.clock.at(self.now) + TIMER_RESOLUTION_SECONDS
+    def _is_due(self, process: SimProcess) -> bool:
+        timers = process.timers
+        return bool(timers) and timers[0][0] <= process.clock.at(self.now) + TIMER_RESOLUTION_SECONDS
 
     def _pass(self, process: SimProcess) -> None:
         """Run what is due in one process: one turn of its loop."""
-        ready, timers = process.ready, process.timers
-        if timers:
-            limit = self._limit(process)
-            while timers and timers[0][0] <= limit:
-                timer = heappop(timers)[2]
+        ready = process.ready
+        if process.timer_at <= self.now:
+            process.timer_at = inf
+            while self._is_due(process):
+                timer = heappop(process.timers)[2]
                 timer.waits = False
                 if timer._cancelled:
                     process.timers_cancelled -= 1
@@ -324,7 +323,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if process.runs:
             if process.ready:
                 self.wake(process)
-            if process.timers:
+            if process.timers and process.timer_at == inf:
                 self.arm(process)
 
     def adopt(self, process: SimProcess, coro: Coroutine[Any, Any, T], *, name: str | None) -> asyncio.Task[T]:
@@ -376,8 +375,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         if process.alive:
             self._order = order = self._order + 1
             heappush(process.timers, (when, order, timer))
-            if process.ready_at > -inf and process.timers[0][2] is timer:
-                self.arm(process)  # else the end of the pass under way does
+            if process.timers[0][2] is timer:
+                self.arm(process)
         return timer
 
     def create_future(self) -> asyncio.Future[Any]:
