@@ -184,7 +184,6 @@ class SimDisk:
         assert operation > 0
 
         def happen() -> None:
-            self.spare()
             end()
             then()
 
