@@ -57,7 +57,7 @@ def page(scene: Scene, *, title: str, command: str, faults: Sequence[str]) -> st
         "pad": PAD,
         "hosts": scene.hosts,
         "rows": _rows(scene),
-        "focus": scene.violations[0].at if scene.violations else scene.until,
+        "focus": min(scene.violations[0].at, scene.until) if scene.violations else scene.until,
     }
     packed = json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
     failed = " failed" if scene.violations else ""

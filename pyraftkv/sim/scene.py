@@ -30,6 +30,8 @@ AFTER_SECONDS = 0.25
 """How much after it."""
 OPERATION_SECONDS_MAX = 30.0
 """How far back the window may reach for the beginning of an operation that the violation speaks of."""
+LATE_SECONDS = 2.0
+"""A violation found later than this after the operations that it speaks of is shown where they are."""
 TOGETHER_SECONDS = 0.02
 """Cuts that begin within this time, and end within it, are one partition."""
 
@@ -124,7 +126,7 @@ class Scene:
     """The lifelines from left to right: members, then clients, then others."""
     clients: set[str] = field(default_factory=set)
     events: list[tuple[Event, str]] = field(default_factory=list)
-    """Those in the window and what filters call them, in their order."""
+    """Those in the window, and every violation, and what filters call them, in their order."""
     roles: list[Span] = field(default_factory=list)
     outages: list[Span] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
@@ -207,15 +209,16 @@ def _name(what: Any) -> str:
 def _window(events: list[Event], since: float | None, until: float | None) -> tuple[float, float, float]:
     """Return what the picture is about, and its window."""
     last = events[-1].at if events else 0.0
-    violation = next((event for event in events if event.kind == "violation"), None)
-    focus = violation.at if violation is not None else last
+    accused = _accused(events)
+    times = [event.at for event in events if event.kind in {"invoke", "return"} and _key(event) in accused]
+    focus = next((event.at for event in events if event.kind == "violation"), last)
+    if times and focus - times[-1] > LATE_SECONDS:  # found by a check at the end: what matters was long ago
+        focus = times[-1]
     if until is None:
-        until = min(focus + AFTER_SECONDS, max(last, focus)) if since is None else last
+        until = min(focus + AFTER_SECONDS, last) if since is None else last
     focus = min(focus, until)
     if since is None:
-        accused = _accused(events)
-        began = [event.at for event in events if event.kind == "invoke" and _key(event) in accused]
-        earliest = min([at for at in began if focus - OPERATION_SECONDS_MAX <= at], default=focus)
+        earliest = min([at for at in times if focus - OPERATION_SECONDS_MAX <= at], default=focus)
         since = max(0.0, min(until - WINDOW_SECONDS, earliest - 0.5))
     return focus, since, max(until, since + 1e-3)
 
@@ -237,7 +240,7 @@ def _choose(
     kept: list[int] = []
     groups: dict[int, str] = {}
     for position, event in enumerate(events):
-        if not since <= event.at <= until:
+        if not since <= event.at <= until and event.kind != "violation":
             continue
         groups[position] = group = group_of(event)
         if group not in CHATTER:
@@ -281,8 +284,8 @@ class _Reader:
         """Play every event up to the end of the window, then close what is still open."""
         handlers, scene = self._HANDLERS, self._scene
         for position, event in enumerate(events):
-            if event.at > scene.until:
-                break
+            if event.at > scene.until and event.kind != "violation":
+                continue
             place = places.get(position, -1)
             handler = handlers.get(event.kind)
             if handler is not None:

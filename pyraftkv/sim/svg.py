@@ -383,7 +383,8 @@ class Picture:
         width, height = self.width - AXIS_WIDTH - 10, 17 * len(lines) + 9
         box = f'<rect class="words" x="{AXIS_WIDTH}" y="1" width="{width}" height="{height}" rx="3"/>'
         line = f'<path class="now" d="M{AXIS_WIDTH - 4},0 H{self.width - 10}"/>'
-        return self._pin(self._tag(mark.event, "violation", (), "violation"), 0, mark.at, line + box + text, mark.event)
+        at = max(self._scene.since, min(mark.at, self._scene.until))  # one that was found later is told at the edge
+        return self._pin(self._tag(mark.event, "violation", (), "violation"), 0, at, line + box + text, mark.event)
 
     def _decluttered(self) -> list[str]:
         """Return the labels; those without room are hidden, or left out where no zoom can make room for them."""

@@ -102,7 +102,7 @@ def test_what_had_begun_before_the_window_is_known_at_its_edge() -> None:
     }
     assert [(span.host, span.what) for span in scene.outages] == [("n3", "power loss")]
     assert [parted(cut.links) for cut in scene.cuts] == ["n1 cut off from n2 n3"]
-    assert all(3.2 <= event.at <= 3.4 for event, _ in scene.events)
+    assert all(3.2 <= event.at <= 3.4 for event, group in scene.events if group != "violation")
 
 
 def test_a_cut_lasts_until_it_is_healed() -> None:
@@ -160,14 +160,28 @@ def test_the_window_is_around_the_violation() -> None:
     """It ends just after it, and begins early enough to show the operations that it speaks of."""
     trace = Trace()
     trace.add(5.0, "c1", "invoke", op=1, command="put a")
-    trace.add(6.0, "c1", "return", op=1, outcome="ok")
     trace.add(20.0, "n1", "commit", index=1)
     assert (read_scene(trace).since, read_scene(trace).until) == (20.0 - WINDOW_SECONDS, 20.0)
-    trace.add(20.0, "", "violation", text="lost", ops=[("c1", 1)])
+    trace.add(20.5, "c1", "return", op=1, outcome="ok")
+    trace.add(21.0, "", "violation", text="lost", ops=[("c1", 1)])
     trace.add(30.0, "n1", "commit", index=2)
     scene = read_scene(trace)
-    assert (scene.since, scene.until) == (4.5, 20.25)
+    assert (scene.since, scene.until) == (4.5, 21.25)
     assert [each.accused for each in scene.operations] == [True]
+
+
+def test_a_violation_found_late_is_shown_where_it_happened() -> None:
+    """A check of the whole history at the end speaks of operations of long ago: the window is around them."""
+    trace = Trace()
+    trace.add(5.0, "c1", "invoke", op=1, command="put a")
+    trace.add(6.0, "c1", "return", op=1, outcome="ok")
+    trace.add(60.0, "", "violation", text="lost", ops=[("c1", 1)])
+    scene = read_scene(trace)
+    assert (scene.since, scene.until) == (0.0, 6.25)
+    assert [(mark.at, mark.text) for mark in scene.violations] == [(60.0, "lost")]
+    assert len(scene.events) == 3
+    assert float(drawn(scene)[-1][-1].get("transform", "").rpartition(",")[2][:-1]) <= Picture(scene).height
+    assert "failed at 60.000 s: lost" in to_html(trace)
 
 
 def test_an_empty_trace_has_a_picture() -> None:
