@@ -19,7 +19,7 @@ from math import prod
 from random import Random
 from typing import TypeVar
 
-from pyraftkv.sim.faults import LEADER, DiskFault, Fault, FaultError, FaultTarget, LinkFault
+from pyraftkv.sim.faults import LEADER, DiskFault, Fault, FaultTarget, LinkFault
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -106,11 +106,8 @@ class Grip:
 
     Args:
         holds: The account that it is entered in.
-        fault: The fault.
+        fault: The fault; its hosts exist.
         amount: How bad it is, in the unit of its kind.
-
-    Raises:
-        FaultError: It names hosts that do not exist.
     """
 
     def __init__(self, holds: Holds, fault: Fault, *, amount: float) -> None:
@@ -198,14 +195,11 @@ class Grip:
         self._undo.append(self._holds.take(key, begin, end))
 
     def _found(self, group: tuple[str, ...]) -> list[str]:
-        """Return the hosts that a group names, each once, in its order. Raises `FaultError`."""
+        """Return the hosts that a group names, each once, in its order."""
         if not group:
             return list(self.target.members)
-        known = self.everyone
         found = [self._leader() if name == LEADER else name for name in group]
-        for name in found:
-            if name not in known:
-                raise FaultError(f"{self.fault.kind}: there is no host {name!r}")
+        assert set(found) <= set(self.everyone), found
         return list(dict.fromkeys(found))
 
     def _leader(self) -> str:

@@ -12,9 +12,8 @@ Who is hit stands in `Fault.targets`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
-from functools import reduce
 from itertools import combinations, product
 
 from pyraftkv._record import record
@@ -332,11 +331,6 @@ def kind_of(fault: Fault) -> Kind:
     if fault.kind not in KINDS:
         raise FaultError(f"there is no fault {fault.kind!r}; there are {', '.join(KINDS)}")
     return KINDS[fault.kind]
-
-
-def needed(faults: Iterable[Fault]) -> Ability:
-    """Return every ability that a list of faults needs. Raises `FaultError`."""
-    return reduce(Ability.__or__, (kind_of(fault).needs for fault in faults), Ability(0))
 
 
 def windows(fault: Fault) -> Iterator[Window]:

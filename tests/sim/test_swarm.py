@@ -1,0 +1,153 @@
+from collections import Counter
+from dataclasses import fields
+from random import Random
+
+import pytest
+
+from pyraftkv.sim.faults import Fault
+from pyraftkv.sim.injector import check_faults
+from pyraftkv.sim.kinds import KINDS, Aim
+from pyraftkv.sim.schedule import permanent_victims, random_faults
+from pyraftkv.sim.swarm import OPERATIONS, ROUNDS_MIN, Swarm, random_swarm
+from tests.sim.machines import Machines
+
+SEEDS = range(300)
+SECONDS = 30.0
+
+
+def drawn(seed: int) -> tuple[Swarm, Machines, list[Fault]]:
+    """Return what one seed chooses."""
+    random = Random(seed)
+    swarm = random_swarm(random)
+    target = Machines(swarm.members, clients=swarm.workload.clients)
+    faults = random_faults(random, swarm, members=target.members, clients=target.clients, seconds=SECONDS)
+    return swarm, target, faults
+
+
+def test_a_seed_chooses_everything() -> None:
+    """The same seed gives the same swarm and the same faults, another seed others."""
+    assert [drawn(seed)[0] for seed in range(20)] == [drawn(seed)[0] for seed in range(20)]
+    assert [drawn(seed)[2] for seed in range(20)] == [drawn(seed)[2] for seed in range(20)]
+    assert drawn(1)[0] != drawn(2)[0]
+    assert drawn(1)[2] != drawn(3)[2]
+
+
+def test_seeds_differ_in_everything() -> None:
+    """Over some hundred seeds every setting takes several values, and three members are the most common."""
+    swarms = [drawn(seed)[0] for seed in SEEDS]
+    constant = {"request_timeout_seconds", "operations_per_second", "client"}
+    for part in (lambda swarm: swarm, lambda swarm: swarm.config, lambda swarm: swarm.workload):
+        for field in fields(part(swarms[0])):
+            values = {repr(getattr(part(swarm), field.name)) for swarm in swarms}
+            assert len(values) > 1 or field.name in constant, field.name
+    members = Counter(swarm.members for swarm in swarms)
+    assert members.keys() == {1, 3, 5}
+    assert members[3] > members[5] > members[1] > 0
+
+
+def test_a_seed_leaves_most_out() -> None:
+    """Few kinds in some seeds, many in others, none at all in a few; every kind strikes in some seed."""
+    counts = [len(drawn(seed)[0].kinds) for seed in SEEDS]
+    assert 0 < sum(count == 0 for count in counts) < len(SEEDS) / 10
+    assert sum(0 < count < 8 for count in counts) > 30
+    assert sum(count > len(KINDS) / 2 for count in counts) > 30
+    assert {fault.kind for seed in SEEDS for fault in drawn(seed)[2]} == set(KINDS)
+
+
+def test_settings_are_such_that_a_healthy_cluster_elects() -> None:
+    """Settings pass their own check, and an election timeout is long against a round of messages and saves."""
+    for seed in SEEDS:
+        swarm = drawn(seed)[0]
+        swarm.config.check()
+        round_seconds = 2 * swarm.latency_seconds[1] + 2 * swarm.sync_seconds[1]
+        assert swarm.config.election_timeout_seconds >= ROUNDS_MIN * round_seconds - 1e-9
+
+
+def test_workloads_read_and_write() -> None:
+    """Every seed has puts and gets, and each other operation is in some seed and missing in another."""
+    mixes = [drawn(seed)[0].workload.mix for seed in SEEDS]
+    assert all({"put", "get"} <= mix.keys() <= set(OPERATIONS) for mix in mixes)
+    for operation in OPERATIONS[2:]:
+        assert 0 < sum(operation in mix for mix in mixes) < len(SEEDS)
+    assert all(weight > 0 for mix in mixes for weight in mix.values())
+
+
+def test_the_number_of_members_can_be_asked_for() -> None:
+    """Whoever wants five members gets five, and faults that five can meet."""
+    swarms = [random_swarm(Random(seed), members=5) for seed in range(50)]
+    assert {swarm.members for swarm in swarms} == {5}
+    assert any("partition_ring" in swarm.kinds for swarm in swarms)
+
+
+# --- Schedules -----------------------------------------------------------------------------------------------------
+
+
+def crowded(seed: int, *, members: int) -> tuple[Machines, list[Fault]]:
+    """Return a schedule of everything, at five faults a second."""
+    target = Machines(members, clients=2)
+    kinds = tuple(name for name, kind in KINDS.items() if members >= kind.members_min)
+    swarm = Swarm(members=members, kinds=kinds, faults_per_second=5.0)
+    faults = random_faults(Random(seed), swarm, members=target.members, clients=target.clients, seconds=SECONDS)
+    return target, faults
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 5])
+def test_a_majority_is_never_lost_for_good(members: int) -> None:
+    """Kinds that nobody comes back from befall a minority, each member of it once at most."""
+    lost: set[int] = set()
+    for seed in range(30):
+        _, faults = crowded(seed, members=members)
+        fatal = [fault for fault in faults if KINDS[fault.kind].aim is Aim.DOOMED]
+        victims = permanent_victims(faults)
+        lost.add(len(victims))
+        assert len(victims) <= (members - 1) // 2, seed
+        assert len(fatal) == len(victims), seed
+    assert max(lost) == (members - 1) // 2
+
+
+@pytest.mark.parametrize("members", [1, 3, 5])
+def test_everything_ends_with_its_phase(members: int) -> None:
+    """Every fault begins and ends within the phase, in the order of their times, and makes sense for its cluster."""
+    for seed in range(30):
+        target, faults = crowded(seed, members=members)
+        check_faults(faults, target)
+        assert [fault.at for fault in faults] == sorted(fault.at for fault in faults)
+        assert all(fault.at >= 0 and fault.ends <= SECONDS + 1e-9 for fault in faults), seed
+        assert 90 < len(faults) < 200, seed
+
+
+def test_durations_and_amounts_stay_in_their_ranges() -> None:
+    """Nothing is longer, or worse, than its kind says; small values are as common as large ones."""
+    small = 0
+    for seed in range(30):
+        for fault in crowded(seed, members=5)[1]:
+            kind = KINDS[fault.kind]
+            assert fault.seconds <= kind.seconds[1] + 1e-3
+            assert kind.amount[0] * 0.99 <= fault.amount <= kind.amount[1] * 1.01 or fault.amount < 0
+            small += fault.kind == "slow_link" and fault.amount < 30_000
+    assert small > 10
+
+
+def test_every_fault_has_a_seed_of_its_own() -> None:
+    """No two faults share their luck."""
+    seeds = [fault.seed for fault in crowded(0, members=5)[1]]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_partitions_put_every_member_on_a_side() -> None:
+    """Both sides have members, nobody is on two, and a bridge is the one member that is on neither."""
+    for seed in range(30):
+        target, faults = crowded(seed, members=5)
+        for fault in faults:
+            aim = KINDS[fault.kind].aim
+            if aim in {Aim.SIDES, Aim.BRIDGE}:
+                left, right = (set(group) for group in fault.groups)
+                assert not left & right
+                assert left & set(target.members)
+                assert right & set(target.members)
+                assert len((left | right) & set(target.members)) == (5 if aim is Aim.SIDES else 4)
+
+
+def test_no_kinds_no_faults() -> None:
+    """A calm seed has an empty list."""
+    assert random_faults(Random(1), Swarm(), members=["n1"], clients=[], seconds=60.0) == []
