@@ -11,13 +11,13 @@ knows which write it comes from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import ClassVar
 
 from pyraftkv import errors
 from pyraftkv.engine import Engine
-from pyraftkv.kv import Consistency
+from pyraftkv.kv import Consistency, Watch
 from pyraftkv.sim import swarm
 from pyraftkv.store.commands import (
     Compare,
@@ -30,7 +30,6 @@ from pyraftkv.store.commands import (
     SortOrder,
     SortTarget,
 )
-from pyraftkv.store.values import WatchBatch
 
 PREFIX = "k/"
 """Of every key that clients touch."""
@@ -46,6 +45,9 @@ PAUSE_SECONDS = 0.05
 
 WATCH_SECONDS = (2.0, 8.0)
 """How long a watch lives before its reader opens the next one."""
+
+LOOK_SECONDS = 0.25
+"""How often the reader of a watch looks whether it is time to stop."""
 
 
 class Source:
@@ -236,28 +238,26 @@ class Watcher:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _watch(self, until: float) -> bool:
-        """Read one watch, up to a time; return whether the last revision was shown."""
+        """Read one watch, up to a time; return whether the last revision was shown. Raises what ended the watch."""
         loop = asyncio.get_running_loop()
         async with self._kv.watch(
             prefix=PREFIX, start_revision=self._next_revision, prev_kv=self._random.random() < 0.3
         ) as watch:
-            batches = watch.batches()
-            reading: asyncio.Task[WatchBatch] | None = None
-            while self._is_over() or loop.time() < until:
-                if reading is None:
-                    reading = loop.create_task(_next(batches))
-                await asyncio.wait([reading], timeout=0.25)
-                if reading.done():
-                    reading.result()
-                    reading = None
-                    self._next_revision = watch.revision + 1
-                last = self._last_revision()
-                if last and watch.revision >= last:
-                    return True
-            if reading is not None:
+            reading = loop.create_task(self._read(watch))
+            try:
+                while not reading.done() and (self._is_over() or loop.time() < until):
+                    last = self._last_revision()
+                    if last and watch.revision >= last:
+                        return True
+                    await asyncio.wait([reading], timeout=LOOK_SECONDS)
+            finally:
                 reading.cancel()
+                await asyncio.wait([reading])
+                error = None if reading.cancelled() else reading.exception()
+        if error is not None:
+            raise error
         return False
 
-
-async def _next(batches: AsyncIterator[WatchBatch]) -> WatchBatch:
-    return await anext(batches)
+    async def _read(self, watch: Watch) -> None:
+        async for batch in watch.batches():
+            self._next_revision = batch.revision + 1
