@@ -204,6 +204,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             ExceptionGroup: ``main`` is through, and callbacks have failed.
         """
         assert not self._running, "a loop runs once at a time"
+        assert events._get_running_loop() is None, "a simulation does not run inside another loop"
         task = self.harness.spawn(main, name="main")
         collecting, hooks = gc.isenabled(), sys.get_asyncgen_hooks()
         gc.disable()
@@ -296,7 +297,7 @@ class SimLoop(asyncio.AbstractEventLoop):
                     ready.append(timer)
         self.current = process
         process.ready_at = -inf  # what it schedules for itself needs no wake-up: we look below
-        sys.set_asyncgen_hooks(*process.generator_hooks)
+        sys.set_asyncgen_hooks(None, process.generator_dropped)
         self.passes_count += 1
         try:
             for _ in range(len(ready)):
@@ -417,9 +418,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self.current.exception_handler
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Report an error that nobody caught; after `close` nobody listens."""
-        if self._closed:
-            return
+        """Report an error that nobody caught."""
         handler = self.current.exception_handler
         if handler is None:
             self.default_exception_handler(context)

@@ -8,7 +8,6 @@ whoever completes the future it waits for.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -139,9 +138,7 @@ class SimProcess:
         self._world = world
         self._tasks: list[asyncio.Task[Any]] = []
         self._tasks_sweep_at = TASKS_SWEEP_MIN
-        self._generators: weakref.WeakSet[AsyncGenerator[Any, Any]] = weakref.WeakSet()
-        self._kept: list[object] = []
-        self.generator_hooks = (self._generator_begins, self._generator_dropped)
+        self.generator_dropped = self._generator_dropped
         clock.changed.append(self._clock_changed)
 
     def __repr__(self) -> str:
@@ -184,10 +181,7 @@ class SimProcess:
         self.alive = self.runs = False
         self.silent = silent
         self.clock.changed.remove(self._clock_changed)
-        # What it holds stays referenced, so that the collector does not run its `finally` blocks in our time.
-        self._kept += self._generators
-        self._kept += [entry[2] for entry in self.timers]
-        self.timers.clear()
+        # Tasks, handles and timers stay: the collector must not run `finally` blocks of the dead.
         callbacks, self.on_exit = self.on_exit, []
         for callback in callbacks:
             callback(self)
@@ -225,14 +219,11 @@ class SimProcess:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 _close(task.get_coro())
-        self._kept.clear()
         self.ready.clear()
+        self.timers.clear()
 
     def _clock_changed(self) -> None:
         self._world.arm(self)
-
-    def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._generators.add(generator)
 
     def _generator_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Close an abandoned asynchronous generator in a task, as asyncio does."""

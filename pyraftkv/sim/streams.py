@@ -313,8 +313,9 @@ class SimStream(asyncio.Transport):
             self._eof_arrived = True
         else:
             self._inbox.append(piece)
-        if not self._delivery_posted:
-            self._post_delivery()
+        if not self._delivery_posted and self._protocol is not None:
+            self._delivery_posted = True
+            self.process.post(self._deliver)
 
     def _post_delivery(self) -> None:
         if self._protocol is None or self._delivery_posted or not (self._inbox or self._eof_arrived):

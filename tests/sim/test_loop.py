@@ -60,6 +60,25 @@ def test_a_busy_loop_does_not_stop_the_time() -> None:
     assert 200 <= simulate(main()) <= 2000
 
 
+def test_a_timer_that_is_always_due_does_not_stop_the_time() -> None:
+    """Its passes cost CPU time, too."""
+    fired: list[float] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def again() -> None:
+            fired.append(loop.time())
+            if fired[-1] < 0.01:
+                loop.call_later(0, again)
+
+        again()
+        await asyncio.sleep(0.1)
+
+    simulate(main())
+    assert 200 <= len(fired) <= 2000
+
+
 def test_timers_fire_in_order_and_not_early() -> None:
     """Equal ones in the order they were made; cancelled ones not at all."""
     loop = SimLoop(Random(1))
@@ -406,22 +425,28 @@ def test_an_interrupt_comes_through() -> None:
 # --- Determinism ---------------------------------------------------------------------------------------------------
 
 
+class Cycle:
+    """What only the collector frees, and calls back then."""
+
+    def __init__(self, callback: Callable[..., object], *args: Any) -> None:
+        self.me = self
+        self.callback = callback
+        self.args = args
+
+    def __del__(self) -> None:
+        self.callback(*self.args)
+
+
 def scramble(seed: int) -> list[tuple[float, str, int]]:
     """Many processes that run into each other, and leave cycles with finalizers behind; what happened when."""
     loop = SimLoop(Random(seed))
     seen: list[tuple[float, str, int]] = []
+    Cycle(seen.append, (-1.0, "an old one", 0))  # garbage before the run, which must not end in it
     names = {f"n{number}" for number in range(5)}  # a set: its order must not matter
-
-    class Cycle:
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            seen.append((loop.now, "collected", 0))
 
     async def work(process: SimProcess, event: asyncio.Event) -> None:
         for number in range(30):
-            Cycle()
+            Cycle(lambda: seen.append((loop.now, "collected", 0)))
             await asyncio.sleep(0 if number % 3 else 0.4)
             seen.append((loop.now, process.name, number))
             event.set()
@@ -441,18 +466,37 @@ def scramble(seed: int) -> list[tuple[float, str, int]]:
         for process in processes:
             loop.at(loop.now + 1, process.post, event.set)
         await asyncio.wait(tasks, timeout=15)
+        await asyncio.sleep(10)
+        seen.append((loop.now, "end", 0))
 
-    loop.run(main())
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        loop.run(main())
+    finally:
+        if collecting:
+            gc.enable()
     loop.close()
-    return seen
+    return list(seen)
 
 
 def test_a_seed_is_one_run() -> None:
     """The same seed: the same order, to the last bit of the time. Another seed: another."""
     first = scramble(1)
-    assert any(name == "collected" for _, name, _ in first)
+    end = next(at for at, name, _ in first if name == "end")
+    assert "collected" in {name for at, name, _ in first if 10 <= at < end}
+    assert "an old one" not in {name for _, name, _ in first}
     assert scramble(1) == first
     assert scramble(2) != first
+
+
+def test_unnamed_tasks_are_numbered_per_loop() -> None:
+    """Their names may stand in a log that two runs are compared by."""
+
+    async def main() -> str:
+        return asyncio.create_task(asyncio.sleep(0)).get_name()
+
+    assert [simulate(main()), simulate(main())] == ["Task-2", "Task-2"]
 
 
 def test_a_seed_is_one_run_in_another_interpreter() -> None:
