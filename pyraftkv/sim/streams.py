@@ -299,12 +299,8 @@ class SimStream(asyncio.Transport):
             if piece.__class__ is bytes and not self.back.is_cut:
                 self._answer_reset()
             return
-        if self.back.is_cut:
-            if piece is not _RST:
-                self._held.append(piece)  # it is sent again until it comes through; a RST is not
-            return
-        if self._held:
-            self._held.append(piece)
+        if self.back.is_cut or self._held:
+            self._held.append(piece)  # it is sent again until it comes through; a RST, when its end is asked again
             return
         if piece is _RST:
             self._end(os_error(errno.ECONNRESET))
@@ -408,16 +404,9 @@ class SimStream(asyncio.Transport):
         if self.is_gone or self.link.is_cut or self.back.is_cut:
             return
         when = self._loop.now + RETRANSMIT_SECONDS * self._rng.random()
-        if self.peer.is_gone:
-            self._loop.push(when, self.peer._probed, None)
-        else:
+        if not self.peer.is_gone:
             self._stop_giving_up()
         self._loop.push(when, self._release, None)
-
-    def _probed(self, _: object) -> None:
-        """The other end's keep-alive or retransmission comes to an end that is gone."""
-        if not self.back.is_cut:
-            self._answer_reset()
 
     def _release(self, _: object) -> None:
         if not self.back.is_cut:

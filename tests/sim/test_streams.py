@@ -184,6 +184,18 @@ async def test_a_slow_link_carries_what_it_can(pair: Pair) -> None:
 
 
 @connected
+async def test_what_waits_for_a_slow_link_goes_when_it_is_fast_again(pair: Pair) -> None:
+    """A large piece was not promised to the slow one as a whole."""
+    pair.world.links.set_default(LinkProfile(bandwidth_bytes=1_000))
+    pair.do("c1", pair.client.stream.write, bytes(50_000))
+    await asyncio.sleep(2)
+    assert 1_000 <= len(pair.server.data) <= 3_000
+    pair.world.links.set_default(LinkProfile())
+    await asyncio.sleep(0.8)
+    assert len(pair.server.data) == 50_000
+
+
+@connected
 async def test_a_reader_that_does_not_read_stops_the_writer(pair: Pair) -> None:
     """What fits the window leaves; above the high mark the protocol is told, and again below the low one."""
     pair.do("n1", pair.server.stream.pause_reading)
