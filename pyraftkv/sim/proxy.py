@@ -23,7 +23,7 @@ from typing import Self
 from pyraftkv.codec import decode_hello
 from pyraftkv.errors import FrameError
 from pyraftkv.sim.faults import LinkFault
-from pyraftkv.transport.address import format_address, parse_address
+from pyraftkv.transport.address import parse_address
 from pyraftkv.transport.framing import HELLO_BYTES_MAX, FrameDecoder
 
 RETRANSMIT_SECONDS_MAX = 15.0
@@ -131,7 +131,6 @@ class Proxy:
     async def __aenter__(self) -> Self:
         host, port = parse_address(self.address)
         self._server = await asyncio.start_server(self._accept, host, port, limit=PIECE_BYTES_MAX)
-        self.address = format_address(host, self._server.sockets[0].getsockname()[1])
         return self
 
     async def __aexit__(self, *exc: object) -> None:
