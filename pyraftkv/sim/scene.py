@@ -22,7 +22,7 @@ from pyraftkv._record import record
 from pyraftkv.sim.show import show
 from pyraftkv.sim.trace import Event, Trace, hosts_of, words_of
 
-CHATTER_MAX = 4_500
+CHATTER_MAX = 4_000
 """How many messages, commits and the like a picture holds."""
 WINDOW_SECONDS = 8.0
 """How much time before its focus a picture shows, when nobody says more."""
@@ -124,7 +124,8 @@ class Scene:
     until: float
     hosts: list[str] = field(default_factory=list)
     """The lifelines from left to right: members, then clients, then others."""
-    clients: set[str] = field(default_factory=set)
+    members: set[str] = field(default_factory=set)
+    """Those with a role, or that send messages. A member may ask for operations, too: of itself."""
     events: list[tuple[Event, str]] = field(default_factory=list)
     """Those in the window, and every violation, and what filters call them, in their order."""
     roles: list[Span] = field(default_factory=list)
@@ -149,12 +150,12 @@ def read_scene(
         until: Its end.
         chatter_max: How many messages and the like are kept.
     """
-    events = sorted(trace.events(), key=lambda event: event.at)  # a message may be added when its fate is known
+    events = sorted(map(_from_sending, trace.events()), key=lambda event: event.at)
     focus, since, until = _window(events, since, until)
     scene = Scene(since=since, until=until)
     places, scene.left_out = _choose(events, since, until, focus, chatter_max, scene)
     _Reader(scene, _accused(events)).read(events, places)
-    scene.hosts, scene.clients = _hosts(events)
+    scene.hosts, scene.members = _hosts(events)
     return scene
 
 
@@ -204,6 +205,12 @@ _GROUPS_OF_KINDS = {
 def _name(what: Any) -> str:
     """Return the first word of a message."""
     return what.partition(" ")[0] if isinstance(what, str) else type(what).__name__
+
+
+def _from_sending(event: Event) -> Event:
+    """Return an event as of when it began: a message is added to a trace when its fate is known."""
+    sent_at = event.detail.get("sent_at") if event.kind == "message" else None
+    return event if sent_at is None else event._replace(at=sent_at)
 
 
 def _window(events: list[Event], since: float | None, until: float | None) -> tuple[float, float, float]:
@@ -256,7 +263,7 @@ def _choose(
 
 
 def _hosts(events: list[Event]) -> tuple[list[str], set[str]]:
-    """Return every host of the trace, and which of them are clients, by what they do."""
+    """Return every host of the trace, and which of them are members, by what they do."""
     found: dict[str, set[str]] = {}
     for event in events:
         for host in hosts_of(event):
@@ -265,7 +272,7 @@ def _hosts(events: list[Event]) -> tuple[list[str], set[str]]:
     members = {host for host, kinds in found.items() if kinds & {"role", "commit", "message"}}
     clients = {host for host, kinds in found.items() if "invoke" in kinds and host not in members}
     order = sorted(found, key=lambda host: (0 if host in members else 1 if host in clients else 2, natural(host)))
-    return order, {host for host in found if "invoke" in found[host]}
+    return order, members
 
 
 class _Reader:
@@ -312,12 +319,10 @@ class _Reader:
             return
         detail = event.detail
         source, target = hosts_of(event) if "target" in detail else (event.host, event.host)
-        sent_at = detail.get("sent_at")
         arrived_at, fate = detail.get("arrived_at"), slug(detail.get("fate", "delivered"))
-        sent_at = event.at if sent_at is None else sent_at
         name = _name(detail.get("what", ""))
         self._scene.arrows.append(
-            Arrow(source, target, sent_at, arrived_at, name, GROUPS.get(name, "message"), fate, place)
+            Arrow(source, target, event.at, arrived_at, name, GROUPS.get(name, "message"), fate, place)
         )
 
     def _role(self, event: Event, place: int) -> None:

@@ -26,7 +26,10 @@ from pyraftkv.sim.trace import FATES, line_of
 AXIS_WIDTH = 62
 WORLD_WIDTH = 160
 MEMBER_WIDTH = 126
-CLIENT_WIDTH = 230
+CLIENT_WIDTH_MIN, CLIENT_WIDTH_MAX, CLIENTS_WIDTH = 140, 230, 900
+"""Of the column of one client, and of all of them if that is possible."""
+CHARACTER_WIDTH = 5.4
+"""Of a label, on average."""
 HEAD_HEIGHT = 34
 PAD = 14
 """Pixels above the first moment and below the last."""
@@ -88,21 +91,29 @@ class Picture:
         seconds = scene.until - scene.since
         self.scale = scale or min(max(HEIGHT / seconds, SCALE_MIN), SCALE_MAX)
         self.numbers = {host: number for number, host in enumerate(scene.hosts)}
-        self._place_hosts()
         self._lanes: dict[str, int] = {}
         for each in scene.operations:
             self._lanes[each.host] = max(self._lanes.get(each.host, 0), min(each.lane, LANES_MAX - 1))
+        self._place_columns()
         self.height = round(2 * PAD + seconds * self.scale + self._words_height())
         self._labels: list[Label] = []
 
-    def _place_hosts(self) -> None:
+    def _place_columns(self) -> None:
+        """Give each host a lifeline, and what it asks for a column: a client's own, a member's beside the lifelines."""
         world = any(mark.kind == "fault" or not mark.host for mark in self._scene.marks)
-        left = AXIS_WIDTH + WORLD_WIDTH * world
+        left: float = AXIS_WIDTH + WORLD_WIDTH * world
+        asking = [host for host in self._scene.hosts if host in self._lanes]
+        self._client_width = min(max(CLIENTS_WIDTH / max(1, len(asking)), CLIENT_WIDTH_MIN), CLIENT_WIDTH_MAX)
         self._x: dict[str, float] = {}
+        self._clients_x: dict[str, float] = {}
         for host in self._scene.hosts:
-            client = host in self._scene.clients
-            self._x[host] = left + (26 if client else MEMBER_WIDTH / 2)
-            left += CLIENT_WIDTH if client else MEMBER_WIDTH
+            if host in self._scene.members or host not in self._lanes:
+                self._x[host] = left + MEMBER_WIDTH / 2
+                left += MEMBER_WIDTH
+        for host in asking:
+            self._clients_x[host] = left + 26
+            self._x.setdefault(host, left + 26)
+            left += self._client_width
         self.width = left + 10
 
     def _words_height(self) -> int:
@@ -111,7 +122,7 @@ class Picture:
 
     def _wrapped(self, mark: Mark) -> list[str]:
         words = printable(f"{mark.host}: {mark.text}" if mark.host else mark.text)
-        return wrap(words, max(40, (self.width - AXIS_WIDTH - 60) // 8))[:8] or [""]
+        return wrap(words, max(40, int(self.width - AXIS_WIDTH - 60) // 8))[:8] or [""]
 
     # --- Parts ---
 
@@ -121,14 +132,19 @@ class Picture:
         if self._x and min(self._x.values()) > AXIS_WIDTH + WORLD_WIDTH:
             parts.append(f'<text class="axis" x="{AXIS_WIDTH + 10}" y="22">what was done to them</text>')
         for host, x in self._x.items():
-            client = host in self._scene.clients
-            anchor = "start" if client else "middle"
-            number, left = self.numbers[host], x - 6 * client
-            parts.append(
-                f'<text class="host h-{number}" data-h="{number}" x="{left:g}" y="22" text-anchor="{anchor}">'
-                f"{clean(cut(host, length_max=24))}</text>"
-            )
+            if host not in self._clients_x or host in self._scene.members:
+                parts.append(self._heading(host, x, "middle", host))
+        for host, x in self._clients_x.items():
+            words = f"program of {host}" if host in self._scene.members else host
+            parts.append(self._heading(host, x - 6, "start", words))
         return "".join(parts)
+
+    def _heading(self, host: str, x: float, anchor: str, words: str) -> str:
+        number = self.numbers[host]
+        return (
+            f'<text class="host h-{number}" data-h="{number}" x="{x:g}" y="22" text-anchor="{anchor}">'
+            f"{clean(cut(words, length_max=18))}</text>"
+        )
 
     def body(self) -> str:
         """Return everything that happens, layer by layer, the lowest first."""
@@ -216,7 +232,7 @@ class Picture:
         bottom = self._y(self._scene.until)
         return [
             f'<line class="life h-{self.numbers[host]}" x1="{x:g}" x2="{x:g}" y1="{PAD}" y2="{bottom:.1f}"/>'
-            for host, x in self._x.items()
+            for host, x in dict.fromkeys([*self._x.items(), *self._clients_x.items()])
         ]
 
     def _ticks(self) -> list[str]:
@@ -320,23 +336,27 @@ class Picture:
             self._tag(arrow.event, arrow.group, (arrow.source, arrow.target), f"label arrow-name {arrow.fate}"),
             middle,
             at,
-            f'<text y="-2.5" text-anchor="middle">{clean(cut(arrow.name, length_max=22))}</text>',
+            f"<text>{clean(cut(arrow.name, length_max=22))}</text>",
         )
         gap_number = self.numbers[arrow.source] - (not rightward)
         self._label(f"gap {gap_number}", at, shape, want="alone")
 
     def _operation(self, each: Operation) -> str:
-        x = self._x[each.host] - 4 + LANE_WIDTH * min(each.lane, LANES_MAX - 1)
+        left = self._clients_x[each.host]
+        x = left - 4 + LANE_WIDTH * min(each.lane, LANES_MAX - 1)
         until = self._scene.until if each.until is None else each.until
         extra = f"{each.outcome}{' accused' if each.accused else ''}"
         tag = self._tag(each.event, "operation", [each.host], f"operation {extra}")
         result = (each.result or each.outcome).replace(" at revision ", " @")
         answer = f" → {result}" if each.until is not None else " → no answer"
-        words = cut(each.command, length_max=24) + cut(answer, length_max=42 - min(24, len(each.command)))
+        beside = LANE_WIDTH * (1 + self._lanes[each.host]) - 3
+        room = int((self._client_width - beside - 26) / CHARACTER_WIDTH) + 1
+        words = cut(each.command, length_max=max(8, room - min(len(answer), room // 2)))
+        words += cut(answer, length_max=max(5, room - len(words)))
         at = max(each.since, self._scene.since)
         shape = self._pin(
             self._tag(each.event, "operation", [each.host], f"label operation-name {extra}"),
-            self._x[each.host] + LANE_WIDTH * (1 + self._lanes[each.host]) - 3,
+            left + beside,
             at,
             f'<text y="7.5">{clean(words)}</text>',
         )

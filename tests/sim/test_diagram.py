@@ -153,7 +153,28 @@ def test_operations_side_by_side_have_lanes() -> None:
         (2, 1, 0.4, "failed", "ValueError: no"),
         (3, 0, None, "unknown", ""),
     ]
-    assert (scene.hosts, scene.clients) == (["c1"], {"c1"})
+    assert (scene.hosts, scene.members) == (["c1"], set())
+
+
+def test_a_members_own_operations_have_a_column_beside() -> None:
+    """They do not cover its role, and an arrow never ends at them."""
+    trace = Trace()
+    trace.add(0.0, "n1", "role", role="leader", term=1)
+    trace.add(0.1, "n1", "invoke", op=1, command="put a")
+    trace.add(0.2, "n2", "role", role="follower", term=1)
+    trace.add(0.9, "c1", "invoke", op=1, command="put b")
+    scene = read_scene(trace)
+    svg = drawn(scene)
+    (band,) = shapes(svg, "leader")
+    inside, outside = (float(shape.get("x", "")) for shape in shapes(svg, "operation"))
+    assert float(band.get("x", "")) + 120 < inside < outside
+    assert re.findall(r">([^<]+)</text>", Picture(scene).head()) == [
+        "seconds",
+        "n1",
+        "n2",
+        "program of n1",
+        "c1",
+    ]
 
 
 def test_the_window_is_around_the_violation() -> None:
@@ -298,6 +319,16 @@ def test_a_lost_message_ends_on_its_way() -> None:
     assert float(lost.get("x2", "")) < float(there.get("x2", "")) - 20
     assert float(there.get("y2", "")) > float(there.get("y1", ""))
     assert lost.get("y1") == lost.get("y2")
+
+
+def test_a_message_stands_where_it_was_sent() -> None:
+    """A trace learns of a message when its fate is known; the picture and its list show it where it began."""
+    trace = Trace()
+    trace.add(1.0, "n1", "commit", index=1)
+    trace.add(3.0, "n1", "message", target="n2", what="Gossip", sent_at=0.5, fate="dropped")
+    scene = read_scene(trace)
+    assert [(event.at, event.kind) for event, _ in scene.events] == [(0.5, "message"), (1.0, "commit")]
+    assert [arrow.sent_at for arrow in scene.arrows] == [0.5]
 
 
 def test_a_client_with_many_operations_keeps_to_its_column() -> None:
