@@ -61,6 +61,14 @@ def test_late_answers_move_nothing_back() -> None:
     assert raft.status().peers[2] == before
 
 
+def test_a_rejection_acknowledges_nothing() -> None:
+    """Its hint says where the logs may agree, not that they do."""
+    raft = lead(machine(1, 1, 1))
+    step_all(raft, AppendResponse(1, 2, raft.term, 3, True, 2, 1))
+    status = raft.status().peers[2]
+    assert (status.match, status.next, raft.commit) == (0, 3, 0)
+
+
 def test_a_stale_rejection_to_a_probe_is_an_echo() -> None:
     """Only a rejection of the newest probe moves it."""
     raft = lead(machine(1, 1, 1))

@@ -188,6 +188,21 @@ async def test_only_listed_members_count() -> None:
 
 
 @asynchronous
+async def test_nothing_is_founded_before_everybody_was_heard() -> None:
+    """A majority is not enough: the one that is missing would found another cluster."""
+    start = Bootstrap(hello(1), {"a": "", "b": "", "c": ""})
+    waiting = asyncio.create_task(start.genesis("h:1"))
+    start.heard(hello(2))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    start.heard(hello(3))
+    genesis = codec.decode_logged(await waiting)
+    assert isinstance(genesis, Genesis)
+    assert [member.incarnation for member in genesis.members] == [11, 22, 33]
+
+
+@asynchronous
 async def test_an_offer_counts_only_if_we_are_in_it() -> None:
     """Garbage, something else, or a genesis with another incarnation of ours is not ours."""
     start = Bootstrap(hello(1), {"a": "", "b": ""})

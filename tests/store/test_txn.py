@@ -58,7 +58,7 @@ def test_changes_share_a_revision():
         Transaction([], [Transaction([], [PutKey(b"n", b"1")]), Transaction([], [DeleteRange(b"n", prev_kv=True)])])
     )
 
-    assert result.revision == 3
+    assert (result.revision, store.revision) == (3, 3)
     assert result.responses[1].responses == [DeleteResult(3, 1, [KeyValue(b"n", b"1", 2, 3, 2)])]
     assert store.get(b"n") is None
     assert store.get(b"n", 2) == KeyValue(b"n", b"0", 2, 2, 1)

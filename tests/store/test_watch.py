@@ -162,7 +162,41 @@ def test_an_empty_key_is_the_smallest():
     assert take_all(watcher) == [(2, b"\0"), (3, b"z")]
 
 
-def test_a_revision_is_never_cut():
+def test_progress_never_runs_ahead_of_events():
+    """Distributed is not taken: until it is, whoever resumes at the watch's revision still gets the event."""
+    store = Store()
+    watcher = store.watch(b"k")
+    put(store, b"k", b"other", b"k")
+    store.advance()
+    assert watcher.revision == 1
+    assert watcher.take(1) is not None
+    assert watcher.revision == 3
+    assert take_all(watcher) == [(4, b"k")]
+    assert watcher.revision == 4
+
+
+def test_whoever_joins_takes_nothing_from_the_others():
+    """A watch that begins at the present, between a put and its distribution, is no reason to skip the put."""
+    store = Store()
+    first = store.watch(b"k")
+    put(store, b"k")
+    second = store.watch(b"k")
+    store.advance()
+    assert (take_all(first), take_all(second)) == ([(2, b"k")], [])
+
+
+def test_events_of_a_revision_come_in_the_order_of_its_changes():
+    """Not in the order of their keys; from the present and from history."""
+    store = Store()
+    present = store.watch(FROM_KEY, FROM_KEY)
+    store.apply(Transaction([], [PutKey(b"b", b""), PutKey(b"c", b""), PutKey(b"a", b"")]))
+    store.advance()
+    history = store.watch(FROM_KEY, FROM_KEY, start_revision=2)
+    assert take_all(present) == take_all(history) == [(2, b"b"), (2, b"c"), (2, b"a")]
+
+
+@pytest.mark.parametrize("events_max", [3, 7])
+def test_a_revision_is_never_cut(events_max):
     """Batches end between revisions, also when one revision has more events than asked for."""
     store = Store()
     history = store.watch(FROM_KEY, FROM_KEY, start_revision=1)
@@ -173,7 +207,7 @@ def test_a_revision_is_never_cut():
 
     for watcher in (history, present):
         sizes = []
-        while (batch := watcher.take(7)) is not None:
+        while (batch := watcher.take(events_max)) is not None:
             sizes.append((len(batch.events), batch.revision))
         assert sum(size for size, _ in sizes) == 15
         assert all(size % 5 == 0 for size, _ in sizes)
