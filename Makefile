@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 # asyncio is there twice, with two CancelledErrors that do not catch each other.
 COVERED := --cov=pyraftkv/core --cov=pyraftkv/log --cov=pyraftkv/store --cov-branch --cov-report=term
 
-.PHONY: help demo test lint format bench soak clean
+.PHONY: help demo test mutants lint format bench soak clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed-cli ## Start three nodes, kill the leader, watch it hea
 
 test: $(VENV)/.installed-test ## Run every test, with the branch coverage of core, log and store
 	@$(BIN)/python -m pytest $(COVERED) $(ARGS)
+
+mutants: $(VENV)/.installed-test ## Break our own code one rule at a time, and see each noticed (ARGS="--list" for which)
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 lint: $(VENV)/.installed-lint ## Check style, formatting and types; changes nothing
 	$(BIN)/ruff check .
