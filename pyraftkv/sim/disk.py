@@ -380,7 +380,7 @@ class SimDisk:
         left = SimDisk(Random(0), profile=self.profile)
         twins: dict[Inode, Inode] = {}
         for path, files in names.items():
-            if path and _folder(path) not in names:
+            if path and _folder(path) not in left.directories:
                 continue
             for inode in files.values():
                 if inode not in twins:

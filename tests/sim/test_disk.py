@@ -430,6 +430,17 @@ def test_errors_strike_by_kind_path_number_and_rate():
     assert (third_read.count, half_the_lists.count) == (5, 200)
 
 
+def test_an_open_file_goes_by_its_new_name():
+    """A rule and the trace mean the path that a file has now, whoever opened it before."""
+    fs = mounted()
+    fd = put(fs, "/d/old", OLD)
+    fs.rename("/d/old", "/d/new")
+    fs.disk.fault = DiskFaults(errors=(DiskError(path="new"),))
+    with pytest.raises(OSError, match="/d/new"):
+        fs.pread(fd, 1, 0)
+    assert fs.disk.trace[-1] == ("pread", "/d/new")
+
+
 def test_a_full_disk_takes_what_fits():
     """The write that crosses the end is short, the next one fails; what is there can be written over, or removed."""
     fs = mounted()
@@ -554,6 +565,8 @@ def test_a_durable_copy_holds_what_was_synced():
     put(fs, "/d/unnamed", b"x", sync=False)
     fs.pwrite(fd, NEW, len(OLD))
     fs.make_dir("/e")
+    fs.make_dir("/e/below")
+    fs.fsync_dir("/e")
     put(fs, "/e/lost", b"x", sync=False)
     copy = fs.disk.durable_copy()
     assert (found(copy), sorted(copy.directories)) == ({"/d/file": OLD}, ["", "/d"])
