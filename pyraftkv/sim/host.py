@@ -24,7 +24,7 @@ from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.node import Node
 from pyraftkv.node.member import Member
-from pyraftkv.sim.disk import SimDisk
+from pyraftkv.sim.disk import SimDisk, SimulatedCrash
 from pyraftkv.sim.faults import DiskFault
 from pyraftkv.sim.loop import SimLoop
 from pyraftkv.sim.process import SimProcess
@@ -137,6 +137,8 @@ class Host:
         error: BaseException | None = None
         try:
             await program(self)
+        except SimulatedCrash:
+            return  # the power went in the middle of it
         except asyncio.CancelledError:
             pass
         except Exception as caught:  # noqa: BLE001 - whatever ends the program ends the process; `ended` judges it
