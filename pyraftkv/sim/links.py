@@ -135,16 +135,11 @@ class Links:
             self._own.discard((source, target))
         else:
             self._own.add((source, target))
-        self._give(link, profile or self._default)
+        link.profile = profile or self._default
 
     def set_default(self, profile: LinkProfile) -> None:
         """Set the profile of every link that has none of its own."""
         self._default = profile
         for key, link in self._links.items():
             if key not in self._own and link.source != link.target:
-                self._give(link, profile)
-
-    @staticmethod
-    def _give(link: Link, profile: LinkProfile) -> None:
-        link.profile = profile
-        link.busy_until = 0.0  # what waits now waits for the new bandwidth
+                link.profile = profile

@@ -168,6 +168,7 @@ class SimNetwork:
         self._random = random
         self._servers: dict[Address, SimServer] = {}
         self._streams: dict[SimStream, SimServer | None] = {}
+        self._dials: dict[SimStream, _Dial] = {}
         self._processes: dict[SimProcess, None] = {}
         self._next_port: dict[str, int] = {}
         self.links.on_cut.append(self._cut)
@@ -215,14 +216,19 @@ class SimNetwork:
         own = (process.host_name, self._ephemeral_port(process.host_name))
         stream = self._stream(process, own, (target, port), server=None)
         answer: asyncio.Future[None] = self.loop.create_future()
-        self._dial(_Dial(stream, (target, port), answer, self.loop.now + RETRANSMIT_SECONDS_MAX))
+        dial = self._dials[stream] = _Dial(stream, (target, port), answer, self.loop.now + RETRANSMIT_SECONDS_MAX)
+        self._dial(dial)
         try:
             await answer
+            if stream.is_gone:  # between the answer and now
+                raise os_error(errno.ECONNRESET)
             protocol = factory()
             stream.begin(protocol)
         except BaseException:
             stream.abort()
             raise
+        finally:
+            self._dials.pop(stream, None)
         return stream, protocol
 
     def _dial(self, dial: _Dial) -> None:
@@ -293,6 +299,9 @@ class SimNetwork:
         server = self._streams.pop(stream)
         if server is not None:
             server.drop(stream)
+        dial = self._dials.pop(stream, None)
+        if dial is not None and stream.process.alive and not dial.answer.done():
+            dial.answer.set_exception(os_error(errno.ECONNRESET))
 
     def _watch(self, process: SimProcess) -> None:
         if process not in self._processes:

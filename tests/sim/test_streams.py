@@ -478,6 +478,7 @@ def test_a_dial_goes_through_when_the_cut_heals() -> None:
         await world.on("n1", listen())
         for direction in (("c1", "n1"), ("n1", "c1")):
             world.links.cut(*direction)
+            begun = world.loop.now
             dialling = world.process("c1").spawn(world.loop.create_connection(End, "n1", PORT))
             given_up = world.process("c1").spawn(
                 asyncio.wait_for(world.loop.create_connection(End, "n1", PORT), timeout=2)
@@ -487,9 +488,70 @@ def test_a_dial_goes_through_when_the_cut_heals() -> None:
             assert isinstance(given_up.exception(), TimeoutError)
             world.links.heal_all()
             stream, _ = await dialling
+            assert world.loop.now - begun == pytest.approx(7, abs=0.01)  # SYNs after 0, 1, 3 and 7 seconds
             stream.close()
             await asyncio.sleep(20)
             assert repr(world.network) == "<SimNetwork, 1 listeners, 0 ends of streams>"
+
+    World(seed=1).run(main)
+
+
+def test_a_connection_may_break_before_its_dialler_hears_of_it() -> None:
+    """By a reset, or because the listener was closed or killed meanwhile: the dial fails, and nothing is left."""
+
+    async def listen() -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(End, "n1", PORT)
+
+    async def main(world: World) -> None:
+        world.links.set_default(LinkProfile(latency_seconds=(0.1, 0.1)))
+        for seconds in (0.05, 0.15, 0.25):
+            world.loop.process("n1")
+            server = await world.on("n1", listen())
+            dialling = world.process("c1").spawn(world.loop.create_connection(End, "n1", PORT))
+            await asyncio.sleep(seconds)
+            world.links.reset("c1", "n1")
+            await asyncio.wait([dialling])
+            assert isinstance(dialling.exception(), ConnectionResetError) == (seconds < 0.2)
+            world.process("n1").post(server.close)
+            killed = world.process("c1").spawn(world.loop.create_connection(End, "n1", PORT))
+            await asyncio.sleep(seconds)
+            world.process("n1").kill()
+            await asyncio.wait([killed], timeout=1)
+            assert isinstance(killed.exception(), ConnectionRefusedError)
+            await asyncio.sleep(1)
+            assert repr(world.network) == "<SimNetwork, 0 listeners, 0 ends of streams>"
+
+    World(seed=1).run(main)
+
+
+@connected
+async def test_a_connection_may_break_before_its_dialler_runs_again(pair: Pair) -> None:
+    """It was made and reset while the dialler was paused."""
+    process = pair.world.process("c1")
+    dialling = process.spawn(pair.world.loop.create_connection(End, "n1", PORT))
+    process.post(process.pause)
+    await asyncio.sleep(1)
+    pair.world.links.reset("c1", "n1")
+    process.resume()
+    await asyncio.wait([dialling])
+    assert isinstance(dialling.exception(), ConnectionResetError)
+
+
+def test_a_listener_closed_before_it_accepted_resets() -> None:
+    """The kernel had taken the connection; nobody wants it."""
+    end = End()
+
+    async def listen() -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(End, "n1", PORT)
+
+    async def main(world: World) -> None:
+        server = await world.on("n1", listen())
+        world.process("n1").pause()
+        world.process("n1").post(server.close)
+        await world.on("c1", world.loop.create_connection(lambda: end, "n1", PORT))
+        world.process("n1").resume()
+        await asyncio.sleep(1)
+        assert end.told == ["made", ConnectionResetError]
 
     World(seed=1).run(main)
 
