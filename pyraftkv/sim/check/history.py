@@ -154,6 +154,37 @@ class History:
         self._events += 1
         return self._events
 
+    def arrange(self) -> None:
+        """Number operations and watches that were put in by hand; order them by their times if no order was given."""
+        if any(not op.began for op in self.ops):
+            events: list[tuple[float, int, Op | WatchRecord | Delivery]] = []
+            for op in self.ops:
+                events.append((op.invoked, 0, op))
+                if op.returned is not None:
+                    events.append((op.returned, 2, op))
+            for watch in self.watches:
+                events.append((watch.at, 0, watch))
+                events += [(each.at, 1, each) for each in watch.deliveries]
+            self._number_events(events)
+        self.ops.sort(key=lambda op: op.began)
+        self.watches.sort(key=lambda watch: watch.began)
+        for number, op in enumerate(self.ops):
+            op.number = number
+        for number, watch in enumerate(self.watches):
+            watch.number = number
+
+    def _number_events(self, events: list[tuple[float, int, Op | WatchRecord | Delivery]]) -> None:
+        """Order invocations (0), deliveries (1) and returns (2) by their times."""
+        events.sort(key=lambda event: event[:2])
+        for order, (_, rank, each) in enumerate(events, 1):
+            if isinstance(each, Delivery):
+                each.order = order
+            elif rank == 0:
+                each.began = order
+            elif isinstance(each, Op):
+                each.ended = order
+        self._events = len(events)
+
     # --- Operations ------------------------------------------------------------------------------------------------
 
     def begin(

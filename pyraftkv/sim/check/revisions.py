@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
-from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, to_wire
+from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, PyraftkvError, to_wire
 from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change, may_delete
 from pyraftkv.sim.check.history import History, Op, Outcome
 from pyraftkv.sim.check.model import Model
@@ -195,7 +195,7 @@ class _Work:
         answer = self.model.apply(op.request)
         if answer != op.result:
             self.model.undo()
-            raise _misfit(op, answer)
+            raise misfit(op, answer)
         self.makers[self.model.revision] = op
 
     def _unmake(self) -> None:
@@ -216,9 +216,9 @@ class _Work:
                 model.undo()
             if told is None:
                 if answer != op.result:
-                    raise _misfit(op, answer)
-            elif not isinstance(answer, NotApplied) or to_wire(answer)[::2] != to_wire(told)[::2]:
-                raise _misfit(op, answer)
+                    raise misfit(op, answer)
+            elif not refuses_alike(answer, told):
+                raise misfit(op, answer)
 
     # --- Revisions that nobody was told to have made ---------------------------------------------------------------
 
@@ -381,7 +381,13 @@ class _Compaction:
                     raise HistoryError(reason, op, compact)
 
 
-def _misfit(op: Op, answer: Result | NotApplied) -> HistoryError:
+def refuses_alike(answer: Result | NotApplied, told: PyraftkvError | None) -> bool:
+    """Tell whether the model refused what was refused, for the same reason."""
+    return isinstance(answer, NotApplied) and told is not None and to_wire(answer)[::2] == to_wire(told)[::2]
+
+
+def misfit(op: Op, answer: Result | NotApplied) -> HistoryError:
+    """Say that an operation was not answered as it must have been."""
     told = answer_words(op.result, op.error)
     expected = answer_words(None, answer) if isinstance(answer, NotApplied) else answer_words(answer, None)
     return HistoryError(f"#{op.number} ({op.words}) was answered: {told}; it must be: {expected}", op)
