@@ -77,7 +77,7 @@ def to_html(
         title: What this is, before the words of the violation: "seed 4711".
         command: What to type to replay it.
         faults: What was done to the cluster: words, or records that are shown.
-        chatter_max: As for `to_svg`. Six thousand make a page of about a megabyte and a half.
+        chatter_max: As for `to_svg`. With the default a busy page stays below two megabytes.
     """
     scene = read_scene(trace, since=since, until=until, chatter_max=chatter_max)
     listed = [show(fault) for fault in faults]

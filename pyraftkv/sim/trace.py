@@ -89,7 +89,7 @@ class Trace:
         return self._forgotten
 
     def add(self, at: float, host: str, kind: str, /, **detail: Any) -> None:
-        """Append one event, in well under a microsecond. The values of `detail` must not change afterwards."""
+        """Append one event, in about a microsecond. The values of `detail` must not change afterwards."""
         self._events.append((at, host, kind, detail))
         if len(self._events) > self._events_max:
             self._forget(self._events_max // 2)
@@ -109,7 +109,7 @@ class Trace:
         return [line_of(event) for event in self._events[-count:]] if count > 0 else []
 
     def digest(self) -> str:
-        """Return the hash of every line so far, in hexadecimal. Two to ten microseconds for each that is new."""
+        """Return the hash of every line so far, in hexadecimal. It formats each that is new: O(new events)."""
         self._hash_until(len(self._events))
         return self._hash.hexdigest()
 
