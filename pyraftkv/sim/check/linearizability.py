@@ -146,7 +146,7 @@ class _Search:
                 if self.states > self._states_max:
                     return None
                 self._lift(node, variant)
-                node, variant = self._first() if self._waiting else 0, 0
+                node, variant = self._first(), 0
             elif fits is None:
                 node, variant = self._after(node), 0
             else:
@@ -154,6 +154,9 @@ class _Search:
         return True
 
     def _first(self) -> int:
+        """Return what could be done first; 0 if there is nothing."""
+        if not self._waiting:
+            return 0
         node = self._next[0]
         return node if node & 1 and node != self._end else self._after_beside(-1)
 

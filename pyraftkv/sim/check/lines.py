@@ -147,7 +147,7 @@ _OPTIONS = ("prev_kv", "no_put", "no_delete")
 
 
 def _watch_from(table: dict[str, Any]) -> WatchRecord:
-    options = {name: name in table.get("options", ()) for name in _OPTIONS}
+    options = table.get("options", ())
     watch = WatchRecord(
         number=0,
         client=table["watch"],
@@ -156,7 +156,9 @@ def _watch_from(table: dict[str, Any]) -> WatchRecord:
         start_revision=table.get("start_revision", 0),
         at=table["at"],
         began=table.get("began", 0),
-        **options,
+        prev_kv="prev_kv" in options,
+        no_put="no_put" in options,
+        no_delete="no_delete" in options,
     )
     watch.resume_revision = table.get("resume_revision")
     for at, order, events, revision, placed_revision in table.get("deliveries", ()):

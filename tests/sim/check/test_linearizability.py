@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from pyraftkv.sim.check import Finding, check_linearizable
+from tests.sim.check.boards import BAD, BAD_FOR_REVISIONS, GOOD
+from tests.sim.check.notation import parse
+
+SEEN_BY_ALL_KEYS_ONLY = {
+    "two writes at one revision",
+    "writes in the wrong order",
+    "a revision that nobody made",
+    "a compacted revision is read",
+    "refused as compacted, which nobody did",
+    "refused before it was compacted",
+    "refused as from the future, which it is not",
+}
+"""What does not show on one key by itself."""
+
+
+@pytest.mark.parametrize("per_key", [False, True])
+@pytest.mark.parametrize("name", GOOD)
+def test_what_may_happen_has_an_order(name: str, per_key: bool) -> None:
+    """The search finds an order for every history that has one, over all keys and for each."""
+    verdict = check_linearizable(parse(GOOD[name]), per_key=per_key)
+    assert Finding.RIGHT is verdict.finding, verdict
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_must_not_happen_has_none(name: str) -> None:
+    """The search agrees with the replay on what is wrong, and names operations."""
+    verdict = check_linearizable(parse(BAD[name][0]))
+    assert Finding.WRONG is verdict.finding
+    assert verdict.ops
+
+
+@pytest.mark.parametrize("name", sorted(set(BAD) - SEEN_BY_ALL_KEYS_ONLY))
+def test_a_key_by_itself_shows_what_is_wrong_with_it(name: str) -> None:
+    """What is wrong on one key, or on keys that an operation joins, is found without the others."""
+    assert Finding.WRONG is check_linearizable(parse(BAD[name][0]), per_key=True).finding
+
+
+@pytest.mark.parametrize("name", BAD_FOR_REVISIONS)
+def test_local_reads_are_not_its_business(name: str) -> None:
+    """A read that need not be linearizable is left out."""
+    assert Finding.RIGHT is check_linearizable(parse(BAD_FOR_REVISIONS[name][0])).finding
+
+
+def test_past_its_bound_it_is_undecided() -> None:
+    """A search that is cut off approves of nothing."""
+    text = "\n".join([f"a 0- put k{i} 1 -> ?" for i in range(12)] + ["b 1-2 get x -> x=1@13 at 13"])
+    verdict = check_linearizable(parse(text), states_max=300)
+    assert Finding.UNDECIDED is verdict.finding
+    assert not verdict.ok
