@@ -57,6 +57,7 @@ class Host:
         disk: Its disk.
         addresses: Where clients find the cluster.
         program: What it runs; None for what only `run` gives it to do.
+        died: Told its name whenever its process is gone, however that came.
         ended: Told of every program that ended by itself, with its error.
 
     Invariant: at most one process lives; a host that is `out` never starts again.
@@ -72,6 +73,7 @@ class Host:
         disk: SimDisk,
         addresses: list[str],
         program: Program | None = None,
+        died: Callable[[str], None] | None = None,
         ended: Callable[[Host, BaseException | None], None] | None = None,
     ) -> None:
         self.name = name
@@ -97,6 +99,7 @@ class Host:
         self._random = random
         self._addresses = addresses
         self._program = program
+        self._died = died
         self._ended = ended
         self._task: asyncio.Task[None] | None = None
 
@@ -210,6 +213,8 @@ class Host:
         process, self.process, self.node, self._task = self.process, None, None, None
         assert process is not None
         process.kill(silent=silent)
+        if self._died is not None:
+            self._died(self.name)
 
     # --- Time ------------------------------------------------------------------------------------------------------
 

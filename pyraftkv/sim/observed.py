@@ -134,10 +134,14 @@ class PeerTraffic:
     Args:
         now: The time, for the observer.
         observer: Who is told.
+        is_up: Whether anybody lives on that machine: else nothing can leave for it.
     """
 
-    def __init__(self, *, now: Callable[[], float], observer: TrafficObserver) -> None:
+    def __init__(
+        self, *, now: Callable[[], float], observer: TrafficObserver, is_up: Callable[[str], bool] = lambda _: True
+    ) -> None:
         self._now = now
+        self._is_up = is_up
         self._observer = observer
         self._under_way: dict[tuple[str, str, int], deque[tuple[float, PeerMessage]]] = {}
         self.faults: dict[tuple[str, str], LinkFault] = {}
@@ -145,6 +149,9 @@ class PeerTraffic:
 
     def left(self, source: str, target: str, message: PeerMessage) -> None:
         """A message was handed to the transport of ``source``."""
+        if not self._is_up(target):
+            self.dropped(source, target, message)
+            return
         key = (source, target, LANE_OF[type(message)])
         lane = self._under_way.get(key)
         if lane is None:
@@ -166,10 +173,10 @@ class PeerTraffic:
         """A message never left."""
         self._observer.lost(source, target, message, sent_at=self._now())
 
-    def forget(self) -> None:
-        """Call everything lost that is still under way."""
+    def forget(self, host: str = "") -> None:
+        """Call everything lost that is still under way; with ``host``, on its way there."""
         for (source, target, _), lane in self._under_way.items():
-            while lane:
+            while lane and host in ("", target):
                 self._lose(source, target, lane)
 
     def _lose(self, source: str, target: str, lane: deque[tuple[float, PeerMessage]]) -> None:

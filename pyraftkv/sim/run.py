@@ -228,11 +228,11 @@ class Run:
         sim.trace.add(sim.now(), "", "fault", text="all faults end")
         began = sim.now()
         bound = liveness_bound(self.swarm)
-        # Whether a rotten disk can be started from shows in the start.
         await asyncio.sleep(SETTLE_SECONDS)
-        usable = [host for host in sim.members if not host.is_out]
+        usable = self._usable()
+        sound = [host for host in usable if not host.is_rotten]
         random = Simulation.fork(sim.seed, "core")
-        core = random.sample(usable, len(sim.members) // 2 + 1)
+        core = random.sample(sound, len(sim.members) // 2 + 1)
         others = [host for host in usable if host not in core]
         for host in others:
             host.kill()
@@ -243,6 +243,10 @@ class Run:
         if self.liveness_seconds > bound:
             raise sim.failed("liveness", f"{names} took {self.liveness_seconds:.1f} s, over {bound:g}")
         return others
+
+    def _usable(self) -> list[Host]:
+        """Return who can still start. Whether a rotten disk can be started from shows in the start."""
+        return [host for host in self.sim.members if not host.is_out]
 
     async def _write(self, kv: Engine, seconds: float, what: str) -> int:
         """Write once, however often it takes; return the revision. Raises `SimFailure`."""
@@ -264,11 +268,10 @@ class Run:
             host.start()
         self._stopping = True
         self._last_revision = revision = await self._write(kv, bound, "the last write is committed")
-        usable = [host for host in sim.members if not host.is_out]
-        await self._until(lambda: _have_applied(usable, revision), bound, "every member has the last write")
+        await self._until(lambda: _have_applied(self._usable(), revision), bound, "every member has the last write")
         await self._until(lambda: not self._is_busy(), bound, "clients end, and watches show the last write")
-        await self._until(lambda: _are_level(usable), bound, "every member has applied the same log")
-        first, *rest = usable
+        await self._until(lambda: _are_level(self._usable()), bound, "every member has applied the same log")
+        first, *rest = self._usable()
         facts = _facts(first)
         for host in rest:
             if _facts(host) != facts:
@@ -295,6 +298,7 @@ class Run:
     def _report(self, real_seconds: float) -> SimReport:
         sim = self.sim
         assert self._injector is not None
+        sim.traffic.forget()
         return SimReport(
             seed=sim.seed,
             members=len(sim.addresses),

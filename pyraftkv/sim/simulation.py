@@ -93,7 +93,7 @@ class Simulation:
         self.hosts: dict[str, Host] = {}
         """Every machine, by name."""
         self.invariants = RaftInvariants(ids, violated=self.violated)
-        self.traffic = PeerTraffic(now=self.now, observer=self)
+        self.traffic = PeerTraffic(now=self.now, observer=self, is_up=lambda name: self.hosts[name].is_up)
         self.messages = 0
         """Messages between members that arrived."""
         self.faults: list[Fault] = []
@@ -122,6 +122,10 @@ class Simulation:
     def now(self) -> float:
         """Virtual seconds since the start."""
         return self.loop.now
+
+    async def sleep(self, seconds: float) -> None:
+        """Let virtual time pass, in the process that asks."""
+        await asyncio.sleep(seconds)
 
     def random(self, name: str) -> Random:
         """Return the source of randomness of that name; the same one for the same seed, whatever else is drawn."""
@@ -156,6 +160,7 @@ class Simulation:
             disk=SimDisk(self.random(f"disk {name}"), profile=profile),
             addresses=list(self.addresses.values()),
             program=program,
+            died=self.traffic.forget,
             ended=self._program_ended,
         )
         return host
@@ -285,6 +290,7 @@ class Simulation:
 
     def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
         """Return a failure of this run, as of now."""
+        self.traffic.forget()
         self.trace.add(
             self.now(),
             "",
