@@ -41,7 +41,10 @@ TIMER_RESOLUTION_SECONDS = 1e-9
 """Timers that are due within this run now: a time that went through a clock and back is a little off."""
 
 COLLECT_SECONDS = 10.0
-"""Virtual time between two garbage collections."""
+"""Virtual time between two garbage collections, of what was made since the one before."""
+
+COLLECT_ALL_EVERY = 6
+"""Each so-many-th collection looks at everything, which costs more the more the simulated stores hold."""
 
 ERRORS_MAX = 100
 """How many errors of callbacks are kept for the end of `SimLoop.run`; further ones are counted."""
@@ -121,6 +124,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._order = 0
         self._task_count = 0
         self._collect_at = COLLECT_SECONDS
+        self._collections = 0
         self._closed = False
         self._running = False
         self.harness = self.process("harness")
@@ -245,12 +249,16 @@ class SimLoop(asyncio.AbstractEventLoop):
                 if when > self.now:
                     self.now = when
                     if when >= self._collect_at:
-                        self._collect_at = when + COLLECT_SECONDS
-                        gc.collect()
+                        self._collect()
                 function(argument)
         except BaseException:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             raise
+
+    def _collect(self) -> None:
+        self._collect_at = self.now + COLLECT_SECONDS
+        self._collections += 1
+        gc.collect(0 if self._collections % COLLECT_ALL_EVERY else 2)
 
     def _finish(self) -> None:
         """Hear of errors that nobody asked for, as a collector would find them some time later."""
