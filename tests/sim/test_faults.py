@@ -196,6 +196,18 @@ def test_the_leader_is_whoever_leads_then() -> None:
     assert victims == {"n1", "n2", "n3"}
 
 
+def test_a_host_that_is_named_twice_is_hit_once() -> None:
+    """A leader that is also named by its own name is one victim."""
+    assert struck(Fault(0, "kill", ("n1", LEADER), 1)).calls == [("kill", "n1")]
+
+
+@pytest.mark.parametrize("seconds", [0.7, 1.1, 1.234, 3.3, 4.9])
+def test_what_comes_in_bursts_ends_with_its_fault(seconds: float) -> None:
+    """The last of several strikes ends at the very end, whatever fractions its time is cut into."""
+    fault = Fault(0.1, "flap", ("n1", BESIDE, "n2"), seconds)
+    assert timeline([fault])[-1].at == fault.ends
+
+
 def test_rot_depends_on_its_own_seed_alone() -> None:
     """Where bits flip follows from the fault, whatever else is in the list."""
     rot = Fault(5, "rot", ("n1",), seed=42)

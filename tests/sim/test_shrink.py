@@ -65,6 +65,22 @@ def test_nothing_gets_later_or_longer() -> None:
         assert max(fault.ends for fault in shrunk.faults) <= max(fault.ends for fault in faults)
 
 
+def test_times_are_rounded_down() -> None:
+    """A fault shortly before the end of its phase is not rounded out of it."""
+    (plain,) = shrink(lambda faults: any(fault.at >= 29.5 for fault in faults), [Fault(29.97, "reset")]).faults
+    assert plain.at == 29.9
+
+
+def test_what_is_plainer_may_need_less_company() -> None:
+    """After faults were made plainer it is tried again to leave some out."""
+
+    def fails(faults: list[Fault]) -> bool:
+        return len(faults) >= 3 or any(fault.at.is_integer() for fault in faults)
+
+    shrunk = shrink(fails, [Fault(0.5 + number, "kill", (), 1.0) for number in range(9)])
+    assert len(shrunk.faults) == 1
+
+
 def test_a_run_that_fails_without_faults_needs_none() -> None:
     """The first try is the empty list, and there is nothing to do after it."""
     shrunk = shrink(lambda _: True, CROWD)
