@@ -199,6 +199,15 @@ def test_an_unreachable_follower_is_probed() -> None:
     assert raft.status().peers[2].state is REPLICATE
 
 
+def test_a_follower_that_lost_what_it_acknowledged_gets_it_again() -> None:
+    """Its disk lied about a sync, and it comes back with less: from then on its rejections are no echoes."""
+    raft = _leader()
+    step(raft, PeerUnreachable(2), Propose([b"x"]))
+    (message,) = _appends(step(raft, AppendResponse(1, 2, raft.term, 1, True, 0, 0)), 2)
+    assert (message.prev_index, [entry.index for entry in message.entries]) == (0, [1, 2])
+    raft.check()
+
+
 def test_a_probe_that_finds_what_is_known_already_resumes() -> None:
     """An ack at exactly the match ends the probing (etcd: `pr.Match == m.Index && StateProbe`)."""
     raft = _leader()

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run what the command line asks for; return the exit status: 1 when a mutant survives or does not apply."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Seeded faults, each to be noticed.")
     parser.add_argument("names", nargs="*", help="which mutants; all of them by default")
-    parser.add_argument("--list", action="store_true", help="say what each one breaks and run none")
+    parser.add_argument("--list", action="store_true", help="print the table of docs/mutants.md and run none")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, JOBS_MAX), help="how many side by side")
     options = parser.parse_args(arguments)
     mutants = load(PATCHES, PENDING)
@@ -33,17 +33,18 @@ def main(arguments: Sequence[str]) -> int:
     if options.names:
         mutants = [mutant for mutant in mutants if mutant.name in options.names]
     if options.list:
-        print_list(mutants)
+        print("\n".join(table(mutants)))
         return 0
     return run(mutants, jobs=max(1, min(options.jobs, JOBS_MAX)))
 
 
-def print_list(mutants: Sequence[Mutant]) -> None:
-    """Print each mutant's rule, its source and its killer."""
-    for mutant in mutants:
-        print(f"{mutant.name}{' (pending)' if mutant.pending else ''}")
-        print(f"    {mutant.rule} ({mutant.source})")
-        print(f"    {mutant.killer}")
+def table(mutants: Sequence[Mutant]) -> list[str]:
+    """Return what each mutant breaks and what kills it, as the lines of a table in Markdown (docs/mutants.md)."""
+    rows = [
+        f"| {mutant.name}{' (pending)' * mutant.pending} | {mutant.rule} | {mutant.source} | `{mutant.killer}` |"
+        for mutant in mutants
+    ]
+    return ["| mutant | the rule that it breaks | source | killer |", "|---|---|---|---|", *rows]
 
 
 def run(mutants: Sequence[Mutant], *, jobs: int) -> int:

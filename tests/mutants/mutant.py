@@ -149,6 +149,8 @@ def seed_of(killer: str) -> Seed:
                 return Seed(int(seed), {name: json.loads(value) for name, value in pairs})
             except ValueError:
                 pass
+        case _:
+            pass
     raise PatchError(f"{killer!r} is neither a pytest node id nor 'sim SEED [option=value ...]'")
 
 

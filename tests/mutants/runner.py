@@ -102,8 +102,8 @@ def run_all(
         source.mkdir()
         copy_source(root, source)
         killers = list(dict.fromkeys(mutant.killer for mutant in mutants if not mutant.pending))
-        kill = partial(run_killer, seconds_max=seconds_max)
-        sane = dict(zip(killers, pool.map(lambda killer: kill(killer, source), killers), strict=True))
+        try_killer = partial(run_killer, root=source, seconds_max=seconds_max)
+        sane = dict(zip(killers, pool.map(try_killer, killers), strict=True))
         run = partial(_run_one, source=source, sane=sane, seconds_max=seconds_max)
         yield from pool.map(run, mutants)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 
 STATUS_KILLED = 10
 """The exit status that says a violation was found: no crash of Python has it."""
@@ -14,11 +15,10 @@ STATUS_KILLED = 10
 
 def main(seed: str, options: str) -> int:
     """Return `STATUS_KILLED` if the run violates something, and 0 if it does not."""
-    from pyraftkv.sim import SimFailure, simulate
-
+    sim = import_module("pyraftkv.sim")
     try:
-        simulate(int(seed), **json.loads(options))
-    except SimFailure as failure:
+        sim.simulate(int(seed), **json.loads(options))
+    except sim.SimFailure as failure:
         sys.stderr.write(f"{failure}\n")
         return STATUS_KILLED
     return 0

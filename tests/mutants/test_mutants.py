@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import main
+from tests.mutants.__main__ import main, table
 from tests.mutants.mutant import PATCHES, PENDING, Mutant, PatchError, load, node_id_of, parse, seed_of
 from tests.mutants.runner import ROOT, Result, Verdict, run_all
 
@@ -53,6 +53,12 @@ def test_only_the_product_is_broken(mutants: list[Mutant]) -> None:
     """A mutant of a test would prove nothing; and no two mutants are the same."""
     assert {hunk.path.partition("/")[0] for mutant in mutants for hunk in mutant.hunks} == {"pyraftkv"}
     assert len({mutant.hunks for mutant in mutants}) == len(mutants)
+
+
+def test_the_page_lists_every_mutant(mutants: list[Mutant]) -> None:
+    """docs/mutants.md has the table that `python -m tests.mutants --list` prints."""
+    page = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+    assert page.partition("## All of them\n\n")[2].splitlines() == table(mutants)
 
 
 # --- Reading a patch -------------------------------------------------------------------------------------------------
@@ -276,7 +282,9 @@ def test_what_is_pending_is_not_run(made_up: Path) -> None:
 def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     """`--list` runs nothing; a name that nobody has is an error."""
     assert main(["--list", "write-applied-twice"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "write-applied-twice"
+    assert (
+        capsys.readouterr().out.splitlines()[2].startswith("| write-applied-twice | A command that stands in the log")
+    )
     with pytest.raises(SystemExit):
         main(["no-such-mutant"])
     assert "no-such-mutant" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
@@ -121,7 +121,7 @@ def _recovered(entry: Entry, hard_state: HardState, member_id: int) -> Recovered
 
 
 @asynccontextmanager
-async def driven(member_id: int) -> AsyncIterator[Driven]:
+async def driven(member_id: int) -> AsyncGenerator[Driven]:
     """Run a member's driver, and nothing beside it."""
     here = Driven(member_id)
     task = asyncio.create_task(here.member.driver.run())
@@ -181,3 +181,16 @@ async def test_a_read_joins_no_round_that_has_left() -> None:
         leader.member.reads.fail_all(lambda: errors.Closed("the test ends"))
         for read in reads:
             await refused(read, errors.Closed)
+
+
+@asynchronous
+async def test_a_leader_counts_its_own_save_at_once() -> None:
+    """When the last acknowledgement that a commit waits for is that of its own disk, it waits for no tick."""
+    async with driven(1) as leader:
+        await leader.lead()
+        leader.member.inbox.propose(codec.encode_logged(RegisterSession(7)))
+        await leader.rest()
+        await leader.after(AppendResponse(1, 2, 2, 3, False, 0, 0))
+        assert leader.member.raft.commit == 2
+        sent = await leader.after_a_save()
+        assert sent == [AppendRequest(to, 1, 2, 3, 2, [], 3) for to in (2, 3)]
