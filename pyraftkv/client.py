@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Self
 
 from pyraftkv import codec, errors
+from pyraftkv.client_watch import ClientWatch
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.protocol import (
@@ -37,7 +37,7 @@ from pyraftkv.sessions import Refusal
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.validate import validate
-from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
+from pyraftkv.store.values import PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Dialer
 from pyraftkv.writes import OwnSession, PendingWrites
 
@@ -71,12 +71,6 @@ WRITES_SENT_MAX = 2048
 
 ASKS_SENT_MAX = 1024
 """Calls of other kinds under way on one connection; further ones wait here, and what is left is for the watches."""
-
-WATCH_BATCHES_MAX = 256
-"""Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
-
-WATCH_BYTES_MAX = 8 * 1024 * 1024
-"""The same in bytes as they came over the wire."""
 
 
 class _Ask:
@@ -157,7 +151,13 @@ class Client(Engine):
     def start(self) -> None:
         """Begin to connect, in the background. Calls wait for the connection as long as their deadline allows."""
         loop = asyncio.get_running_loop()
-        self._writes = PendingWrites(loop, send=self._send_write, retry_seconds=RETRY_SECONDS)
+        self._writes = writes = PendingWrites(
+            loop,
+            send=self._send_write,
+            gather=lambda: loop.call_soon(writes.seal),
+            expired=self._session_expired,
+            retry_seconds=RETRY_SECONDS,
+        )
         for work in (self._stay_connected(), self._housekeeping()):
             task = loop.create_task(work, name="pyraftkv-client")
             task.add_done_callback(self._loop_ended)
@@ -213,25 +213,27 @@ class Client(Engine):
 
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
-        writes = self._running()
+        self._running()
         validate(command, LIMITS)
         deadline = self._deadline(timeout)
-        session = self._session or await self._open_session(deadline)
-        while session.is_full:
-            await session.room(deadline)
-            writes = self._running()
-            if self._session is session:
-                break
-            session = self._session or await self._open_session(deadline)
+        session = await self._session_with_room(deadline)
+        writes = self._running()
+        writes.seal()
         sequence, payload = session.encode(command)
-        try:
-            result = await writes.submit(session.id, sequence, payload, deadline)
-        except errors.SessionExpired:
-            self._forget_session(session)
-            raise
-        finally:
-            session.advance(writes.lowest(session))
-        return result  # type: ignore[return-value]
+        return await writes.submit(session.id, sequence, payload, deadline)  # type: ignore[return-value]
+
+    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
+        """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        writes = self._running()
+        deadline = self._deadline(timeout)
+        session = self._session
+        if session is None or session.is_full:
+            return self._write_put_later(key, value, deadline)
+        return writes.put(session, key, value, deadline)
+
+    async def _write_put_later(self, key: bytes, value: bytes, deadline: float) -> PutResult:
+        session = await self._session_with_room(deadline)
+        return await self._running().put(session, key, value, deadline)
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
@@ -295,6 +297,17 @@ class Client(Engine):
             self._asks_sent.add(ask_id)
             self._connection.send(ask.frame)
 
+    async def _session_with_room(self, deadline: float) -> OwnSession:
+        """Wait for this client's session, and for a place in it that is to be taken at once."""
+        while True:
+            session = self._session or await self._open_session(deadline)
+            if not session.is_full:
+                return session
+            await session.room(deadline)
+            self._running()
+            if session is self._session:
+                return session
+
     async def _open_session(self, deadline: float) -> OwnSession:
         """Open this client's session; callers at the same time share the attempt, each to its own deadline."""
         loop = asyncio.get_running_loop()
@@ -320,11 +333,17 @@ class Client(Engine):
             raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
         return self._session
 
-    def _forget_session(self, session: OwnSession) -> None:
+    def _session_expired(self, session_id: int) -> None:
         """The cluster does not know the session: the next write opens another, as does who waits for room in it."""
-        if self._session is session:
+        session = self._session
+        if session is not None and session.id == session_id:
             self._session = None
             session.abandon()
+
+    def _acknowledge(self) -> None:
+        """Tell the session which outcomes are known here."""
+        if self._session is not None:
+            self._session.advance(self._running().lowest(self._session))
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
         connection = self._connection
@@ -390,7 +409,7 @@ class Client(Engine):
         if self._cluster_id and cluster_id and cluster_id != self._cluster_id:
             logger.warning("cluster %x answers in place of %x", cluster_id, self._cluster_id)
             if self._session is not None:
-                self._forget_session(self._session)
+                self._session_expired(self._session.id)
             self._running().drop_all(_replaced_error)
         self._cluster_id = cluster_id or self._cluster_id
 
@@ -427,6 +446,7 @@ class Client(Engine):
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._running().scan()
+            self._acknowledge()
             now = asyncio.get_running_loop().time()
             for ask in list(self._asks.values()):
                 if now >= ask.deadline and not ask.future.done():
@@ -491,6 +511,7 @@ class Client(Engine):
             assert answer.result is not None
             assert not isinstance(answer.result, dict)
             self._running().resolve(*key, answer.result)
+            self._acknowledge()
         elif answer.error[0] in RETRY_ELSEWHERE:
             if answer.error[0] in DECLINED:
                 self._running().declined(*key)
@@ -498,6 +519,7 @@ class Client(Engine):
                 self._connection.close()
         else:
             self._running().resolve(*key, Refusal(*answer.error))
+            self._acknowledge()
 
     def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
         """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""
@@ -560,123 +582,3 @@ def _retrieve(task: asyncio.Task[OwnSession]) -> None:
     """Look at the task's exception: everybody who waited for it may have been cancelled."""
     if not task.cancelled():
         task.exception()
-
-
-class ClientWatch:
-    """A watch over the wire; see `kv.Watch`.
-
-    A batch too large for a frame comes in parts: one that says that everything up to a revision below its last event
-    is there, has more of that event's revision behind it. It is put together here, and a part that was lost with its
-    connection comes again.
-    """
-
-    def __init__(self, client: Client, call: WatchCall) -> None:
-        self._client = client
-        self._call = call
-        self.revision = max(0, call.start_revision - 1)
-        self._delivered = self.revision
-        self._in_place = call.start_revision > 0
-        self._partial: list[Event] = []
-        """Events of a revision that is not complete yet."""
-        self._partial_bytes = 0
-        self._queue: deque[tuple[WatchBatch, int]] = deque()
-        self._queue_bytes = 0
-        self._is_paused = False
-        self._is_handing_out = False
-        self.is_due = False
-        """Whether a member has no room for it: it is asked for again at the next housekeeping."""
-        self._ready = asyncio.Event()
-        self._placed = asyncio.Event()
-        self._error: errors.PyraftkvError | None = None
-
-    @property
-    def id(self) -> int:
-        """What the present subscription is called on the wire."""
-        return self._call.id
-
-    def next_call(self, call_id: int) -> WatchCall:
-        """Return the call that goes on after the last revision received."""
-        call = self._call
-        start = self._delivered + 1 if self._in_place else call.start_revision
-        return WatchCall(call_id, call.key, call.end, start, call.prev_kv, call.no_put, call.no_delete)
-
-    def is_called(self, call: WatchCall) -> None:
-        """The watch goes on with this call; what was incomplete comes again."""
-        self._call = call
-        self.is_due = False
-        self._partial, self._partial_bytes = [], 0
-
-    def deliver(self, batch: WatchBatch, *, size_bytes: int) -> None:
-        """Take a batch, or a part of one, from the wire.
-
-        Past `WATCH_BATCHES_MAX` or `WATCH_BYTES_MAX` the server is told to wait for the reader.
-        """
-        self._in_place = True
-        self._delivered = max(self._delivered, batch.revision)
-        self._placed.set()
-        events, self._partial = self._partial + batch.events, []
-        size_bytes, self._partial_bytes = self._partial_bytes + size_bytes, 0
-        if events and events[-1].kv.mod_revision > batch.revision:
-            complete = bisect_right(events, batch.revision, key=lambda event: event.kv.mod_revision)
-            events, self._partial = events[:complete], events[complete:]
-            if not events:
-                self._partial_bytes = size_bytes
-        if events:
-            self._queue.append((WatchBatch(events, batch.revision), size_bytes))
-            self._queue_bytes += size_bytes
-            self._ready.set()
-            if len(self._queue) >= WATCH_BATCHES_MAX or self._queue_bytes >= WATCH_BYTES_MAX:
-                self._is_paused = True
-                self._client.unsubscribe(self)
-        elif not self._queue and not self._partial and not self._is_handing_out:
-            self.revision = max(self.revision, batch.revision)
-
-    def end(self, error: errors.PyraftkvError) -> None:
-        """End the watch: whoever iterates gets ``error`` after what is queued."""
-        self._error = error
-        self._ready.set()
-        self._placed.set()
-
-    async def synced(self, *, timeout: float | None = None) -> int:
-        """Wait until a member has the watch in place; return the revision that it stands at."""
-        async with asyncio.timeout(timeout):
-            await self._placed.wait()
-        if self._error is not None:
-            raise self._error
-        return self._delivered
-
-    async def batches(self) -> AsyncIterator[WatchBatch]:
-        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
-        while True:
-            while self._queue:
-                batch, size_bytes = self._queue.popleft()
-                self._queue_bytes -= size_bytes
-                self.revision = batch.revision
-                self._is_handing_out = True
-                yield batch
-                self._is_handing_out = False
-            if self._error is not None:
-                raise self._error
-            self._ready.clear()
-            if self._is_paused:
-                self._is_paused = False
-                self._client.subscribe(self)
-            await self._ready.wait()
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        async for batch in self.batches():
-            for event in batch.events:
-                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
-                yield event
-            self.revision = batch.revision
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Stop watching. Idempotent."""
-        self._client.unsubscribe(self)
-        self.end(errors.Closed("the watch was closed"))

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Generator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Generator
+from typing import Any, Self, TypeVar
 
 from pyraftkv import errors
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
@@ -27,7 +27,17 @@ from pyraftkv.store.commands import (
     SortTarget,
     Transaction,
 )
-from pyraftkv.store.values import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
+from pyraftkv.store.values import (
+    CompactResult,
+    DeleteResult,
+    Event,
+    KeyValue,
+    PutResult,
+    RangeResult,
+    Result,
+    TxnResult,
+    WatchBatch,
+)
 
 R = TypeVar("R", PutResult, DeleteResult)
 
@@ -122,12 +132,47 @@ class Txn:
         return self.commit().__await__()
 
 
+class EventStream(ABC):
+    """What every engine's `kv.Watch` has in common: events one by one, made of batches."""
+
+    revision: int
+    """Everything up to this revision has been handed out."""
+
+    @abstractmethod
+    def batches(self) -> AsyncIterator[WatchBatch]:
+        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop watching. Idempotent."""
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        async for batch in self.batches():
+            for event in batch.events:
+                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
+                yield event
+            self.revision = batch.revision
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
 class Engine(ABC):
-    """The `KV` protocol over `write`, `read`, `watch_range` and `status`."""
+    """The `KV` protocol over `write`, `write_put`, `read`, `watch_range` and `status`."""
 
     @abstractmethod
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+
+    @abstractmethod
+    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
+        """Apply a put without options, exactly once, as `write` would: but puts made together travel together.
+
+        Raises (at once or when awaited): `NotApplied`, `MaybeApplied`.
+        """
 
     @abstractmethod
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
@@ -231,10 +276,12 @@ class Engine(ABC):
 
         Raises: `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
         """
-        raw = _key(key)
-        command = PutKey(raw, to_bytes(value), lease, prev_kv)
-        if len(raw) + len(command.value) > REQUEST_BYTES_MAX:
-            raise errors.RequestTooLarge(f"key and value have {len(raw) + len(command.value)} bytes, over 1.5 MiB")
+        raw, data = _key(key), to_bytes(value)
+        if len(raw) + len(data) > REQUEST_BYTES_MAX:
+            raise errors.RequestTooLarge(f"key and value have {len(raw) + len(data)} bytes, over 1.5 MiB")
+        if not lease and not prev_kv and if_revision is None:
+            return await self.write_put(raw, data, timeout)
+        command = PutKey(raw, data, lease, prev_kv)
         if if_revision is not None:
             return await self._guarded(raw, command, if_revision, errors.RevisionMismatch, PutResult, timeout)
         result = await self.write(command, timeout)

@@ -20,7 +20,7 @@ from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
-from pyraftkv.store.values import PutResult, Result
+from pyraftkv.store.values import Result
 
 SNAPSHOT_VERSION = 2
 
@@ -138,7 +138,7 @@ class Replica:
         except errors.NotApplied as error:
             outcome = Refusal.of(error)
         else:
-            if type(result) is not PutResult and isinstance(result, Work):  # Puts are most, and ABCs ask slowly.
+            if isinstance(result, Work):
                 self._under_way = (entry, envelope, session, result)
                 return BUSY
             outcome = result

@@ -24,7 +24,7 @@ from zlib import crc32
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
+from pyraftkv.store.values import DeleteResult, KeyValue, PutBatchResult, PutResult, RangeResult, Result, TxnResult
 
 SESSIONS_MAX = 4096
 """Sessions kept; one more evicts the one whose last command stands farthest back in the log."""
@@ -140,8 +140,7 @@ class Session:
 
     def keep(self, sequence: int, fingerprint: int, outcome: Outcome) -> None:
         """Take an outcome in, whatever the bounds."""
-        is_small = type(outcome) is PutResult and outcome.prev_kv is None  # as most are
-        size_bytes = 0 if is_small else _size_bytes(outcome)
+        size_bytes = 0 if type(outcome) is PutBatchResult else _size_bytes(outcome)  # as most are
         self.results[sequence] = (fingerprint, outcome, size_bytes)
         self.size_bytes += size_bytes
 

@@ -3,6 +3,9 @@
 `OwnSession` numbers and encodes the commands of one proposer; `PendingWrites` keeps every one until its outcome is
 known. A node and a remote client use both: what differs is only where `send` leads and where outcomes come from.
 
+Puts that are made in one pass of the event loop are gathered into one command (`put`, `seal`): one number, one
+encoding, one entry in the log, one decoding per member and one outcome for all of them.
+
 A write may be sent any number of times, to any leader: its session makes it apply once (see `sessions`). What its
 caller gets follows from what is known at the end:
 
@@ -14,13 +17,16 @@ caller gets follows from what is known at the end:
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pyraftkv import codec, errors
 from pyraftkv.protocol import Envelope
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
-from pyraftkv.store.commands import Command, PutKey
+from pyraftkv.store.commands import Command, PutBatch
+from pyraftkv.store.values import PutBatchResult, PutResult
 
 PENDING_COUNT_MAX = 65_536
 """Writes under way per node or client; one more is refused as `Overloaded`."""
@@ -29,6 +35,12 @@ WINDOW_MAX = RESULTS_MAX // 2
 """How far a session runs ahead of its oldest open write; the members' own bound leaves room for what is under way."""
 
 PENDING_BYTES_MAX = 128 * 1024 * 1024
+
+BATCH_BYTES_MAX = 256 * 1024
+"""Keys and values in one batch of puts; a longer value is alone in its batch."""
+
+TOGETHER_SECONDS = 0.05
+"""Puts with the same `timeout=` that are made in one pass of the event loop end within this of each other."""
 
 
 class OwnSession:
@@ -102,44 +114,207 @@ class OwnSession:
         """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""
         sequence = self.next_sequence
         self.next_sequence = sequence + 1
-        if type(command) is PutKey:  # Without an envelope of its own: a third of the cost.
-            return sequence, codec.encode_put(command, session=self.id, sequence=sequence, acked_below=self.acked_below)
         return sequence, codec.encode_logged(Envelope(self.id, sequence, self.acked_below, command))
 
 
-class PendingWrite:
-    """One write that was not heard of yet."""
+Failure = Callable[[bool], errors.PyraftkvError]
+"""Makes the error of a write, given whether it may have been applied; a fresh one for every caller."""
 
-    __slots__ = ("deadline", "future", "offers", "payload", "sent_at")
 
-    def __init__(self, payload: bytes, deadline: float, now: float, future: asyncio.Future[Outcome]) -> None:
+class _Pending(ABC):
+    """A command that was not heard of yet."""
+
+    __slots__ = ("offers", "payload", "sent_at")
+
+    def __init__(self, payload: bytes, now: float) -> None:
         self.payload = payload
-        self.deadline = deadline
-        self.future = future
         self.offers = 0
         """How often it was handed to somebody who may have taken it, and did not give it back."""
         self.sent_at = now
+
+    @property
+    @abstractmethod
+    def futures(self) -> Sequence[asyncio.Future[Any]]:
+        """What the callers wait for."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """What it counts towards `PENDING_BYTES_MAX`."""
+
+    @abstractmethod
+    def resolve(self, outcome: Outcome) -> None:
+        """Tell the callers what it came to."""
+
+    @abstractmethod
+    def expire(self, now: float) -> bool:
+        """Fail the callers whose deadline has passed; return whether nobody waits any more."""
+
+    def fail(self, failure: Failure) -> None:
+        """Fail everybody who still waits."""
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(failure(self.offers > 0))
+
+
+class PendingWrite(_Pending):
+    """A command with a caller of its own."""
+
+    __slots__ = ("deadline", "future")
+
+    def __init__(self, payload: bytes, deadline: float, now: float, future: asyncio.Future[Outcome]) -> None:
+        super().__init__(payload, now)
+        self.deadline = deadline
+        self.future = future
+
+    @property
+    def futures(self) -> Sequence[asyncio.Future[Any]]:
+        return (self.future,)
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.payload)
+
+    def resolve(self, outcome: Outcome) -> None:
+        future = self.future
+        if future.done():
+            return
+        if type(outcome) is Refusal:
+            future.set_exception(outcome.error())
+        else:
+            future.set_result(outcome)
+
+    def expire(self, now: float) -> bool:
+        if now >= self.deadline:
+            self.fail(timed_out)
+        return self.future.done()
+
+
+class PendingPuts(_Pending):
+    """Puts that are one command, with a caller each. It has no payload before it is sealed.
+
+    They have one deadline, the latest of theirs, and those of puts made together differ by a pass of the event loop.
+
+    1. A put with a second to live would stand in a batch with one that has ten. Its caller gives it up and puts another
+       value, while the batch is offered again for the sake of the other: the value given up would come last.
+    2. So puts that do not end together do not travel together, and a batch that is given up is given up whole.
+    """
+
+    __slots__ = ("deadline", "future_list", "items", "items_bytes", "session")
+
+    def __init__(self, session: OwnSession, deadline: float, now: float) -> None:
+        super().__init__(b"", now)
+        self.session = session
+        self.deadline = deadline
+        self.items: list[bytes] = []
+        self.items_bytes = 0
+        self.future_list: list[asyncio.Future[PutResult]] = []
+
+    @property
+    def futures(self) -> Sequence[asyncio.Future[Any]]:
+        return self.future_list
+
+    @property
+    def size_bytes(self) -> int:
+        return self.items_bytes
+
+    def takes(self, session: OwnSession, size_bytes: int, deadline: float) -> bool:
+        """Whether one more put of so many bytes fits in."""
+        return (
+            session is self.session
+            and -TOGETHER_SECONDS <= deadline - self.deadline <= TOGETHER_SECONDS
+            and len(self.future_list) < codec.PUT_BATCH_MAX
+            and self.items_bytes + size_bytes <= BATCH_BYTES_MAX
+        )
+
+    def add(self, key: bytes, value: bytes, deadline: float, future: asyncio.Future[PutResult]) -> None:
+        """Take one more put."""
+        self.items += (key, value)
+        self.items_bytes += len(key) + len(value)
+        self.future_list.append(future)
+        self.deadline = max(self.deadline, deadline)
+
+    def resolve(self, outcome: Outcome) -> None:
+        if type(outcome) is Refusal:
+            self.fail(lambda _: outcome.error())
+            return
+        assert type(outcome) is PutBatchResult, outcome
+        revision = outcome.revision - len(self.future_list)
+        for future in self.future_list:
+            revision += 1
+            if not future.done():
+                future.set_result(PutResult(revision))
+
+    def expire(self, now: float) -> bool:
+        if now >= self.deadline:
+            self.fail(timed_out)
+        return all(future.done() for future in self.future_list)
 
 
 class PendingWrites:
     """Every write under way, by session and sequence.
 
     Invariant: a future here is resolved exactly once, and leaves the table as it is resolved.
+
+    Args:
+        loop: The event loop of all callers.
+        send: Offers a command (session, sequence, payload) to whom it concerns; returns whether it was taken.
+        gather: Told when the first put of a batch has come: `seal` is to be called soon.
+        expired: Told of a session that the members no longer know.
+        retry_seconds: After how long a command is offered again.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, send: Callable[[int, int, bytes], bool], retry_seconds: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        send: Callable[[int, int, bytes], bool],
+        gather: Callable[[], object],
+        expired: Callable[[int], object],
+        retry_seconds: float,
     ) -> None:
         self._loop = loop
         self._send = send
+        self._gather = gather
+        self._expired = expired
         self._retry_seconds = retry_seconds
-        self._sessions: dict[int, dict[int, PendingWrite]] = {}
+        self._sessions: dict[int, dict[int, _Pending]] = {}
+        self._gathering: PendingPuts | None = None
         self._count = 0
         self._bytes = 0
-        self._closed: Callable[[bool], errors.PyraftkvError] | None = None
+        self._closed: Failure | None = None
 
     def __len__(self) -> int:
         return self._count
+
+    def put(self, session: OwnSession, key: bytes, value: bytes, deadline: float) -> asyncio.Future[PutResult]:
+        """Add a put to the batch that leaves with the next `seal`. The hot path of every proposer.
+
+        Raises: `Overloaded`; what `fail_all` was given, after it.
+        """
+        puts = self._gathering
+        size_bytes = len(key) + len(value)
+        if puts is not None and not puts.takes(session, size_bytes, deadline):
+            self.seal()
+            puts = None
+        self._check_room()
+        if puts is None:
+            puts = self._gathering = PendingPuts(session, deadline, self._loop.time())
+            self._gather()
+        future: asyncio.Future[PutResult] = self._loop.create_future()
+        puts.add(key, value, deadline, future)
+        self._count += 1
+        self._bytes += size_bytes
+        return future
+
+    def seal(self) -> None:
+        """Send the puts gathered so far. Call it before any other write: writes leave in the order of the calls."""
+        puts = self._gathering
+        if puts is not None:
+            self._gathering = None
+            sequence, puts.payload = puts.session.encode(PutBatch(puts.items))
+            self._sessions.setdefault(puts.session.id, {})[sequence] = puts
+            puts.offers = int(self._send(puts.session.id, sequence, puts.payload))
 
     def submit(self, session: int, sequence: int, payload: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Send a write and return the future of its outcome. Submitting it again returns the same future.
@@ -147,29 +322,31 @@ class PendingWrites:
         Raises: `InvalidRequest` when other bytes are under way under this number; `Overloaded` when
         `PENDING_COUNT_MAX` or `PENDING_BYTES_MAX` is reached; what `fail_all` was given, after it.
         """
-        if self._closed is not None:
-            # Its session was opened just before the end: nobody would ever resolve the future.
-            raise self._closed(False)
         table = self._sessions.get(session)
         if table is None:
             table = self._sessions[session] = {}
         known = table.get(sequence)
         if known is not None:
-            if known.payload != payload:
+            if not isinstance(known, PendingWrite) or known.payload != payload:
                 raise errors.InvalidRequest("another command is under way under this session and sequence number")
             if known.future.cancelled():
                 known.future = self._loop.create_future()
                 known.deadline = deadline
             return known.future
-        if self._count >= PENDING_COUNT_MAX or self._bytes >= PENDING_BYTES_MAX:
-            raise errors.Overloaded(f"{self._count} writes ({self._bytes} bytes) are under way already")
+        self._check_room()
         write = PendingWrite(payload, deadline, self._loop.time(), self._loop.create_future())
         table[sequence] = write
         self._count += 1
         self._bytes += len(payload)
-        if self._send(session, sequence, payload):
-            write.offers = 1
+        write.offers = int(self._send(session, sequence, payload))
         return write.future
+
+    def _check_room(self) -> None:
+        if self._closed is not None:
+            # The session was opened just before the end: nobody would ever resolve the future.
+            raise self._closed(False)
+        if self._count >= PENDING_COUNT_MAX or self._bytes >= PENDING_BYTES_MAX:
+            raise errors.Overloaded(f"{self._count} writes ({self._bytes} bytes) are under way already")
 
     def resolve(self, session: int, sequence: int, outcome: Outcome) -> bool:
         """Give a write its outcome; False when nobody here waits for it.
@@ -183,15 +360,15 @@ class PendingWrites:
         write = table.pop(sequence, None)
         if write is None:
             return False
-        self._count -= 1
-        self._bytes -= len(write.payload)
-        future = write.future
-        if not future.done():
-            if type(outcome) is Refusal:
-                future.set_exception(outcome.error())
-            else:
-                future.set_result(outcome)
+        self._left(write)
+        if type(outcome) is Refusal and outcome.name == errors.SessionExpired.__name__:
+            self._expired(session)
+        write.resolve(outcome)
         return True
+
+    def _left(self, write: _Pending) -> None:
+        self._count -= len(write.futures)
+        self._bytes -= write.size_bytes
 
     def lowest(self, own: OwnSession) -> int:
         """Return the lowest sequence of ``own`` that is still open. Amortised O(1) per write."""
@@ -234,22 +411,22 @@ class PendingWrites:
                 del self._sessions[session]
                 continue
             for sequence, write in list(table.items()):
-                if now >= write.deadline or write.future.cancelled():
-                    self._give_up(session, sequence, write)
+                if write.expire(now):
+                    del table[sequence]
+                    self._left(write)
                 elif not write.offers or now - write.sent_at >= self._retry_seconds:
                     self._offer(session, sequence, write, now)
 
-    def fail_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
-        """Fail every write with ``error(may_be_applied)``, and those to come: the node or client is going away."""
-        self._closed = error
-        self.drop_all(error)
+    def fail_all(self, failure: Failure) -> None:
+        """Fail every write, and those to come: the node or client is going away."""
+        self._closed = failure
+        self.drop_all(failure)
 
-    def drop_all(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
-        """Fail every write with ``error(may_be_applied)``: they are of no use where `send` leads from now on."""
-        for table in self._sessions.values():
-            for write in table.values():
-                if not write.future.done():
-                    write.future.set_exception(error(write.offers > 0))
+    def drop_all(self, failure: Failure) -> None:
+        """Fail every write: they are of no use where `send` leads from now on."""
+        for write in self._all():
+            write.fail(failure)
+        self._gathering = None
         self._sessions.clear()
         self._count = self._bytes = 0
 
@@ -259,22 +436,19 @@ class PendingWrites:
 
     def futures(self) -> list[asyncio.Future[Outcome]]:
         """Return the futures of everything under way."""
-        return [write.future for table in self._sessions.values() for write in table.values()]
+        return [future for write in self._all() for future in write.futures]
 
-    def _offer(self, session: int, sequence: int, write: PendingWrite, now: float) -> None:
+    def _all(self) -> list[_Pending]:
+        writes = [write for table in self._sessions.values() for write in table.values()]
+        return writes if self._gathering is None else [*writes, self._gathering]
+
+    def _offer(self, session: int, sequence: int, write: _Pending, now: float) -> None:
         write.sent_at = now
         if self._send(session, sequence, write.payload):
             write.offers += 1
 
-    def _give_up(self, session: int, sequence: int, write: PendingWrite) -> None:
-        del self._sessions[session][sequence]
-        self._count -= 1
-        self._bytes -= len(write.payload)
-        if not write.future.done():
-            write.future.set_exception(timed_out(sent=write.offers > 0))
 
-
-def timed_out(*, sent: bool) -> errors.PyraftkvError:
+def timed_out(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001  (a `Failure`)
     """Return the error of a write whose deadline passed."""
     if sent:
         return errors.WriteTimeout("the deadline passed after the write was proposed; it may still be applied")

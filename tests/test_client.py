@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyraftkv import Client, PutKey, client, codec, errors, server, writes
+from pyraftkv import Client, PutKey, client, client_watch, codec, errors, server, writes
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
@@ -103,10 +103,13 @@ async def test_writes_under_way_survive_the_loss_of_the_connection(monkeypatch: 
         while connected_to(kv) != old.name:
             await other_member(kv)
         cluster.network.isolate(old.address)
-        writes = [asyncio.create_task(kv.put("n", str(number), timeout=20)) for number in range(10)]
         member = old._member
         assert member is not None
-        await until(lambda: len(member.writes) == 10)
+        writes = []
+        for number in range(5):  # a batch, and a command of its own, at a time
+            together = [kv.put("n", str(number), prev_kv=prev_kv, timeout=20) for prev_kv in (False, True)]
+            writes += map(asyncio.create_task, together)
+            await until(lambda: len(member.writes) == len(writes))  # noqa: B023  (awaited in its round)
         cluster.network.cut("client", old.address)
         await asyncio.gather(*writes)
         assert kv._write_ids == {}, "what was sent on the old connection is not answered any more"
@@ -163,7 +166,7 @@ async def test_an_idle_watch_outlives_compaction_and_its_member(monkeypatch: pyt
 @asynchronous
 async def test_a_slow_reader_pauses_its_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that nobody takes are bounded; the watch goes on when they are taken, and nothing is missing."""
-    monkeypatch.setattr(client, "WATCH_BATCHES_MAX", 3)
+    monkeypatch.setattr(client_watch, "WATCH_BATCHES_MAX", 3)
     async with cluster_of(1) as cluster:
         kv, node = cluster.client(), cluster.leader
         member = node._member
@@ -183,7 +186,7 @@ async def test_a_slow_reader_pauses_its_watch(monkeypatch: pytest.MonkeyPatch) -
 @asynchronous
 async def test_a_slow_reader_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large batches pause a watch long before there are many."""
-    monkeypatch.setattr(client, "WATCH_BYTES_MAX", 250_000)
+    monkeypatch.setattr(client_watch, "WATCH_BYTES_MAX", 250_000)
     async with cluster_of(1) as cluster:
         kv, node = cluster.client(), cluster.leader
         member = node._member

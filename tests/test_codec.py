@@ -68,6 +68,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    PutBatch,
     PutKey,
     RangeQuery,
     SortOrder,
@@ -80,6 +81,7 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    PutBatchResult,
     PutResult,
     RangeResult,
     TxnResult,
@@ -168,7 +170,8 @@ def _transactions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Transactio
 
 operations = st.one_of(puts, deletes, queries)
 transactions = _transactions(st.one_of(operations, _transactions(st.one_of(operations, _transactions(operations)))))
-commands = st.one_of(puts, deletes, transactions, st.builds(Compact, integers))
+batches = st.lists(st.tuples(blobs, blobs), min_size=1, max_size=5).map(lambda pairs: PutBatch(sum(pairs, ())))
+commands = st.one_of(puts, batches, deletes, transactions, st.builds(Compact, integers))
 member_infos = st.builds(MemberInfo, naturals, texts, texts, naturals, booleans)
 payloads = st.one_of(
     st.builds(Envelope, naturals, naturals, naturals, commands),
@@ -191,6 +194,7 @@ def _txn_results(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[TxnResult]:
 wire_results = st.one_of(
     plain_results,
     _txn_results(plain_results | _txn_results(plain_results)),
+    st.builds(PutBatchResult, naturals, naturals),
     st.builds(CompactResult, naturals),
     integers,
     st.none(),
@@ -297,13 +301,6 @@ def test_rejections_come_back_as_they_were() -> None:
     assert codec.decode_rejection(codec.encode_rejection("wrong-cluster", "not here")) == ("wrong-cluster", "not here")
 
 
-def test_a_put_without_its_envelope_has_the_same_bytes() -> None:
-    """The short way to encode a put gives the bytes of the long one."""
-    put = PutKey(b"key", b"value", 9, prev_kv=True)
-    expected = codec.encode_logged(Envelope(1, 2, 3, put))
-    assert codec.encode_put(put, session=1, sequence=2, acked_below=3) == expected
-
-
 # --- The tables are complete ---------------------------------------------------------------------------------------
 
 
@@ -320,10 +317,13 @@ def _schemas() -> list[_wire.Schema]:
 
 def test_every_field_of_every_record_is_encoded() -> None:
     """A field that is added to a record and not to its table would vanish on the wire: this test says so."""
-    flags = {"prev_kv", "ignore_value", "ignore_lease"}  # of a put: one integer
+    by_hand = {
+        PutKey: {"prev_kv", "ignore_value", "ignore_lease"},  # one integer
+        PutBatch: {"items"},  # the items of the array
+    }
     for schema in _schemas():
         names = {field.name for field in fields(schema.kind)}
-        assert names == set(schema.names) | (flags if schema.kind is PutKey else set()), schema.kind
+        assert names == set(schema.names) | by_hand.get(schema.kind, set()), schema.kind
 
 
 def test_every_member_of_every_union_has_a_layout() -> None:
@@ -354,6 +354,7 @@ def test_kinds_and_tags_never_change() -> None:
     golden: list[tuple[Any, str]] = [
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4)), "9801010203c4016bc401760400"),
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4, ignore_lease=True)), "9801010203c4016bc401760404"),
+        (Envelope(1, 2, 3, PutBatch((b"k", b"v", b"l", b""))), "9806010203c4016bc40176c4016cc400"),
         (Envelope(1, 2, 3, DeleteRange(b"k", b"l", prev_kv=True)), "9702010203c4016bc4016cc3"),
         (Envelope(1, 2, 3, Compact(7)), "950401020307"),
         (RegisterSession(9), "921009"),
@@ -548,6 +549,28 @@ def test_keys_are_strings() -> None:
 
 # --- Exact types and ranges ----------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("items", [[], [b"k"], [b"k", b"v", b"l"], [b"k", "v"], [b"k", None], [b"k", [b"v"]]])
+def test_a_batch_of_puts_has_a_value_for_every_key(items: list[Any]) -> None:
+    """Bytes alone, in pairs, and one pair at least; the encoder refuses the same."""
+    _decodes(codec.decode_logged, 6, 1, 2, 3, b"k", b"v")
+    with pytest.raises(UnsupportedFormat):
+        _decodes(codec.decode_logged, 6, 1, 2, 3, *items)
+    with pytest.raises(InvalidRequest):
+        codec.encode_logged(Envelope(1, 2, 3, PutBatch(items)))
+
+
+def test_a_batch_of_puts_is_bounded() -> None:
+    """A member applies it in one go."""
+    full = Envelope(1, 2, 3, PutBatch((b"k", b"v") * codec.PUT_BATCH_MAX))
+    assert codec.decode_logged(codec.encode_logged(full)) == full
+    items = (b"k", b"v") * (codec.PUT_BATCH_MAX + 1)
+    with pytest.raises(UnsupportedFormat):
+        _decodes(codec.decode_logged, 6, 1, 2, 3, *items)
+    with pytest.raises(InvalidRequest):
+        codec.encode_logged(Envelope(1, 2, 3, PutBatch(items)))
+
+
 PUT = (1, 1, 2, 3, b"k", b"v", 4, 0)
 
 
@@ -601,12 +624,13 @@ def test_an_envelope_that_is_cut_short_is_refused() -> None:
             _decodes(codec.decode_logged, *items)
 
 
-def test_a_compaction_cannot_stand_in_a_transaction() -> None:
+@pytest.mark.parametrize(("command", "items"), [(Compact(1), [4, 1]), (PutBatch((b"k", b"v")), [6, b"k", b"v"])])
+def test_what_stands_alone_cannot_stand_in_a_transaction(command: Any, items: list[Any]) -> None:
     """Neither way round."""
     with pytest.raises(InvalidRequest):
-        codec.encode_logged(Envelope(1, 1, 1, Transaction([], [Compact(1)], [])))  # type: ignore[list-item]
+        codec.encode_logged(Envelope(1, 1, 1, Transaction([], [command], [])))
     with pytest.raises(UnsupportedFormat):
-        _decodes(codec.decode_logged, 3, 1, 1, 1, [], [], [[4, 1]])
+        _decodes(codec.decode_logged, 3, 1, 1, 1, [], [], [items])
 
 
 def test_a_comparison_s_operand_fits_its_target() -> None:
@@ -680,7 +704,7 @@ def test_what_every_member_would_refuse_is_not_encoded(command: Any) -> None:
 @pytest.mark.parametrize("numbers", [(-1, 1, 1), (1, 2**63, 1), (1, 1, -5)])
 def test_sessions_and_sequences_are_naturals(numbers: tuple[int, int, int]) -> None:
     """For puts and for all other commands."""
-    for command in (PutKey(b"k", b"v"), DeleteRange(b"k")):
+    for command in (PutKey(b"k", b"v"), PutBatch((b"k", b"v")), DeleteRange(b"k")):
         with pytest.raises(InvalidRequest):
             codec.encode_logged(Envelope(*numbers, command))
 

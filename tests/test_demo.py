@@ -22,8 +22,7 @@ from pyraftkv.demo.load import AGAIN_BYTES_MAX, IN_FLIGHT_BYTES_MAX, Loader, Wri
 from pyraftkv.demo.processes import MemberDied, Processes, free_ports
 from pyraftkv.demo.tree import PIECE_BYTES_MAX, Piece, pieces_of
 from pyraftkv.demo.verdict import Verdict, check
-from pyraftkv.store.commands import Command, PutKey
-from pyraftkv.store.values import Result
+from pyraftkv.store.values import PutResult
 
 FAST = pyraftkv.NodeConfig(heartbeat_seconds=0.05, election_timeout_seconds=0.2)
 WAIT_SECONDS = 60.0
@@ -147,15 +146,14 @@ class Moody(Client):
         self._moods = moods
         self.attempts: list[bytes] = []
 
-    async def write(self, command: Command, timeout: float | None) -> Result:
-        assert isinstance(command, PutKey)
-        self.attempts.append(command.key)
+    async def write_put(self, key: bytes, value: bytes, timeout: float | None) -> PutResult:
+        self.attempts.append(key)
         if self._moods:
             mood = self._moods.pop(0)
             if isinstance(mood, errors.MaybeApplied):
-                await self._inner.write(command, timeout)
+                await self._inner.write_put(key, value, timeout)
             raise mood
-        return await self._inner.write(command, timeout)
+        return await self._inner.write_put(key, value, timeout)
 
 
 def load_moodily(tree: Path, *moods: errors.PyraftkvError) -> tuple[Loader, Moody, dict[bytes, int]]:
@@ -242,15 +240,14 @@ def test_values_under_way_are_bounded(tmp_path: Path, monkeypatch: pytest.Monkey
     class Counting(Moody):
         under_way = 0
 
-        async def write(self, command: Command, timeout: float | None) -> Result:
+        async def write_put(self, key: bytes, value: bytes, timeout: float | None) -> PutResult:
             nonlocal largest
-            assert isinstance(command, PutKey)
-            self.under_way += len(command.value)
+            self.under_way += len(value)
             largest = max(largest, self.under_way)
             try:
-                return await super().write(command, timeout)
+                return await super().write_put(key, value, timeout)
             finally:
-                self.under_way -= len(command.value)
+                self.under_way -= len(value)
 
     async def scenario() -> None:
         async with pyraftkv.Cluster.in_memory(1, config=FAST, seed=7) as cluster:

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from pyraftkv import errors, writes
+from pyraftkv import codec, errors, writes
 from pyraftkv.codec import decode_logged
 from pyraftkv.protocol import Envelope
 from pyraftkv.sessions import Refusal
-from pyraftkv.store.commands import PutKey
-from pyraftkv.store.values import PutResult
+from pyraftkv.store.commands import PutBatch, PutKey
+from pyraftkv.store.values import PutBatchResult, PutResult
 from pyraftkv.writes import OwnSession, PendingWrites
 from tests.node.support import asynchronous, refused
 
@@ -23,7 +23,15 @@ class Desk:
         self.loop = asyncio.get_running_loop()
         self.sent: list[tuple[int, int, bytes]] = []
         self.takes = True
-        self.writes = PendingWrites(self.loop, send=self.send, retry_seconds=retry_seconds)
+        self.gathered = 0
+        self.expired: list[int] = []
+        self.writes = PendingWrites(
+            self.loop, send=self.send, gather=self.gather, expired=self.expired.append, retry_seconds=retry_seconds
+        )
+
+    def gather(self) -> None:
+        """Note that there is something to be sealed."""
+        self.gathered += 1
 
     def send(self, session: int, sequence: int, payload: bytes) -> bool:
         """Note what is sent, and say whether it was taken."""
@@ -33,6 +41,14 @@ class Desk:
     def submit(self, sequence: int, *, seconds: float = 5.0, payload: bytes = b"p", session: int = 7) -> asyncio.Future:
         """Submit a write."""
         return self.writes.submit(session, sequence, payload, self.loop.time() + seconds)
+
+    def put(self, own: OwnSession, key: bytes, *, seconds: float = 5.0, value: bytes = b"v") -> asyncio.Future:
+        """Put into the batch that is being gathered."""
+        return self.writes.put(own, key, value, self.loop.time() + seconds)
+
+    def commands(self) -> list[Envelope]:
+        """Return what was sent, decoded."""
+        return [decode_logged(payload) for _, _, payload in self.sent]
 
 
 @asynchronous
@@ -193,6 +209,133 @@ async def test_what_is_dropped_makes_room_for_others() -> None:
     future = desk.submit(1, payload=b"other", session=8)
     desk.writes.resolve(8, 1, PutResult(5))
     assert await future == PutResult(5)
+
+
+# --- Batches -------------------------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_puts_made_together_are_one_command() -> None:
+    """One number, one payload; each caller gets the revision of its own put."""
+    desk, own = Desk(), OwnSession(7)
+    futures = [desk.put(own, b"a"), desk.put(own, b"b"), desk.put(own, b"a")]
+    assert (desk.sent, desk.gathered, len(desk.writes)) == ([], 1, 3)
+    desk.writes.seal()
+    desk.writes.seal()
+    assert desk.commands() == [Envelope(7, 1, 1, PutBatch((b"a", b"v", b"b", b"v", b"a", b"v")))]
+    assert desk.writes.resolve(7, 1, PutBatchResult(12, 3))
+    assert await asyncio.gather(*futures) == [PutResult(10), PutResult(11), PutResult(12)]
+    assert (len(desk.writes), desk.writes._bytes) == (0, 0)
+    again = desk.put(own, b"c")
+    desk.writes.seal()
+    assert (desk.gathered, desk.sent[1][:2]) == (2, (7, 2))
+    desk.writes.resolve(7, 2, PutBatchResult(13, 1))
+    assert await again == PutResult(13)
+
+
+@asynchronous
+async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By puts and by bytes; what is too long for any batch goes alone."""
+    monkeypatch.setattr(codec, "PUT_BATCH_MAX", 3)
+    monkeypatch.setattr(writes, "BATCH_BYTES_MAX", 100)
+    desk, own = Desk(), OwnSession(7)
+    values = [b"", b"", b"", b"", b"v" * 60, b"v" * 60, b"v" * 200, b""]
+    futures = [desk.put(own, b"k", value=value) for value in values]
+    desk.writes.seal()
+    assert [command.command.count for command in desk.commands()] == [3, 2, 1, 1, 1]
+    assert sum([command.command.items for command in desk.commands()], ())[1::2] == tuple(values)
+    for future in futures:
+        future.cancel()
+
+
+@asynchronous
+async def test_a_batch_is_of_one_session() -> None:
+    """A put of another session begins a batch of its own; numbers follow the order of the calls."""
+    desk, old, new = Desk(), OwnSession(7), OwnSession(8)
+    futures = [desk.put(old, b"a"), desk.put(new, b"b")]
+    desk.writes.seal()
+    assert [(session, sequence) for session, sequence, _ in desk.sent] == [(7, 1), (8, 1)]
+    for future in futures:
+        future.cancel()
+
+
+@asynchronous
+async def test_a_batch_is_given_up_whole() -> None:
+    """Puts that end together travel together: one that is given up is not sent again for the sake of another."""
+    desk, own = Desk(), OwnSession(7)
+    short, long = desk.put(own, b"a", seconds=-1), desk.put(own, b"b")
+    cancelled = desk.put(own, b"c")
+    cancelled.cancel()
+    desk.writes.seal()
+    assert [command.command.count for command in desk.commands()] == [1, 2]
+    desk.writes.scan()
+    await refused(short, errors.WriteTimeout)
+    assert (long.done(), desk.writes.under_way(), desk.writes.lowest(own)) == (False, [(7, 2)], 2)
+    desk.writes.resolve(7, 2, PutBatchResult(12, 2))
+    assert await long == PutResult(11)
+    desk.takes = False
+    never = desk.put(own, b"d", seconds=-1)
+    desk.writes.seal()
+    desk.writes.scan()
+    assert not isinstance(await refused(never, errors.NoLeader), errors.MaybeApplied)
+    assert (len(desk.writes), desk.writes._bytes, desk.writes.lowest(own)) == (0, 0, 4)
+
+
+@asynchronous
+async def test_a_batch_is_sent_again_whole() -> None:
+    """The same bytes under the same number, so that it is applied once."""
+    desk, own = Desk(retry_seconds=0.0), OwnSession(7)
+    future = desk.put(own, b"a")
+    desk.writes.scan()
+    assert desk.sent == [], "nothing is sent before it is sealed"
+    desk.writes.seal()
+    desk.writes.scan()
+    desk.writes.resend()
+    assert desk.sent == [desk.sent[0]] * 3
+    future.cancel()
+
+
+@asynchronous
+async def test_a_refused_batch_is_refused_to_everybody() -> None:
+    """Each caller gets an exception of its own; a session that expired is told of, whoever's write found out."""
+    desk, own = Desk(), OwnSession(7)
+    first, second = desk.put(own, b"a"), desk.put(own, b"b")
+    desk.writes.seal()
+    desk.writes.resolve(7, 1, Refusal.of(errors.InvalidRequest("no")))
+    one, other = await refused(first, errors.InvalidRequest), await refused(second, errors.InvalidRequest)
+    assert one is not other
+    assert desk.expired == []
+    third = desk.put(own, b"c")
+    desk.writes.seal()
+    desk.writes.resolve(7, 2, Refusal.of(errors.SessionExpired("gone")))
+    await refused(third, errors.SessionExpired)
+    fourth = desk.submit(3)
+    desk.writes.resolve(7, 3, Refusal.of(errors.SessionExpired("gone")))
+    await refused(fourth, errors.SessionExpired)
+    assert desk.expired == [7, 7]
+
+
+@asynchronous
+async def test_puts_are_bounded_and_end_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sealed yet counts, and was sent to nobody."""
+    monkeypatch.setattr(writes, "PENDING_COUNT_MAX", 2)
+    desk, own = Desk(), OwnSession(7)
+    sealed = desk.put(own, b"a")
+    desk.writes.seal()
+    gathered = desk.put(own, b"b")
+    with pytest.raises(errors.Overloaded):
+        desk.put(own, b"c")
+    assert desk.writes.futures() == [sealed, gathered]
+    desk.writes.fail_all(lambda sent: errors.NodeFailed("x") if sent else errors.Closed("x"))
+    await refused(sealed, errors.NodeFailed)
+    await refused(gathered, errors.Closed)
+    with pytest.raises(errors.Closed):
+        desk.put(own, b"d")
+    desk.writes.seal()
+    assert len(desk.sent) == 1
+
+
+# --- Sessions ------------------------------------------------------------------------------------------------------
 
 
 @asynchronous

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pyraftkv.codec import _wire
 from pyraftkv.codec._wire import pack_run
 from pyraftkv.codec.client import decode_call, decode_reply, encode_call, encode_reply
-from pyraftkv.codec.logged import TRANSACTION_DEPTH_MAX, decode_logged, encode_logged, encode_put
+from pyraftkv.codec.logged import PUT_BATCH_MAX, TRANSACTION_DEPTH_MAX, decode_logged, encode_logged
 from pyraftkv.codec.messages import (
     PeerMessage,
     decode_hello,
@@ -32,6 +32,7 @@ from pyraftkv.codec.results import Outcome, decode_result, decode_table, encode_
 from pyraftkv.errors import FrameError
 
 __all__ = [
+    "PUT_BATCH_MAX",
     "TRANSACTION_DEPTH_MAX",
     "Outcome",
     "PeerMessage",
@@ -49,7 +50,6 @@ __all__ = [
     "encode_logged",
     "encode_membership",
     "encode_message",
-    "encode_put",
     "encode_rejection",
     "encode_reply",
     "encode_result",

@@ -29,7 +29,16 @@ from pyraftkv.codec._wire import (
     unpackb,
 )
 from pyraftkv.errors import InvalidRequest, PyraftkvError, StorageError, UnsupportedFormat
-from pyraftkv.store.values import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
+from pyraftkv.store.values import (
+    CompactResult,
+    DeleteResult,
+    KeyValue,
+    PutBatchResult,
+    PutResult,
+    RangeResult,
+    Result,
+    TxnResult,
+)
 
 TAG_PUT_RESULT: Final = 1
 TAG_DELETE_RESULT: Final = 2
@@ -38,6 +47,7 @@ TAG_TXN_RESULT: Final = 4
 TAG_COMPACT_RESULT: Final = 5
 TAG_INTEGER: Final = 6
 TAG_NOTHING: Final = 7
+TAG_PUT_BATCH_RESULT: Final = 8
 TAG_ERROR: Final = 9
 
 RESULT_DEPTH_MAX: Final = 8
@@ -52,6 +62,8 @@ Outcome = Result | int | None | PyraftkvError
 def result_items(result: Result | int | None, *, depth: int = 1) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     kind = type(result)
+    if isinstance(result, PutBatchResult):
+        return TAG_PUT_BATCH_RESULT, result.revision, result.count
     if isinstance(result, PutResult):
         kvs = None if result.prev_kv is None else pack_kvs([result.prev_kv])
         return TAG_PUT_RESULT, result.revision, kvs
@@ -87,6 +99,8 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> Result | int | None:
         number: int = INTEGER.decode(items[1])
         return number
     revision = NATURAL.decode(items[1])
+    if tag == TAG_PUT_BATCH_RESULT:
+        return PutBatchResult(revision, NATURAL.decode(items[2]))
     if tag == TAG_PUT_RESULT:
         return PutResult(revision, _optional_kv(items[2]))
     if tag == TAG_RANGE_RESULT:
@@ -102,6 +116,7 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> Result | int | None:
 
 
 _ARITIES: Final = {
+    TAG_PUT_BATCH_RESULT: 3,
     TAG_PUT_RESULT: 3,
     TAG_DELETE_RESULT: 4,
     TAG_RANGE_RESULT: 5,
@@ -123,7 +138,7 @@ def _optional_kv(item: Any) -> KeyValue | None:
 
 def _responses(items: Any, *, depth: int) -> list[Any]:
     responses = [result_from(array_of(item), depth=depth) for item in array_of(items)]
-    if any(response is None or type(response) in (int, CompactResult) for response in responses):
+    if any(response is None or type(response) in (int, CompactResult, PutBatchResult) for response in responses):
         raise Malformed("a response that no operation gives")
     return responses
 

@@ -19,7 +19,10 @@ from pyraftkv.core import Applied, Entry, Membership, SnapshotMeta
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
 
 ENTRIES_PER_CLOCK_READ = 32
-"""The clock is read after this many entries: reading it costs about a tenth of a small command."""
+"""The clock is read after this many entries ..."""
+
+BYTES_PER_CLOCK_READ = 16 * 1024
+"""... or this many bytes of them: an entry may be a batch of small commands, and a millisecond's work by itself."""
 
 STEP_BUDGET = 500
 """Keys that a long command touches between two looks at the clock."""
@@ -142,6 +145,7 @@ class Applier:
         replica = self.replica
         membership = None
         is_busy = replica.is_busy
+        seen_bytes = 0
         for entry in entries[self._offset : self._offset + ENTRIES_PER_CLOCK_READ]:
             consequence = replica.step(STEP_BUDGET) if is_busy else replica.apply(entry)
             is_busy = False
@@ -152,6 +156,9 @@ class Applier:
                 effects.append(consequence)
             elif isinstance(consequence, MembershipApplied):
                 membership = consequence.membership
+            seen_bytes += len(entry.payload)
+            if seen_bytes >= BYTES_PER_CLOCK_READ:
+                break
         if self._offset == len(entries):
             self._work.popleft()
             self._offset = 0

@@ -55,8 +55,10 @@ class Driver:
     async def run(self) -> None:
         """Drive the machine until cancelled."""
         while True:
-            self._raft.feed(await self._inbox.drain())
+            await self._inbox.filled()
+            self._writes.seal()
             self._reads.seal()
+            self._raft.feed(self._inbox.take())
             ready = self._raft.ready()
             self._send(ready)
             if ready.save is not None:

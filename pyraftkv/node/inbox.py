@@ -41,20 +41,23 @@ class Inbox:
         return True
 
     def wake(self) -> None:
-        """Let `drain` return in the next pass of the event loop, even with nothing in it."""
+        """Let `filled` return in the next pass of the event loop, even with nothing in it."""
         self._is_urgent = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def drain(self) -> list[Input]:
-        """Wait for something urgent, and return all there is. Every other task has a turn first: batches can grow."""
+    async def filled(self) -> None:
+        """Wait for something urgent. Every other task has a turn first: batches can grow."""
         if self._is_urgent:
             await asyncio.sleep(0)
         else:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
+
+    def take(self) -> list[Input]:
+        """Return all there is."""
         self._is_urgent = False
         inputs, self._inputs = self._inputs, []
         if self._payloads:

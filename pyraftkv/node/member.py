@@ -92,7 +92,9 @@ class Member:
         self.soft_state_changed = asyncio.Event()
         self.inbox = Inbox(loop)
         self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
-        self.writes = PendingWrites(loop, send=self._propose, retry_seconds=config.retry_seconds)
+        self.writes = PendingWrites(
+            loop, send=self._propose, gather=self.inbox.wake, expired=self._expired, retry_seconds=config.retry_seconds
+        )
         self.reads = ReadRounds(
             loop,
             send=self._ask_read_index,
@@ -135,14 +137,27 @@ class Member:
         return self._loop.time() + (self._config.request_timeout_seconds if timeout is None else timeout)
 
     def own_session(self) -> OwnSession | None:
-        """Return this member's own session, if it has one yet."""
-        return self._own
+        """Return this member's own session, if it has one with room for a write."""
+        own = self._own
+        return None if own is None or own.is_full else own
 
-    async def open_own_session(self, deadline: float) -> OwnSession:
-        """Register this member's own session; callers at the same time share the attempt, each to its own deadline.
+    async def own_session_with_room(self, deadline: float) -> OwnSession:
+        """Wait for this member's own session, and for a place in it that is to be taken at once.
 
         Raises: `NoLeader`, `Overloaded`, `Closed`.
         """
+        while True:
+            own = self._own or await self._open_own_session(deadline)
+            if not own.is_full:
+                return own
+            await own.room(deadline)
+            if self._is_closed:
+                raise errors.Closed("the node stopped before the request was sent to anybody")
+            if own is self._own:
+                return own
+
+    async def _open_own_session(self, deadline: float) -> OwnSession:
+        """Register this member's own session; callers at the same time share the attempt, each to its own deadline."""
         while self._own is None:
             if self._opening is None or self._opening.done():
                 self._opening = self._loop.create_task(self._open_own(deadline), name="pyraftkv-session")
@@ -165,10 +180,12 @@ class Member:
         assert isinstance(session_id, int)
         return session_id
 
-    def forget_own_session(self, session: OwnSession) -> None:
-        """The cluster no longer knows the session: the next write opens another."""
-        if self._own is session:
+    def _expired(self, session_id: int) -> None:
+        """The cluster no longer knows the session: the next write opens another, as does who waits for room in it."""
+        own = self._own
+        if own is not None and own.id == session_id:
             self._own = None
+            own.abandon()
 
     async def _open_own(self, deadline: float) -> OwnSession:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Self
 
 from pyraftkv import codec, errors
@@ -27,8 +27,8 @@ from pyraftkv.replica import Replica
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.store import Work
-from pyraftkv.store.commands import Command, PutKey, RangeQuery
-from pyraftkv.store.values import RangeResult, Result
+from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.values import PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
 
 logger = logging.getLogger("pyraftkv.node")
@@ -320,20 +320,26 @@ class Node(Engine):
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
         deadline = member.deadline(timeout)
-        if type(command) is not PutKey:
-            member.replica.store.validate(command)
-        session = member.own_session() or await member.open_own_session(deadline)
-        if session.is_full:
-            await session.room(deadline)
-            member = self._running()
+        member.replica.store.validate(command)
+        session = member.own_session() or await member.own_session_with_room(deadline)
+        member.writes.seal()
         sequence, payload = session.encode(command)
         _check_size(payload)
-        try:
-            result = await member.writes.submit(session.id, sequence, payload, deadline)
-        except errors.SessionExpired:
-            member.forget_own_session(session)
-            raise
-        return result  # type: ignore[return-value]
+        return await member.writes.submit(session.id, sequence, payload, deadline)  # type: ignore[return-value]
+
+    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
+        """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        member = self._running()
+        deadline = member.deadline(timeout)
+        session = member.own_session()
+        if session is None:
+            return self._write_put_later(member, key, value, deadline)
+        return member.writes.put(session, key, value, deadline)
+
+    @staticmethod
+    async def _write_put_later(member: Member, key: bytes, value: bytes, deadline: float) -> PutResult:
+        session = await member.own_session_with_room(deadline)
+        return await member.writes.put(session, key, value, deadline)
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.

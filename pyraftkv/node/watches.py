@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Self
 
 from pyraftkv import errors
+from pyraftkv.engine import EventStream
 from pyraftkv.protocol import WatchCall
 from pyraftkv.store import Store, Watcher
-from pyraftkv.store.values import Event, WatchBatch
+from pyraftkv.store.values import WatchBatch
 
 WATCHES_MAX = 10_000
 """Watches on one node; one more is refused as `Overloaded`."""
@@ -18,7 +18,7 @@ BATCH_EVENTS_MAX = 1000
 """Events taken from the store at a time (a revision is never split, so a larger one comes whole)."""
 
 
-class NodeWatch:
+class NodeWatch(EventStream):
     """One watch; see `kv.Watch`. Made by `WatchHub.open`."""
 
     def __init__(self, hub: WatchHub, watcher: Watcher, call: WatchCall) -> None:
@@ -97,19 +97,6 @@ class NodeWatch:
             self._hub.forget(self)
             self.end(error)
             raise
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        async for batch in self.batches():
-            for event in batch.events:
-                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
-                yield event
-            self.revision = batch.revision
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Stop watching. Idempotent."""

@@ -6,6 +6,7 @@ Key ranges are `[key, end)` in etcd's notation (etcd, `RangeRequest`): `end == b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field
 from enum import IntEnum
 
@@ -62,6 +63,22 @@ class PutKey:
     prev_kv: bool = False
     ignore_value: bool = False
     ignore_lease: bool = False
+
+
+@record
+class PutBatch:
+    """Set keys to values in this order, each at a revision of its own, as that many plain puts would.
+
+    What proposers gather puts into that are made at the same time. It cannot stand in a transaction.
+    """
+
+    items: Sequence[bytes]
+    """A key, its value, the next key, its value ..."""
+
+    @property
+    def count(self) -> int:
+        """How many puts this is."""
+        return len(self.items) // 2
 
 
 @record
@@ -125,5 +142,5 @@ class Compact:
 Operation = PutKey | DeleteRange | RangeQuery | Transaction
 """What may stand in a transaction's branches."""
 
-Command = PutKey | DeleteRange | Transaction | Compact
+Command = PutKey | PutBatch | DeleteRange | Transaction | Compact
 """What may be applied: everything that can change the store."""

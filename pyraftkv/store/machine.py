@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied, RequestTooLarge
-from pyraftkv.store.commands import SINGLE_KEY, Command, Compact, PutKey, RangeQuery, Transaction
+from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied
+from pyraftkv.store.commands import SINGLE_KEY, Command, Compact, PutBatch, PutKey, RangeQuery, Transaction
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
 from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, txn_steps
 from pyraftkv.store.validate import Limits, validate, validate_query
-from pyraftkv.store.values import CompactResult, KeyValue, PutResult, RangeResult, Result
+from pyraftkv.store.values import CompactResult, KeyValue, PutBatchResult, PutResult, RangeResult, Result
 from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
 from pyraftkv.store.work import SlicedWork, Steps, Work
 
@@ -119,9 +119,11 @@ class Store:
         """
         history = self._history
         assert history.mark is None, "a command is still under way"
+        self.validate(command)
+        if isinstance(command, PutBatch):
+            return self._put_batch(command)
         if isinstance(command, PutKey):
             return self._put(command)
-        self.validate(command)
         if isinstance(command, Compact):
             return self._compact(command.revision)
         bytes_max = self.limits.result_bytes_max
@@ -130,24 +132,23 @@ class Store:
         return self._start(self._publishing(bounded_delete_steps(history, command, bytes_max)))
 
     def _put(self, put: PutKey) -> PutResult:
-        """Apply a single put, most of all commands: checks and publishing are written out for speed."""
         history = self._history
-        key, value = put.key, put.value
-        if put.prev_kv or put.ignore_value or put.ignore_lease or put.lease:
-            self.validate(put)
-            check_put(history, put)
-            result = do_put(history, put)
-        else:
-            if not key:
-                raise InvalidRequest("the key is empty")
-            if len(key) + len(value) > self.limits.request_bytes_max:
-                raise RequestTooLarge(f"{len(key) + len(value)} bytes, at most {self.limits.request_bytes_max}")
-            revision = history.published_revision + 1
-            history.put(key, value, 0, revision)
-            result = PutResult(revision)
+        check_put(history, put)
+        result = do_put(history, put)
         history.changes = 0
         history.published_revision = result.revision
         return result
+
+    def _put_batch(self, batch: PutBatch) -> PutBatchResult:
+        """Apply plain puts, most of all commands: each is complete, and published, before the next."""
+        history, items = self._history, batch.items
+        put, revision = history.put, history.published_revision
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            revision += 1
+            put(key, value, 0, revision)
+            history.changes = 0
+            history.published_revision = revision
+        return PutBatchResult(revision, batch.count)
 
     def _publishing(self, steps: Steps[T]) -> Steps[T]:
         """Carry out a command and publish what it did."""

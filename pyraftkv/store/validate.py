@@ -17,6 +17,7 @@ from pyraftkv.store.commands import (
     CompareTarget,
     DeleteRange,
     Operation,
+    PutBatch,
     PutKey,
     RangeQuery,
     Transaction,
@@ -50,6 +51,9 @@ def validate(command: Command, limits: Limits) -> None:
     """
     if isinstance(command, Compact):
         return
+    if isinstance(command, PutBatch):
+        _check_batch(command, limits)
+        return
     if isinstance(command, Transaction):
         _check_total(command, limits.txn_total_max)
     size_bytes = _check_operation(command, limits.txn_ops_max)
@@ -58,6 +62,20 @@ def validate(command: Command, limits: Limits) -> None:
     if isinstance(command, Transaction):
         _check_intervals(command.success)
         _check_intervals(command.failure)
+
+
+def _check_batch(batch: PutBatch, limits: Limits) -> None:
+    """Each of its puts must be one that could stand alone. Runs for most of what is ever applied, so: few steps."""
+    items = batch.items
+    if not items or len(items) % 2:
+        raise InvalidRequest("a batch of puts has a value for every key, and one at least")
+    if not all(items[::2]):
+        raise InvalidRequest("the key is empty")
+    bytes_max = limits.request_bytes_max
+    if sum(map(len, items)) > bytes_max:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if len(key) + len(value) > bytes_max:
+                raise RequestTooLarge(f"{len(key) + len(value)} bytes in one put, request_bytes_max is {bytes_max}")
 
 
 def validate_query(query: RangeQuery) -> None:

@@ -45,6 +45,16 @@ class PutResult:
 
 
 @record
+class PutBatchResult:
+    """What a batch of puts came to: consecutive revisions, the first put's first."""
+
+    revision: int
+    """The revision that the last put made."""
+    count: int
+    """How many puts there were."""
+
+
+@record
 class DeleteResult:
     """What a deletion came to (etcd, `DeleteRangeResponse`)."""
 
@@ -83,7 +93,7 @@ class CompactResult:
     revision: int
 
 
-Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult
+Result = PutResult | PutBatchResult | DeleteResult | RangeResult | TxnResult | CompactResult
 
 
 class EventType(IntEnum):

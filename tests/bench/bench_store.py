@@ -19,6 +19,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    PutBatch,
     PutKey,
     RangeQuery,
     Transaction,
@@ -68,6 +69,11 @@ def bench_operations(store: Store, keys: list[bytes]) -> None:
     for command in commands:
         store.apply(command)
     show("put, existing keys in random order", perf_counter() - started, len(sample))
+    batches = [PutBatch([item for key in sample[i : i + 64] for item in (key, VALUE)]) for i in range(0, 50_000, 64)]
+    started = perf_counter()
+    for batch in batches:
+        store.apply(batch)
+    show("put, the same in batches of 64", perf_counter() - started, len(sample))
     commands = [PutKey(b"hot", VALUE)] * 50_000
     started = perf_counter()
     for command in commands:

@@ -9,6 +9,7 @@ import asyncio
 import statistics
 import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from pyraftkv.codec import (
@@ -21,14 +22,13 @@ from pyraftkv.codec import (
     encode_call,
     encode_logged,
     encode_message,
-    encode_put,
     encode_reply,
     encode_result,
 )
 from pyraftkv.core.messages import AppendRequest, AppendResponse, Heartbeat, HeartbeatResponse
 from pyraftkv.core.types import Entry
 from pyraftkv.protocol import Answer, Envelope, Hello, WatchUpdate, WriteCall
-from pyraftkv.store.commands import PutKey
+from pyraftkv.store.commands import PutBatch, PutKey
 from pyraftkv.store.values import Event, EventType, KeyValue, PutResult, RangeResult, WatchBatch
 from pyraftkv.transport import Connection, TcpTransport
 from pyraftkv.transport.framing import PEER_FRAME_BYTES_MAX, FrameDecoder, frame_header
@@ -48,12 +48,13 @@ def measure(name: str, call: Callable[[], object], *, per: int = 1, unit: str = 
 def bench_codec(rng: Random) -> None:
     """Payloads, results, calls and replies."""
     put = PutKey(b"key-0000000001", rng.randbytes(256))
-    envelope = Envelope(123_456, 678, 670, put)
-    payload = encode_logged(envelope)
-    print(f"codec (a put of 256 bytes is {len(payload)} bytes)")
-    measure("encode_put", lambda: encode_put(put, session=123_456, sequence=678, acked_below=670))
-    measure("encode_logged(put)", lambda: encode_logged(envelope))
-    measure("decode_logged(put)", lambda: decode_logged(payload))
+    payload = encode_logged(Envelope(123_456, 678, 670, put))
+    print("codec (values of 256 bytes)")
+    for count in (1, 64):
+        batch = Envelope(123_456, 678, 670, PutBatch((put.key, put.value) * count))
+        encoded = encode_logged(batch)
+        measure(f"encode_logged({count} puts)", partial(encode_logged, batch), per=count, unit="put")
+        measure(f"decode_logged({count} puts)", partial(decode_logged, encoded), per=count, unit="put")
     result = encode_result(PutResult(7))
     measure("encode_result(put)", lambda: encode_result(PutResult(7)))
     measure("decode_result(put)", lambda: decode_result(result))

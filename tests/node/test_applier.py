@@ -10,7 +10,7 @@ from pyraftkv.core import MEMBERSHIP, Applied, Entry, Membership, SnapshotMeta
 from pyraftkv.node.applier import Applier
 from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
 from pyraftkv.replica import Effect, Replica
-from pyraftkv.store.commands import Command, DeleteRange, PutKey
+from pyraftkv.store.commands import Command, DeleteRange, PutBatch, PutKey
 from tests.node.support import asynchronous, refused, until
 
 
@@ -98,6 +98,19 @@ async def test_a_slice_ends_when_its_time_is_up() -> None:
     indexes = [applied.index for applied in owner.applied]
     assert indexes == sorted(indexes)
     assert len(indexes) > 3
+    await owner.close()
+
+
+@asynchronous
+async def test_time_is_looked_at_by_weight_too() -> None:
+    """32 small commands are little work; 32 batches of 256 puts would hold the loop for a tenth of a second."""
+    owner = Owner(slice_seconds=0.0)
+    owner.applier.submit(None, beginning())
+    batch = PutBatch((b"k" * 50, b"v" * 50) * 100)
+    owner.applier.submit(None, entries(3, *[batch] * 20))
+    assert owner.applied[-1].index == 4
+    await until(lambda: owner.applier.is_idle)
+    assert owner.applier.replica.store.revision == 2001
     await owner.close()
 
 

@@ -302,7 +302,7 @@ async def test_a_command_that_no_frame_could_carry_is_refused(monkeypatch: pytes
     async with lone_node() as node:
         session = await node.open_session(10)
         monkeypatch.setattr(node_module, "PAYLOAD_BYTES_MAX", 100)
-        await refused(node.put("a", b"v" * 100), errors.RequestTooLarge)
+        await refused(node.put("a", b"v" * 100, prev_kv=True), errors.RequestTooLarge)
         with pytest.raises(errors.RequestTooLarge):
             node.write_encoded(encode_logged(Envelope(session, 1, 1, PutKey(b"a", b"v" * 100))), 10)
         await node.put("a", b"v")

@@ -11,6 +11,7 @@ from pyraftkv.store.commands import (
     CompareTarget,
     DeleteRange,
     Operation,
+    PutBatch,
     PutKey,
     RangeQuery,
     SortOrder,
@@ -39,6 +40,11 @@ def put(rng: Random) -> PutKey:
         ignore_value,
         ignore_lease,
     )
+
+
+def batch(rng: Random) -> PutBatch:
+    """Return some plain puts, often of the same keys."""
+    return PutBatch([item for _ in range(rng.randrange(1, 5)) for item in (key(rng), rng.choice(VALUES))])
 
 
 def delete(rng: Random) -> DeleteRange:
@@ -96,6 +102,8 @@ def _operation(rng: Random, depth: int) -> Operation:
 
 
 def command(rng: Random) -> Command:
-    """Return a put, a delete or a transaction."""
+    """Return a put, a batch of them, a delete or a transaction."""
     chance = rng.random()
-    return put(rng) if chance < 0.5 else delete(rng) if chance < 0.7 else transaction(rng)
+    if chance < 0.5:
+        return put(rng) if chance < 0.4 else batch(rng)
+    return delete(rng) if chance < 0.7 else transaction(rng)

@@ -13,6 +13,7 @@ from pyraftkv.store.commands import (
     CompareTarget,
     DeleteRange,
     Operation,
+    PutBatch,
     PutKey,
     RangeQuery,
     SortOrder,
@@ -25,6 +26,7 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    PutBatchResult,
     PutResult,
     RangeResult,
     Result,
@@ -71,6 +73,8 @@ class Model:
                 raise FutureRevision
             self.compact_revision = command.revision
             return CompactResult(self.revision)
+        if isinstance(command, PutBatch):
+            return self._put_all([PutKey(*pair) for pair in zip(command.items[::2], command.items[1::2], strict=True)])
         self._validate(command)
         if isinstance(command, Transaction):
             changes_twice(command.success)
@@ -88,6 +92,13 @@ class Model:
             self.revision += 1
             self.states[self.revision] = self._state
         return result
+
+    def _put_all(self, puts: list[PutKey]) -> PutBatchResult:
+        for put in puts:
+            self._validate(put)
+        for put in puts:
+            self.apply(put)
+        return PutBatchResult(self.revision, len(puts))
 
     def _current(self) -> int:
         return self.revision + (self._changes > 0)

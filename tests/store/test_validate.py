@@ -11,6 +11,7 @@ from pyraftkv.store.commands import (
     CompareTarget,
     DeleteRange,
     Operation,
+    PutBatch,
     PutKey,
     RangeQuery,
     Transaction,
@@ -41,6 +42,11 @@ BAD = {
     "lease over 63 bits": (PutKey(b"k", b"v", lease=1 << 63), InvalidRequest),
     "number for a value": (Transaction([compare(operand=1, target=CompareTarget.VALUE)]), InvalidRequest),
     "value for a number": (Transaction([compare(operand=b"1")]), InvalidRequest),
+    "empty key in a batch": (PutBatch((b"a", b"", b"", b"")), InvalidRequest),
+    "an empty batch": (PutBatch(()), InvalidRequest),
+    "a key without a value": (PutBatch((b"a", b"", b"b")), InvalidRequest),
+    "large put in a batch": (PutBatch((b"a", b"", b"k", b"v" * 100)), RequestTooLarge),
+    "a batch inside": (nested(PutBatch((b"a", b""))), InvalidRequest),
     "a compaction inside": (nested(Compact(1)), InvalidRequest),
     "large put": (PutKey(b"k", b"v" * 100), RequestTooLarge),
     "large put with a lease": (PutKey(b"k", b"v" * 100, lease=1), RequestTooLarge),
@@ -75,6 +81,8 @@ BAD = {
 
 GOOD = {
     "a put at the limit": PutKey(b"k", b"v" * 99),
+    "a batch of puts at the limit": PutBatch((b"k", b"v" * 99) * 3),
+    "a key twice in a batch": PutBatch((b"a", b"1", b"a", b"2")),
     "deletes overlap": nested(DeleteRange(b"a", b"c"), DeleteRange(b"b")),
     "both branches put": Transaction([], [PutKey(b"a", b"")], [PutKey(b"a", b"")]),
     "both nested branches put": nested(Transaction([], [PutKey(b"a", b"")], [PutKey(b"a", b"")])),
