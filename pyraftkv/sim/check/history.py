@@ -103,6 +103,11 @@ class Delivery:
     placed_revision: int = 0
     """The watch is in place: everything after this revision will be handed out; 0: nothing is promised."""
 
+    @property
+    def last_revision(self) -> int:
+        """The highest revision that it shows something of; 0 if it shows nothing."""
+        return max([event.kv.mod_revision for event in self.events], default=0)
+
 
 @dataclass(slots=True, eq=False)
 class WatchRecord:

@@ -14,7 +14,7 @@ from dataclasses import MISSING, fields
 from enum import IntEnum
 from typing import Any
 
-from pyraftkv.errors import MaybeApplied, from_wire, to_wire
+from pyraftkv.errors import from_wire, to_wire
 from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.store import commands, values
 
@@ -121,8 +121,6 @@ def _op_from(table: dict[str, Any]) -> Op:
         raise ValueError("a result exactly if it is ok")
     if op.outcome is not Outcome.UNKNOWN and op.returned is None:
         raise ValueError("an answer without a time")
-    if op.outcome is Outcome.UNKNOWN and op.returned is not None and op.error is None:
-        op.error = MaybeApplied()
     return op
 
 

@@ -118,8 +118,7 @@ class _Work:
                 self._pool.append(op)
         for watch in self.history.watches:
             for delivery in watch.deliveries:
-                if delivery.events:
-                    self.last_revision = max(self.last_revision, delivery.events[-1].kv.mod_revision)
+                self.last_revision = max(self.last_revision, delivery.last_revision)
         self._pool.reverse()
         gaps = [revision for revision in range(2, self.last_revision + 1) if revision not in self._owners]
         if gaps:
@@ -296,7 +295,7 @@ class _Work:
         for watch in self.history.watches:
             for delivery in watch.deliveries:
                 if delivery.events:
-                    revision = delivery.events[-1].kv.mod_revision
+                    revision = delivery.last_revision
                     what = f"showed revision {revision}"
                     yield Mark(delivery.order, delivery.order, looks_at(revision), what, lags=True, watch=watch)
 

@@ -141,7 +141,7 @@ class _Check:
     def _promise(self, delivery: Delivery) -> None:
         """Everything up to its revision is said to have been handed out, and nothing beyond it was."""
         revision = delivery.revision
-        if delivery.events and _revision(delivery.events[-1]) > revision:
+        if delivery.last_revision > revision:
             event = delivery.events[-1]
             raise self._error(f"handed out {event_words(event)} in a batch up to revision {revision}", event)
         if self._at < len(self._owed) and _revision(self._owed[self._at]) <= revision:
@@ -171,7 +171,7 @@ def _revision(event: Event) -> int:
 
 def _shown(watch: WatchRecord) -> int:
     """Return the last revision that a watch has shown anything of, 0 if none."""
-    return max((_revision(each.events[-1]) for each in watch.deliveries if each.events), default=0)
+    return max((each.last_revision for each in watch.deliveries), default=0)
 
 
 def _concerns(watch: WatchRecord, event: Event) -> bool:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pyraftkv.errors import KeyExists
+from pyraftkv.sim.check import History, check_revisions, check_watches, from_lines, to_lines
+from pyraftkv.store.commands import PutKey
+from pyraftkv.store.values import PutResult
+from tests.sim.check.boards import BAD, BAD_FOR_REVISIONS, GOOD
+from tests.sim.check.notation import parse
+from tests.sim.check.test_watches import GOOD as GOOD_WATCHES
+from tests.sim.check.test_watches import WRITES
+
+TEXTS = [*GOOD.values(), *(text for text, _ in [*BAD.values(), *BAD_FOR_REVISIONS.values()])]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, *(WRITES + watch for watch in GOOD_WATCHES.values())])
+def test_what_is_read_back_is_what_was_written(text: str) -> None:
+    """The same lines again, and the same verdicts."""
+    history = parse(text)
+    lines = list(to_lines(history))
+    again = from_lines(lines)
+    assert list(to_lines(again)) == lines
+    assert str(check_revisions(again)) == str(check_revisions(history))
+    assert str(check_watches(again)) == str(check_watches(history))
+
+
+def test_bytes_and_the_data_of_errors_survive() -> None:
+    """What is no UTF-8 is written in hex."""
+    history = History()
+    history.ok(history.begin("a", PutKey(b"\xff", "\x00é".encode()), 0.0), PutResult(2), 1.0)
+    history.failed(history.begin("a", PutKey(b"k", b""), 2.0), KeyExists(key=b"\xfe", mod_revision=3), 3.0)
+    first, second = from_lines(to_lines(history)).ops
+    assert first.request == PutKey(b"\xff", "\x00é".encode())
+    assert isinstance(second.error, KeyExists)
+    assert (second.error.key, second.error.mod_revision) == (b"\xfe", 3)
+
+
+def test_without_an_order_times_count_and_the_same_time_is_concurrent() -> None:
+    """A read that begins as a write returns may miss it; one that begins later may not."""
+
+    def ok(began: float) -> bool:
+        write = (
+            '{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok",'
+            ' "request": ["PutKey", {"key": "x", "value": "1"}], "result": ["PutResult", {"revision": 2}]}'
+        )
+        lines = [
+            write,
+            json.dumps(
+                {
+                    "client": "b",
+                    "invoked": began,
+                    "returned": 3,
+                    "outcome": "ok",
+                    "request": ["RangeQuery", {"key": "x"}],
+                    "result": ["RangeResult", {"revision": 1, "kvs": [], "more": False, "count": 0}],
+                }
+            ),
+        ]
+        return check_revisions(from_lines(lines)).ok
+
+    assert ok(1.0)
+    assert not ok(1.1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"client": "a", "invoked": 0, "outcome": "ok", "request": ["PutKey", {"key": "x", "value": "1"}]}',
+        '{"client": "a", "invoked": 0, "outcome": "failed", "request": ["PutKey", {"key": "x", "value": "1"}]}',
+        '{"client": "a", "invoked": 0, "outcome": "fine", "request": ["PutKey", {"key": "x", "value": "1"}]}',
+        '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["Nothing", {}]}',
+        '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutKey", {"nothing": 1}]}',
+    ],
+)
+def test_a_line_that_is_none_is_named(line: str) -> None:
+    """Garbage is told by its line."""
+    with pytest.raises(ValueError, match="line 2"):
+        from_lines(["", line])
