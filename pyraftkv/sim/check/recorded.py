@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self, TypeVar
 
 from pyraftkv.engine import Engine
 from pyraftkv.errors import NotApplied, PyraftkvError, WatchCancelled
 from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
-from pyraftkv.store.commands import Command, RangeQuery
-from pyraftkv.store.values import Event, RangeResult, Result, WatchBatch
+from pyraftkv.store.commands import Command, PutKey, RangeQuery
+from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
 
 
 class RecordedKV(Engine):
@@ -52,25 +52,16 @@ class RecordedKV(Engine):
 
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
-        op = self._begin(command, "linearizable")
-        try:
-            result = await self._engine.write(command, timeout)
-        except (PyraftkvError, asyncio.CancelledError) as error:
-            self._raised(op, error)
-            raise
-        self._answered(op, result)
-        return result
+        return await self._recorded(command, "linearizable", lambda: self._engine.write(command, timeout))
+
+    async def write_put(self, key: bytes, value: bytes, timeout: float | None) -> PutResult:
+        """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        put = PutKey(key, value)
+        return await self._recorded(put, "linearizable", lambda: self._engine.write_put(key, value, timeout))
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        op = self._begin(query, consistency)
-        try:
-            result = await self._engine.read(query, consistency, timeout)
-        except (PyraftkvError, asyncio.CancelledError) as error:
-            self._raised(op, error)
-            raise
-        self._answered(op, result)
-        return result
+        return await self._recorded(query, consistency, lambda: self._engine.read(query, consistency, timeout))
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
@@ -95,23 +86,26 @@ class RecordedKV(Engine):
         """Return this member's view of itself and of the cluster; it is not written down."""
         return await self._engine.status(timeout=timeout)
 
-    def _begin(self, request: Request, consistency: Consistency) -> Op:
-        op = self._history.begin(self._client, request, self._clock(), consistency=consistency, member=self._member)
-        if self._noted is not None:
-            self._noted(op)
-        return op
-
-    def _answered(self, op: Op, result: Result) -> None:
-        self._history.ok(op, result, self._clock())
-        if self._noted is not None:
-            self._noted(op)
-
-    def _raised(self, op: Op, error: BaseException) -> None:
-        at = self._clock()
-        if isinstance(error, NotApplied):
-            self._history.failed(op, error, at)
+    async def _recorded(self, request: Request, consistency: Consistency, ask: Callable[[], Awaitable[R]]) -> R:
+        """Ask, and write down that it was asked, when, and how it ended."""
+        history = self._history
+        op = history.begin(self._client, request, self._clock(), consistency=consistency, member=self._member)
+        self._note(op)
+        try:
+            result = await ask()
+        except NotApplied as error:
+            history.failed(op, error, self._clock())
+            raise
+        except (PyraftkvError, asyncio.CancelledError) as error:
+            history.unknown(op, self._clock(), error if isinstance(error, PyraftkvError) else None)
+            raise
         else:
-            self._history.unknown(op, at, error if isinstance(error, PyraftkvError) else None)
+            history.ok(op, result, self._clock())
+            return result
+        finally:
+            self._note(op)
+
+    def _note(self, op: Op) -> None:
         if self._noted is not None:
             self._noted(op)
 
