@@ -13,6 +13,8 @@ from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
 from pyraftkv.store.commands import Command, PutKey, RangeQuery
 from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
 
+R = TypeVar("R", bound=Result)
+
 
 class RecordedKV(Engine):
     """Wraps a `Node` or a `Client`; several of them may share one history.
