@@ -15,7 +15,7 @@ everything else fails to fit, unless what others saw rules it out at that revisi
 
 *Keys apart* (``per_key``): a history is linearizable if its part on each object is (Herlihy & Wing, 1990, locality).
 Objects are the keys, joined wherever an operation spans several of them. What other keys do shows only in revisions,
-which jump; compactions, and refusals that compactions cause, are left out. This is weaker (that two objects agree on
+which jump; compactions, and refusals for a revision's sake, are left out. This is weaker (that two objects agree on
 one order of revisions is not checked) and much cheaper.
 
 Reads of a member's own state (``"local"``) are not linearizable and not looked at here; see `revisions`.
@@ -323,7 +323,9 @@ def _frozen(kv: object) -> tuple[object, ...]:
 
 def _objects(ops: list[Op]) -> list[list[Op]]:
     """Split operations by the keys that they can touch, keys joined that one operation spans."""
-    kept = [op for op in ops if not isinstance(op.request, Compact) and not isinstance(op.error, Compacted)]
+    kept = [
+        op for op in ops if not isinstance(op.request, Compact) and not isinstance(op.error, Compacted | FutureRevision)
+    ]
     spans = {op.number: list(_spans(op.request)) for op in kept}
     keys = sorted({key for each in spans.values() for key, _ in each})
     root = {key: key for key in keys}

@@ -106,6 +106,8 @@ class _Work:
             if op.outcome is Outcome.OK:
                 assert op.result is not None
                 revision = op.result.revision
+                if revision < 1 + changed(op.result):
+                    raise HistoryError(f"#{op.number} was answered at revision {revision}; the store begins at 1", op)
                 if changed(op.result):
                     self._own(op, revision)
                 else:

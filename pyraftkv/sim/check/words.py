@@ -98,7 +98,7 @@ def event_words(event: Event) -> str:
 def answer_words(result: Result | None, error: PyraftkvError | None) -> str:
     """Say what was answered."""
     if error is not None:
-        name = type(error).__name__
+        name = " ".join([type(error).__name__, *(show(getattr(error, each)) for each in error.defaults)])
         return f"{name} (may have happened)" if isinstance(error, MaybeApplied) else name
     if result is None:
         return "no answer"
