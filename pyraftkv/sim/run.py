@@ -171,7 +171,8 @@ class Run:
         kv = self.sim.recorded(node, life, member=life)
         async with asyncio.TaskGroup() as group:
             self._ask(group, kv, life, host, rate)
-            self._watch(group, kv, host)
+            if host.name == next(iter(self.sim.addresses)):
+                self._watch(group, kv, host)
 
     def _ask(self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float) -> None:
         source = Source(kv, name, self.swarm.workload, rate=rate, random=host.fork(), is_over=lambda: self._stopping)

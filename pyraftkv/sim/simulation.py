@@ -54,7 +54,7 @@ T = TypeVar("T")
 PORT = 2380
 DATA_DIR = "/data"
 
-IMAGE_SECONDS = 5.0
+IMAGE_SECONDS = 10.0
 """How often the bare disks are compared with what the storages claim to have completed."""
 
 

@@ -180,7 +180,7 @@ class Source:
         writes: list[Operation] = [PutKey(one, self._value(), prev_kv=self._chance(0.3))]
         if other != one:
             writes.append(DeleteRange(other) if self._chance(0.2) else PutKey(other, self._value()))
-        look = RangeQuery(min(one, other), OUTSIDE)
+        look = RangeQuery(min(one, other), OUTSIDE) if self._chance(0.2) else RangeQuery(one)
         result = await self._kv.txn().when(guard).then(*writes, look).otherwise(look).commit(timeout=self._timeout)
         self._seen(one, result.revision, result.revision if result.succeeded else known)
         if not result.succeeded:
