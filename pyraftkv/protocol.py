@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from pyraftkv._record import record
-from pyraftkv.store.commands import Command, RangeQuery
-from pyraftkv.store.values import Result, WatchBatch
+from pyraftkv.store.commands import LoggedCommand, RangeQuery
+from pyraftkv.store.values import LoggedResult, WatchBatch
 
 PROTOCOL_VERSION_MIN = 1
 PROTOCOL_VERSION_MAX = 1
@@ -28,7 +28,7 @@ class Envelope:
     """Counts up by one per command of the session; a retry keeps it."""
     acked_below: int
     """The session's owner has every result below this sequence: they may be forgotten."""
-    command: Command
+    command: LoggedCommand
 
 
 @record
@@ -183,7 +183,7 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: Result | int | dict[str, Any] | None = None
+    result: LoggedResult | int | dict[str, Any] | None = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

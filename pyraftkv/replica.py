@@ -20,7 +20,7 @@ from pyraftkv.core import Entry, Membership
 from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
-from pyraftkv.store.values import Result
+from pyraftkv.store.values import LoggedResult
 
 SNAPSHOT_VERSION = 2
 
@@ -75,7 +75,7 @@ class Replica:
         self.members: dict[int, MemberInfo] = {}
         self.applied_index = 0
         self.applied_term = 0
-        self._under_way: tuple[Entry, Envelope, Session, Work[Result]] | None = None
+        self._under_way: tuple[Entry, Envelope, Session, Work[LoggedResult]] | None = None
 
     @property
     def membership(self) -> Membership:

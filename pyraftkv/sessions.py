@@ -24,7 +24,15 @@ from zlib import crc32
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.store.values import DeleteResult, KeyValue, PutBatchResult, PutResult, RangeResult, Result, TxnResult
+from pyraftkv.store.values import (
+    DeleteResult,
+    KeyValue,
+    LoggedResult,
+    PutBatchResult,
+    PutResult,
+    RangeResult,
+    TxnResult,
+)
 
 SESSIONS_MAX = 4096
 """Sessions kept; one more evicts the one whose last command stands farthest back in the log."""
@@ -62,7 +70,7 @@ class Refusal:
         return errors.from_wire(self.name, self.message, self.data)
 
 
-Outcome = Result | Refusal | int
+Outcome = LoggedResult | Refusal | int
 """What a logged command came to; an int is the id of a session just opened."""
 
 fingerprint_of = crc32

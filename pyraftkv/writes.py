@@ -25,7 +25,7 @@ from typing import Any
 from pyraftkv import codec, errors
 from pyraftkv.protocol import Envelope
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
-from pyraftkv.store.commands import Command, PutBatch
+from pyraftkv.store.commands import LoggedCommand, PutBatch
 from pyraftkv.store.values import PutBatchResult, PutResult
 
 PENDING_COUNT_MAX = 65_536
@@ -110,7 +110,7 @@ class OwnSession:
                 self._granted += 1
                 count -= 1
 
-    def encode(self, command: Command) -> tuple[int, bytes]:
+    def encode(self, command: LoggedCommand) -> tuple[int, bytes]:
         """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""
         sequence = self.next_sequence
         self.next_sequence = sequence + 1

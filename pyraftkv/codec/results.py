@@ -33,10 +33,10 @@ from pyraftkv.store.values import (
     CompactResult,
     DeleteResult,
     KeyValue,
+    LoggedResult,
     PutBatchResult,
     PutResult,
     RangeResult,
-    Result,
     TxnResult,
 )
 
@@ -53,13 +53,13 @@ TAG_ERROR: Final = 9
 RESULT_DEPTH_MAX: Final = 8
 """Levels of transaction results within transaction results, as deep as transactions go."""
 
-Outcome = Result | int | None | PyraftkvError
+Outcome = LoggedResult | int | None | PyraftkvError
 """What a logged payload comes to: a result, a number (a new session's id), nothing, or an error."""
 
 # --- Results -------------------------------------------------------------------------------------------------------
 
 
-def result_items(result: Result | int | None, *, depth: int = 1) -> tuple[Any, ...]:
+def result_items(result: LoggedResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     kind = type(result)
     if isinstance(result, PutBatchResult):
@@ -85,7 +85,7 @@ def result_items(result: Result | int | None, *, depth: int = 1) -> tuple[Any, .
     raise Malformed(f"{kind.__name__} is no result")
 
 
-def result_from(items: Sequence[Any], *, depth: int = 1) -> Result | int | None:
+def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | int | None:
     """Rebuild a result from the items of an array. Raises `Malformed`."""
     tag = NATURAL.decode(items[0] if items else None)
     arity = _ARITIES.get(tag)

@@ -142,5 +142,8 @@ class Compact:
 Operation = PutKey | DeleteRange | RangeQuery | Transaction
 """What may stand in a transaction's branches."""
 
-Command = PutKey | PutBatch | DeleteRange | Transaction | Compact
-"""What may be applied: everything that can change the store."""
+Command = PutKey | DeleteRange | Transaction | Compact
+"""What may be asked for: everything that can change the store."""
+
+LoggedCommand = Command | PutBatch
+"""What may be applied: how it travels and stands in the log."""

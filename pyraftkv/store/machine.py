@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TypeVar
 
 from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied
-from pyraftkv.store.commands import SINGLE_KEY, Command, Compact, PutBatch, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import SINGLE_KEY, Compact, LoggedCommand, PutBatch, PutKey, RangeQuery, Transaction
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
 from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, txn_steps
 from pyraftkv.store.validate import Limits, validate, validate_query
-from pyraftkv.store.values import CompactResult, KeyValue, PutBatchResult, PutResult, RangeResult, Result
+from pyraftkv.store.values import CompactResult, KeyValue, LoggedResult, PutBatchResult, PutResult, RangeResult
 from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
 from pyraftkv.store.work import SlicedWork, Steps, Work
 
@@ -97,7 +97,7 @@ class Store:
 
     # --- Changing --------------------------------------------------------------------------------------------------
 
-    def validate(self, command: Command) -> None:
+    def validate(self, command: LoggedCommand) -> None:
         """Refuse a command that could never be applied, whatever the state: to be called before proposing it.
 
         Raises:
@@ -105,7 +105,7 @@ class Store:
         """
         validate(command, self.limits)
 
-    def apply(self, command: Command) -> Result | Work[Result]:
+    def apply(self, command: LoggedCommand) -> LoggedResult | Work[LoggedResult]:
         """Apply a command. O(log n) for a put.
 
         Returns:

@@ -12,10 +12,10 @@ from typing import Any
 from pyraftkv._record import record
 from pyraftkv.errors import DuplicateKey, InvalidRequest, RequestTooLarge
 from pyraftkv.store.commands import (
-    Command,
     Compact,
     CompareTarget,
     DeleteRange,
+    LoggedCommand,
     Operation,
     PutBatch,
     PutKey,
@@ -41,7 +41,7 @@ class Limits:
     """At most this many bytes of key-values in the result of one command, 64 more for each; see `results.py`."""
 
 
-def validate(command: Command, limits: Limits) -> None:
+def validate(command: LoggedCommand, limits: Limits) -> None:
     """Refuse a command that could never be applied.
 
     Raises:

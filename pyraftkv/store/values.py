@@ -93,7 +93,10 @@ class CompactResult:
     revision: int
 
 
-Result = PutResult | PutBatchResult | DeleteResult | RangeResult | TxnResult | CompactResult
+Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult
+
+LoggedResult = Result | PutBatchResult
+"""What a `LoggedCommand` comes to."""
 
 
 class EventType(IntEnum):
