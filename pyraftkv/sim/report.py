@@ -38,8 +38,13 @@ class SimReport:
     """How many faults of each kind struck."""
     liveness_seconds: float = 0.0
     """From the end of all faults until a core had elected, committed and converged."""
-    digest: str = ""
-    """Of the trace: equal for equal runs."""
+    trace: Trace = field(default_factory=Trace)
+    """Everything that happened."""
+
+    @property
+    def digest(self) -> str:
+        """The hash of the trace: equal for equal runs. O(events) when it is first asked for."""
+        return self.trace.digest()
 
     @property
     def speed(self) -> float:

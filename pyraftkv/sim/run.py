@@ -313,7 +313,7 @@ class Run:
             leaders=len(sim.invariants.leaders),
             faults=dict(sorted(self._injector.struck.items())),
             liveness_seconds=self.liveness_seconds,
-            digest=sim.trace.digest(),
+            trace=sim.trace,
         )
 
 

@@ -283,10 +283,11 @@ class Simulation:
 
     # --- Judging ---------------------------------------------------------------------------------------------------
 
-    def violated(self, rule: str, text: str) -> None:
+    def violated(self, rule: str, text: str, cause: BaseException | None = None) -> None:
         """Note that a rule was broken: the run ends at the end of the pass. The first counts."""
         if self.failure is None:
             self.failure = self.failed(rule, text)
+            self.failure.__cause__ = cause
 
     def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
         """Return a failure of this run, as of now."""
@@ -336,15 +337,15 @@ class Simulation:
         """Judge a program that ended by itself: only a bad disk may end a member's."""
         if error is None or host.name not in self.addresses:
             if error is not None:
-                self.violated("no program fails", f"{host.name}: {error!r}")
+                self.violated("no program fails", f"{host.name}: {error!r}", error)
             return
         if not isinstance(error, errors.StorageError):
-            self.violated("no member stops by itself", f"{host.name}: {error!r}")
+            self.violated("no member stops by itself", f"{host.name}: {error!r}", error)
         elif not host.had_bad_disk:
-            self.violated("a sound disk never fails", f"{host.name}: {error!r}")
+            self.violated("a sound disk never fails", f"{host.name}: {error!r}", error)
         elif not isinstance(error, errors.StorageFailed):
             if not host.is_rotten:
-                self.violated("a disk that did not rot can be started from", f"{host.name}: {error!r}")
+                self.violated("a disk that did not rot can be started from", f"{host.name}: {error!r}", error)
             host.give_up()
 
     # --- The bare disks --------------------------------------------------------------------------------------------
