@@ -42,6 +42,9 @@ from pyraftkv.store.values import Result, TxnResult
 STATES_MAX = 20_000
 """At most this many ways to account for revisions are tried, unless told otherwise."""
 
+SWEEP_STATES = 100
+"""A look at the order of everything counts as that many."""
+
 
 @dataclass(slots=True)
 class Replay:
@@ -64,11 +67,10 @@ def replay(history: History, *, states_max: int = STATES_MAX) -> Replay:
     work = _Work(history, states_max)
     try:
         work.sort()
-        if not work.play():
+        if not work.solve():
             reason = f"more than {states_max} ways to account for what unknown writes did"
             verdict = Verdict(Finding.UNDECIDED, reason, states=work.states)
             return Replay(verdict, work.model, work.makers)
-        check_order(work.marks())
         check_order(_Compaction(history).marks())
     except HistoryError as error:
         return Replay(wrong(error, states=work.states), work.model, work.makers)
@@ -96,6 +98,12 @@ class _Work:
         self._used: set[int] = set()
         self._evidence: Evidence | None = None
         self._deadlines: dict[int, int] = {}
+        self._choices: list[tuple[int, Iterator[Op]]] = []
+        """Revisions that nobody was told to have made, with those who could have made them and were not tried yet."""
+        self._deepest: tuple[int, HistoryError] | None = None
+        """What was found wrong at the highest revision."""
+        self._keyless: list[tuple[Op, bytes]] = []
+        """Puts that did not find their key."""
         self.last_revision = 1
 
     # --- Who says what ---------------------------------------------------------------------------------------------
@@ -116,6 +124,8 @@ class _Work:
             elif isinstance(op.error, FutureRevision) and op.outcome is Outcome.FAILED:
                 self._lookers.setdefault(op.error.revision, []).append(op)
                 self.last_revision = max(self.last_revision, op.error.revision)
+            elif isinstance(op.error, KeyNotFound) and op.outcome is Outcome.FAILED and isinstance(op.request, PutKey):
+                self._keyless.append((op, op.request.key))
             elif op.outcome is Outcome.UNKNOWN and not op.is_read and not isinstance(op.request, Compact):
                 self._pool.append(op)
         for watch in self.history.watches:
@@ -149,11 +159,38 @@ class _Work:
 
     # --- Playing ---------------------------------------------------------------------------------------------------
 
-    def play(self) -> bool:
-        """Play all revisions; tell whether that came to an end. Raises `HistoryError`."""
+    def solve(self) -> bool:
+        """Play all revisions so that real time is kept; tell whether that came to an end. Raises `HistoryError`.
+
+        A put that did not find its key names no revision, but says that somebody had deleted it by then. Apart from
+        that, who made a revision that nobody was told of makes no difference to the order.
+        """
         self._look()
-        choices: list[tuple[int, Iterator[Op]]] = []
-        deepest: tuple[int, HistoryError] | None = None
+        is_played = self._play()
+        if is_played:
+            check_order(self._told_marks())
+        while is_played and self._keyless:
+            self.states += SWEEP_STATES
+            try:
+                check_order([*self._told_marks(), *self._guessed_marks()])
+            except HistoryError as error:
+                self._deepest = self.last_revision + 1, error
+                if not self._go_back():
+                    return self._give_up()
+                is_played = self._play()
+            else:
+                return True
+        return is_played
+
+    def _give_up(self) -> bool:
+        """Everything was tried, or too much: raise what was found wrong, or return False."""
+        if self.states >= self._states_max:
+            return False
+        assert self._deepest is not None, "nothing was found wrong"
+        raise self._deepest[1]
+
+    def _play(self) -> bool:
+        """Play on to the last revision; tell whether that came to an end. Raises `HistoryError`."""
         while self.model.revision < self.last_revision:
             revision = self.model.revision + 1
             owner = self._owners.get(revision)
@@ -161,20 +198,19 @@ class _Work:
                 if owner is not None:
                     self._make(owner)
                 else:
-                    choices.append((revision, self._candidates(revision)))
-                    self._choose(choices[-1][1])
+                    self._choices.append((revision, self._candidates(revision)))
+                    self._choose(self._choices[-1][1])
                 self._look()
             except HistoryError as error:
-                if deepest is None or self.model.revision > deepest[0]:
-                    deepest = self.model.revision, error
-                if not self._go_back(choices):
-                    if self.states >= self._states_max:
-                        return False
-                    raise deepest[1] from None
+                if self._deepest is None or self.model.revision > self._deepest[0]:
+                    self._deepest = self.model.revision, error
+                if not self._go_back():
+                    return self._give_up()
         return True
 
-    def _go_back(self, choices: list[tuple[int, Iterator[Op]]]) -> bool:
+    def _go_back(self) -> bool:
         """Take back everything up to the last choice that can be made in another way, and make it."""
+        choices = self._choices
         while choices:
             revision, candidates = choices[-1]
             while self.model.revision >= revision:
@@ -271,19 +307,15 @@ class _Work:
 
     # --- Real time -------------------------------------------------------------------------------------------------
 
-    def marks(self) -> Iterator[Mark]:
-        """Yield the positions of everything that has one."""
-        yield from self._told_marks()
+    def _guessed_marks(self) -> Iterator[Mark]:
+        """Yield the positions that no answer names."""
         for revision, op in self.makers.items():
             if op.outcome is Outcome.UNKNOWN:
                 yield Mark(op.began, None, changes_at(revision), f"made revision {revision}", op)
-        for op in self.history.ops:
-            if isinstance(op.error, KeyNotFound) and op.outcome is Outcome.FAILED and isinstance(op.request, PutKey):
-                fit = partial(self._absent, op.request.key)
-                start = fit(0)
-                if start is None:
-                    raise HistoryError(f"#{op.number} did not find its key, which was always there", op)
-                yield Mark(op.began, op.ended, start, "found no such key", op, fit)
+        for op, key in self._keyless:
+            start = self._absent(key, 0)  # the store was empty once
+            assert start is not None, op
+            yield Mark(op.began, op.ended, start, "found no such key", op, partial(self._absent, key))
 
     def _told_marks(self) -> Iterator[Mark]:
         """Yield the positions that answers and events name."""
