@@ -305,6 +305,26 @@ BAD = {
         """,
         "#3 read revision 2, but #2, which had ended before it began, compacted 3",
     ),
+    "an old revision is read at a revision that came after its compaction": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> 3
+        a 4-20 put x 3 -> 4
+        b 4-20 compact 3 -> 3
+        c 4-20 get x at 2 -> x=1@2 at 4
+        """,
+        "#4 read revision 2 after #3 had compacted it",
+    ),
+    "a compaction goes back": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> 3
+        a 4-20 put x 3 -> 4
+        b 4-20 compact 3 -> 3
+        c 4-20 compact 2 -> 4
+        """,
+        "#4 compacted less than #3, but at a later revision",
+    ),
     "refused as compacted, which nobody did": (
         """
         a 0-1 put x 1 -> 2

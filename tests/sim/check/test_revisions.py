@@ -47,6 +47,15 @@ def test_past_its_bound_it_is_undecided() -> None:
     assert "more than 500" in verdict.reason
 
 
+def test_what_others_saw_leaves_one_way_to_account_for_unknown_writes() -> None:
+    """Each of ten was read, and where a key stood unchanged nothing is tried."""
+    unknown = [f"a 0- put k{i} 1 -> ?" for i in range(10)]
+    reads = [f"b {2 * i}-{2 * i + 1} get k{i} -> k{i}=1@{11 - i} at 11" for i in range(10)]
+    verdict = check_revisions(parse("\n".join([*unknown, *reads])))
+    assert Finding.RIGHT is verdict.finding
+    assert verdict.states == 10
+
+
 def test_a_verdict_prints_with_its_operations() -> None:
     """What is printed is enough to see what happened."""
     verdict = check_revisions(parse(BAD["a stale read"][0]))
