@@ -22,20 +22,24 @@ import sys
 from collections.abc import Sequence
 
 from pyraftkv import errors
-from pyraftkv.cli.arguments import parser
+from pyraftkv.cli.arguments import parser, sim
 from pyraftkv.cli.common import DONE, INTERRUPTED, exit_status, one_line
 from pyraftkv.cli.serving import serve
+
+LOG_LEVELS = {serve: "info", sim: "critical"}
+"""What is told unless ``--log-level`` says otherwise; the members of a simulation fail all the time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``pyraftkv``; return its exit status."""
     args = parser().parse_args(argv)
-    level = args.log_level or ("info" if args.run is serve else "error")
+    level = args.log_level or LOG_LEVELS.get(args.run, "error")
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"
     )
     try:
-        status: int = asyncio.run(args.run(args))
+        running = args.run(args)
+        status: int = asyncio.run(running) if asyncio.iscoroutine(running) else running
     except errors.PyraftkvError as error:
         sys.stderr.write(f"Error: {one_line(error)}\n")
         return exit_status(error)

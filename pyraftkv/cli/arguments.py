@@ -32,6 +32,13 @@ async def demo(args: argparse.Namespace) -> int:
     )
 
 
+def sim(args: argparse.Namespace) -> int:
+    """Run a cluster in virtual time, under the faults of a seed, and check everything it does."""
+    from pyraftkv.cli.simulating import run
+
+    return run(args)
+
+
 async def version(args: argparse.Namespace) -> int:  # noqa: ARG001  (every verb takes them)
     """Say which version this is."""
     emit(f"pyraftkv {pyraftkv.__version__}\n")
@@ -47,6 +54,15 @@ def seconds(text: str) -> float:
                 raise ValueError(text)
             return value
     raise AssertionError(text)
+
+
+def seeds(text: str) -> range:
+    """Parse ``A..B``: every seed from A to B, both included."""
+    first, dots, last = text.partition("..")
+    found = range(count(first), count(last) + 1)
+    if not dots or not found:
+        raise ValueError(text)
+    return found
 
 
 def count(text: str) -> int:
@@ -144,6 +160,21 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--keep", action="store_true", help="leave the data directories there")
 
 
+def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add sim."""
+    verb = add("sim", sim, "run a whole cluster in virtual time, under every fault; replay a failure by its seed")
+    which = verb.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seed", type=count, help="the one to run")
+    which.add_argument("--seeds", type=seeds, help="A..B: all of these, both included, and a table")
+    verb.add_argument("--seconds", type=seconds, help="how long a run is, in virtual time (30s)")
+    verb.add_argument("--members", type=count, help="how many members, in place of the seed's choice")
+    verb.add_argument("--script", metavar="FILE", help="the faults to strike, in place of the seed's choice")
+    verb.add_argument("--html", metavar="FILE", help="write a space-time diagram as a page for a browser")
+    verb.add_argument("--svg", metavar="FILE", help="write it as a still picture")
+    verb.add_argument("--trace", metavar="FILE", help="write every event, a line for each")
+    verb.add_argument("--shrink", action="store_true", help="of a failure, find the few faults that matter")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
@@ -172,9 +203,10 @@ def parser() -> argparse.ArgumentParser:
     add_to(endpoint)("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
     add_to(endpoint)("health", endpoint_health, "whether a quorum answers through each endpoint")
     add_member_verbs(add)
+    add_simulator_verb(add)
     add("version", version, "print the version")
     return top
 
 
-Run = Callable[[argparse.Namespace], Coroutine[Any, Any, int]]
-"""A verb: takes the parsed arguments, returns the exit status."""
+Run = Callable[[argparse.Namespace], Coroutine[Any, Any, int] | int]
+"""A verb: takes the parsed arguments, returns the exit status; one that needs an event loop is a coroutine."""

@@ -83,12 +83,14 @@ class SimFailure(AssertionError):
         self.faults = list(faults)
         self.trace = trace
         self.ops = list(ops)
+        self.command = f"python -m pyraftkv sim --seed {seed}"
+        """What to type to see it again; whoever ran it otherwise sets it."""
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {self.rule}: {self.text}"]
         lines += [f"    {op}" for op in self.ops]
         lines += [
-            f"replay: python -m pyraftkv sim --seed {self.seed}",
+            f"replay: {self.command}",
             f"{len(self.faults)} faults",
             "the end of the trace:",
         ]
