@@ -326,8 +326,8 @@ def _have_applied(hosts: Sequence[Host], revision: int) -> bool:
 def _are_level(hosts: Sequence[Host]) -> bool:
     """Whether each of these members has applied all of the same log."""
     members = [host.member for host in hosts if host.member is not None]
-    lasts = {member.raft.last_index for member in members}
-    return len(members) == len(hosts) and lasts == {member.replica.applied_index for member in members}
+    marks = {mark for member in members for mark in (member.raft.last_index, member.replica.applied_index)}
+    return len(members) == len(hosts) and len(marks) == 1
 
 
 def _facts(host: Host) -> list[object]:
