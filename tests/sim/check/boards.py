@@ -392,3 +392,12 @@ BAD_FOR_REVISIONS = {
     ),
 }
 """What is wrong with reads that are not linearizable, which the search does not look at."""
+
+
+def untouched(count: int) -> str:
+    """Return a history with two unknown writes that were done, and ``count`` of which others saw that they were not."""
+    lines = [f"a {i}-{i} put k{i} 0 -> {2 + i}" for i in range(count)]
+    lines += ["u 20- put y 1 -> ?", "u 20- put z 1 -> ?", *(f"u 21- put k{i} 1 -> ?" for i in range(count))]
+    lines += [f"b 30-31 put x 1 -> {4 + count}"]
+    lines += [f"b {40 + i}-{40 + i} get k{i} -> k{i}=0@{2 + i} at {4 + count}" for i in range(count)]
+    return "\n".join(lines)
