@@ -54,6 +54,9 @@ T = TypeVar("T")
 PORT = 2380
 DATA_DIR = "/data"
 
+UNUSABLE = (errors.WalCorruption, errors.SnapshotCorruption, errors.ForeignDataDir, errors.UnsupportedFormat)
+"""What says that a directory cannot be started from, now or later; any other error of a disk may pass."""
+
 IMAGE_SECONDS = 10.0
 """How often the bare disks are compared with what the storages claim to have completed."""
 
@@ -161,7 +164,7 @@ class Simulation:
             addresses=list(self.addresses.values()),
             program=program,
             died=self.traffic.forget,
-            ended=self._program_ended,
+            ended=self.judge,
         )
         return host
 
@@ -333,7 +336,7 @@ class Simulation:
         if before is None or before[3] != applied:
             self.trace.add(self.now(), name, "apply", index=applied)
 
-    def _program_ended(self, host: Host, error: BaseException | None) -> None:
+    def judge(self, host: Host, error: BaseException | None) -> None:
         """Judge a program that ended by itself: only a bad disk may end a member's."""
         if error is None or host.name not in self.addresses:
             if error is not None:
@@ -343,7 +346,7 @@ class Simulation:
             self.violated("no member stops by itself", f"{host.name}: {error!r}", error)
         elif not host.had_bad_disk:
             self.violated("a sound disk never fails", f"{host.name}: {error!r}", error)
-        elif not isinstance(error, errors.StorageFailed):
+        elif isinstance(error, UNUSABLE):
             if not host.is_rotten:
                 self.violated("a disk that did not rot can be started from", f"{host.name}: {error!r}", error)
             host.give_up()

@@ -119,6 +119,35 @@ def test_a_member_that_stops_on_a_sound_disk_is_a_failure() -> None:
     assert "--seed 5" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_rotten", "comes_to"),
+    [
+        (errors.StorageFailed(), False, (False, False)),
+        (errors.StorageError("a read failed"), False, (False, False)),
+        (errors.SnapshotCorruption(), True, (True, False)),
+        (errors.WalCorruption(), False, (True, True)),
+        (AssertionError("a bug"), True, (False, True)),
+    ],
+)
+def test_what_the_end_of_a_member_means(error: Exception, is_rotten: bool, comes_to: tuple[bool, bool]) -> None:
+    """On a bad disk: an error that may pass means nothing, damage is for good and needs rot, a bug is a bug."""
+    failed: list[bool] = []
+
+    async def main(sim: Simulation) -> None:
+        host = sim.hosts["n2"]
+        host.had_bad_disk, host.is_rotten = True, is_rotten
+        sim.judge(host, error)
+        failed.append(host.is_out)
+
+    with Simulation(seed=13) as sim:
+        if comes_to[1]:
+            with pytest.raises(SimFailure):
+                sim.run(main)
+        else:
+            sim.run(main)
+    assert failed == [comes_to[0]]
+
+
 def test_what_is_broken_ends_the_run() -> None:
     """At the end of the pass in which it is seen, with the trace up to there."""
 
