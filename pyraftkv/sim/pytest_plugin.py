@@ -1,0 +1,172 @@
+"""What the pytest plugin does for tests that ask for a simulation; `pytest_pyraftkv` is what pytest imports.
+
+A failed test is a scenario (`pyraftkv.sim.trial`): its function is called again with another trial in place of the
+fixture's, as long as the budget lasts and the failure stays the same. The error that is reported, the report's section
+and the picture are those of the run with the fewest faults. Other fixtures of the test are made once and shared by all
+of these calls, so what a scenario changes must be made in the test itself.
+
+A test that is expected to fail (``xfail``) is neither shrunk nor drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import shlex
+from collections.abc import Generator, Iterator, Sequence
+from inspect import signature
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import pytest
+
+from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
+
+SEEDS_DEFAULT = 5
+OUT_DEFAULT = ".raft"
+NAME_LENGTH_MAX = 150
+
+_HERE = str(Path(__file__).parent)
+_REPORT = pytest.StashKey[str]()
+
+
+class _Failed(AssertionError):
+    """What `pytest.fail` raises, as an error like others."""
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each of its seeds. Raises `FaultError` for a kind of fault that does not exist."""
+    seeds = _seeds(metafunc.config, metafunc.definition)
+    _plan(metafunc.definition, is_ready=False).check()
+    metafunc.parametrize("raft_seed", seeds, ids=[f"seed{seed}" for seed in seeds])
+
+
+def trial(request: pytest.FixtureRequest, seed: int, *, is_ready: bool) -> Iterator[Trial]:
+    """Yield the trial of one seed, as the marker of the test wants it."""
+    with Trial(seed, _plan(request.node, is_ready=is_ready)) as made:
+        yield made
+
+
+def explained(item: pytest.Function, name: str, error: BaseException) -> BaseException:
+    """Return the failure of a test with as few faults as could be found; remember it for the report.
+
+    Args:
+        item: The test.
+        name: Which of its fixtures is the simulation.
+        error: What it raised.
+    """
+    made = cast(Trial, item.funcargs[name])
+    if item.get_closest_marker("xfail") is not None:
+        return error
+
+    broken = breakage(made, _as_error(error))
+    seconds_max: Any = item.config.getoption("--raft-shrink-seconds")
+    if seconds_max > 0:
+        with _quiet():
+            broken = shrunk(_scenario(item, name), broken, seconds_max=seconds_max)
+    command = _command(item, broken.seed)
+    picture = _draw(item, broken, command)
+    item.stash[_REPORT] = broken.report(command=command, picture=picture)
+    return broken.error.with_traceback(_theirs(broken.error.__traceback__))
+
+
+def _scenario(item: pytest.Function, name: str) -> Scenario:
+    """Return the function of a test as a scenario."""
+    given = {each: item.funcargs[each] for each in signature(item.obj).parameters if each in item.funcargs}
+
+    def scenario(another: Trial) -> None:
+        try:
+            item.obj(**{**given, name: another})
+        except pytest.fail.Exception as failure:
+            raise _as_error(failure) from None
+
+    return scenario
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Let what runs again print and log nothing: the first run has said it all."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def add_section(item: pytest.Function, report: pytest.TestReport) -> None:
+    """Put what `explained` found into the report of the test."""
+    text = item.stash.get(_REPORT, None)
+    if text is not None:
+        report.sections.append(("pyraftkv simulation", text))
+
+
+# --- What was asked for --------------------------------------------------------------------------------------------
+
+
+def _options(node: pytest.Item | Any) -> dict[str, Any]:
+    """Return what the markers of a test say, the closest the last word."""
+    options: dict[str, Any] = {}
+    for marker in reversed(list(node.iter_markers("raft"))):
+        options.update(marker.kwargs)
+    return options
+
+
+def _seeds(config: pytest.Config, node: Any) -> Sequence[int]:
+    """Return the seeds of a test: the command line has the last word."""
+    one, count = config.getoption("--raft-seed"), config.getoption("--raft-seeds")
+    if one is not None:
+        return [one]
+    if count is None:
+        count = _options(node).get("seeds", SEEDS_DEFAULT)
+    return range(count) if isinstance(count, int) else list(count)
+
+
+def _plan(node: Any, *, is_ready: bool) -> Plan:
+    options = _options(node)
+    options.pop("seeds", None)
+    return Plan(**options, is_ready=is_ready)
+
+
+# --- What is said --------------------------------------------------------------------------------------------------
+
+
+def _command(item: pytest.Function, seed: int) -> str:
+    """Return what to type to see a failure again."""
+    ours = f"seed{seed}"
+    name = item.nodeid.removesuffix(f"[{ours}]")
+    return f"pytest {shlex.quote(name)} --raft-seed={seed}"
+
+
+def _draw(item: pytest.Function, broken: Breakage, command: str) -> Path:
+    """Write the picture of a failure; return where it is."""
+    out = item.config.getoption("--raft-out")
+    folder = item.config.invocation_params.dir / out if out else item.config.rootpath / OUT_DEFAULT
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid.rpartition("/")[2]).strip("-")[:NAME_LENGTH_MAX]
+    path = folder / f"{name}.html"
+    path.write_text(broken.html(title=item.originalname, command=command), encoding="utf-8")
+    return path
+
+
+def _as_error(error: BaseException) -> BaseException:
+    """Return what `pytest.fail` raises as an error, so that it is told and shrunk like others."""
+    if isinstance(error, pytest.fail.Exception):
+        return _Failed(error.msg).with_traceback(error.__traceback__)
+    return error
+
+
+def _theirs(at: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the simulator's own frames, which say nothing about the test."""
+    if at is None:
+        return None
+    rest = _theirs(at.tb_next)
+    if at.tb_frame.f_code.co_filename.startswith(_HERE):
+        return rest
+    return TracebackType(rest, at.tb_frame, at.tb_lasti, at.tb_lineno)

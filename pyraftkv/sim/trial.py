@@ -1,0 +1,325 @@
+"""`Trial`: a simulation for somebody's own application, and `search`, which looks for a seed that breaks it.
+
+A *scenario* is a function that takes a trial, adds machines with programs to it, runs it and asserts what must be so.
+A trial is a `Simulation` with what a test needs besides:
+
+- faults by a `Plan`: which kinds, for how long. They befall the members, and the scenario's own machines as far as a
+  kind means anything there (`OWN_NEEDS`, `OWN_AIMS`): a worker is paused in the middle of its work as a member is.
+- the interpreter's clocks and global randomness under the seed (`pyraftkv.sim.ambient`);
+- whatever ends the scenario with an error becomes a `Breakage`, and `shrunk` runs the scenario with fewer and fewer
+  faults for one that tells the same story in fewer words.
+
+A scenario is run again and again, so it must make everything it uses anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import field
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pyraftkv._record import record
+from pyraftkv.sim.ambient import ambient
+from pyraftkv.sim.check.history import Op
+from pyraftkv.sim.check.verdict import Verdict
+from pyraftkv.sim.diagram import to_html
+from pyraftkv.sim.faults import Ability, Fault, FaultError
+from pyraftkv.sim.kinds import KINDS, Aim
+from pyraftkv.sim.report import SimFailure
+from pyraftkv.sim.schedule import random_faults
+from pyraftkv.sim.show import show
+from pyraftkv.sim.shrink import shrink
+from pyraftkv.sim.simulation import Simulation
+from pyraftkv.sim.swarm import Swarm, random_swarm
+from pyraftkv.sim.trace import Trace
+
+T = TypeVar("T")
+
+ALL_KINDS = "all"
+"""For `Plan.faults`: each seed chooses kinds of its own from all there are, and how the cluster is built."""
+
+FAULTS_PER_SECOND = 0.5
+OVERTIME_SECONDS = 120.0
+"""How long a scenario may go on after the time of the faults."""
+LEADER_SECONDS_MAX = 30.0
+POLL_SECONDS = 0.01
+SHRINK_RUNS_MAX = 100
+TAIL_LINES = 25
+TELLING = ("note", "role", "crash", "start", "stop", "pause", "resume", "fault", "invoke", "return", "violation")
+"""The kinds of events that a report shows; the picture has them all."""
+FAULTS_SHOWN_MAX = 20
+TEXT_LENGTH_MAX = 500
+
+OWN_NEEDS = Ability.PROCESSES | Ability.POWER | Ability.LINKS | Ability.CLOCKS
+"""What is done to the machines of a scenario, of all that may be done to members ..."""
+OWN_AIMS = (Aim.ONE, Aim.SOME, Aim.MAJORITY)
+"""... and how it is aimed."""
+
+
+@record
+class Plan:
+    """What every trial of a scenario has in common."""
+
+    members: int = 3
+    faults: str | Sequence[str | Fault] = ()
+    """Names of kinds (`pyraftkv.sim.kinds.KINDS`), `ALL_KINDS`, or faults to the letter; none by default."""
+    seconds: float = 30.0
+    """How long faults strike, in virtual time from the start of the run; then they end."""
+    faults_per_second: float = FAULTS_PER_SECOND
+    """On the members, and as many on the scenario's own machines."""
+    is_ready: bool = False
+    """Whether the scenario (and the faults) wait until there is a leader."""
+
+    def check(self) -> None:
+        """Raise `FaultError` if a kind does not exist."""
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown:
+            raise FaultError(f"there is no fault {unknown[0]!r}; there are {', '.join(KINDS)}")
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that are named."""
+        if isinstance(self.faults, str):
+            return [] if self.faults == ALL_KINDS else [self.faults]
+        return [each for each in self.faults if isinstance(each, str)]
+
+    @property
+    def script(self) -> list[Fault]:
+        """The faults that are given to the letter."""
+        return [each for each in self.faults if isinstance(each, Fault)]
+
+
+class TrialFailure(SimFailure):
+    """A trial broke a rule. Its trace is told beside it, not in its words."""
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.rule}: {self.text}", *(f"    {op}" for op in self.ops)])
+
+
+class Trial(Simulation):
+    """A simulation of a cluster with an application: a context manager.
+
+    Args:
+        seed: Decides everything.
+        plan: What is common to all seeds.
+        faults: What befalls it, in place of the seed's choice.
+
+    >>> async def main(sim: Simulation) -> float:
+    ...     async with sim.client() as kv:
+    ...         await kv.put("greeting", "hello")
+    ...     await asyncio.sleep(3600)
+    ...     return time.monotonic() // 3600
+    >>> with Trial(7) as sim:
+    ...     sim.run(main, until=4000)
+    1.0
+    """
+
+    def __init__(self, seed: int, plan: Plan | None = None, *, faults: Sequence[Fault] | None = None) -> None:
+        self.plan = plan or Plan()
+        self.plan.check()
+        super().__init__(seed, swarm=self._swarm(seed), members=self.plan.members)
+        self._given = None if faults is None else list(faults)
+        self._has_begun = False
+
+    def _swarm(self, seed: int) -> Swarm:
+        if self.plan.faults == ALL_KINDS:
+            return random_swarm(self.fork(seed, "swarm"), members=self.plan.members)
+        return Swarm(members=self.plan.members, kinds=tuple(self.plan.kinds))
+
+    # --- Running ---------------------------------------------------------------------------------------------------
+
+    def run(self, main: Callable[[Any], Coroutine[Any, Any, T]], *, until: float | None = None) -> T:
+        """Start every machine, let the faults begin, and run ``main`` to its end, outside of all machines.
+
+        Args:
+            main: What is to be done; it gets this simulation.
+            until: The virtual time at which it must be over, in seconds; two minutes after the last faults by default.
+
+        Raises:
+            SimFailure: An invariant broke, a program failed, or a callback did.
+            SimTimeout: ``until`` has come.
+        """
+        if until is None:
+            until = self.now() + self.plan.seconds + OVERTIME_SECONDS
+
+        async def begin(sim: Simulation) -> T:
+            if self.plan.is_ready:
+                await self._elected()
+            if not self._has_begun:
+                self._has_begun = True
+                self.inject(self.chosen_faults() if self._given is None else self._given)
+            return await main(sim)
+
+        with ambient(self.loop, self.random("ambient")):
+            return super().run(begin, until=until)
+
+    async def _elected(self) -> None:
+        gives_up_at = self.now() + LEADER_SECONDS_MAX
+        while self.leader is None:
+            if self.now() >= gives_up_at:
+                raise self.failed("liveness", f"no leader within {LEADER_SECONDS_MAX:g} s")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def chosen_faults(self) -> list[Fault]:
+        """Return what the plan and the seed have in store for the machines that there are, by time."""
+        members = list(self.addresses)
+        own = [name for name in self.hosts if name not in self.addresses]
+        kinds = [KINDS[name] for name in self.swarm.kinds]
+        for_members = tuple(kind.name for kind in kinds if len(members) >= kind.members_min)
+        for_own = tuple(kind.name for kind in kinds if kind.needs in OWN_NEEDS and kind.aim in OWN_AIMS)
+        found = list(self.plan.script)
+        if for_members:
+            found += self._draw("faults", for_members, members, own)
+        if for_own and own:
+            found += self._draw("faults of our own", for_own, own, [])
+        return sorted(found, key=lambda fault: fault.at)
+
+    def _draw(self, name: str, kinds: tuple[str, ...], members: list[str], clients: list[str]) -> list[Fault]:
+        swarm = Swarm(kinds=kinds, faults_per_second=self.plan.faults_per_second)
+        return random_faults(self.random(name), swarm, members=members, clients=clients, seconds=self.plan.seconds)
+
+    # --- For scenarios ---------------------------------------------------------------------------------------------
+
+    def wall_clock(self) -> float:
+        """What the wall clock of the machine that asks shows, in seconds since the epoch; `time.time` is the same."""
+        return self.loop.current.clock.wall()
+
+    def note(self, text: str) -> None:
+        """Write something of the application's own into the trace and the picture, at the machine that says it."""
+        process = self.loop.current
+        host = "" if process is self.loop.harness else process.host_name
+        self.trace.add(self.now(), host, "note", text=text)
+
+    def expect(self, verdict: Verdict) -> None:
+        """Fail unless a checker found everything right: the run ends here, whoever asks.
+
+        Raises:
+            SimFailure: With the operations that the verdict speaks of.
+        """
+        if not verdict.ok:
+            failure = self.failed(verdict.finding.value, verdict.reason, verdict.ops)
+            self.failure = self.failure or failure
+            raise failure
+
+    def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
+        """Return a failure of this run, as of now."""
+        failure = super().failed(rule, text, ops)
+        return TrialFailure(rule, text, seed=self.seed, faults=self.faults, trace=self.trace, ops=failure.ops)
+
+
+Scenario = Callable[[Trial], object]
+"""Sets a trial up, runs it, and asserts what must be so."""
+
+
+@record
+class Breakage:
+    """How a scenario broke under one seed."""
+
+    seed: int
+    plan: Plan
+    error: BaseException
+    faults: list[Fault] = field(default_factory=list)
+    """What befell the machines: a list that was shrunk, if it was."""
+    trace: Trace = field(default_factory=Trace)
+    faults_before: int = 0
+    """How many faults there were before shrinking."""
+    runs: int = 0
+    """How often the scenario ran again to shrink them."""
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What two breakages share if they are the same: the rule that broke, or the line that raised."""
+        if isinstance(self.error, SimFailure):
+            return (SimFailure, self.error.rule)
+        place: tuple[object, ...] = ()
+        at = self.error.__traceback__
+        while at is not None:
+            place = (at.tb_frame.f_code.co_filename, at.tb_lineno)
+            at = at.tb_next
+        return (type(self.error), *place)
+
+    def report(self, *, command: str = "", picture: Path | None = None) -> str:
+        """Return what a person needs to see it again: the seed, the faults, the end of the trace, the picture."""
+        lines = [f"seed: {self.seed}"]
+        if command:
+            lines.append(f"replay: {command}")
+        if picture is not None:
+            lines.append(f"picture: {picture}")
+        if self.faults_before > len(self.faults):
+            lines.append(f"faults: {len(self.faults)}, shrunk from {self.faults_before} in {self.runs} runs")
+        else:
+            lines.append(f"faults: {len(self.faults)}")
+        lines += [f"    {show(fault)}" for fault in self.faults[:FAULTS_SHOWN_MAX]]
+        if len(self.faults) > FAULTS_SHOWN_MAX:
+            lines.append(f"    ... and {len(self.faults) - FAULTS_SHOWN_MAX} more")
+        return "\n".join([*lines, "what happened last:", *self.story()[-TAIL_LINES:]])
+
+    def story(self) -> list[str]:
+        """Return the lines of the trace that tell what happened: all but what a healthy cluster does all the time."""
+        return list(self.trace.lines(TELLING))
+
+    def html(self, *, title: str = "", command: str = "") -> str:
+        """Return the picture: a page for a browser."""
+        name = f"{title}, seed {self.seed}" if title else f"seed {self.seed}"
+        return to_html(self.trace, title=name, command=command, faults=self.faults)
+
+
+def attempt(scenario: Scenario, seed: int, plan: Plan, *, faults: Sequence[Fault] | None = None) -> Breakage | None:
+    """Run a scenario once; return how it broke, if it did."""
+    with Trial(seed, plan, faults=faults) as trial:
+        try:
+            scenario(trial)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            return breakage(trial, error)
+    return None
+
+
+def breakage(trial: Trial, error: BaseException) -> Breakage:
+    """Return how a scenario broke that ended with an error; the error gets its mark in the trace."""
+    if not isinstance(error, SimFailure):
+        trial.failed(type(error).__name__, str(error).strip()[:TEXT_LENGTH_MAX] or "without a word")
+    faults = list(trial.faults)
+    return Breakage(trial.seed, trial.plan, error, faults, trial.trace, len(faults))
+
+
+def shrunk(
+    scenario: Scenario, broken: Breakage, *, runs_max: int = SHRINK_RUNS_MAX, seconds_max: float = inf
+) -> Breakage:
+    """Return the same breakage with as few faults as are found to be enough.
+
+    Args:
+        scenario: What broke.
+        broken: How.
+        runs_max: How often it is run again, at the most.
+        seconds_max: In real time; no run begins after it. How far it gets then depends on the machine.
+    """
+    best = broken
+    began, runs = time.monotonic(), 0
+
+    def fails(faults: list[Fault]) -> bool:
+        nonlocal best, runs
+        if time.monotonic() - began >= seconds_max:
+            return False
+        runs += 1
+        found = attempt(scenario, broken.seed, broken.plan, faults=faults)
+        if found is None or found.signature != broken.signature:
+            return False
+        best = found
+        return True
+
+    if broken.faults:
+        shrink(fails, broken.faults, runs_max=runs_max)
+    return Breakage(best.seed, best.plan, best.error, best.faults, best.trace, len(broken.faults), runs)
+
+
+def search(scenario: Scenario, seeds: Iterable[int], plan: Plan | None = None) -> Breakage | None:
+    """Return how the first of the seeds that breaks a scenario does it; None if none of them does."""
+    for seed in seeds:
+        found = attempt(scenario, seed, plan or Plan())
+        if found is not None:
+            return found
+    return None
