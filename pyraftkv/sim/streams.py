@@ -22,7 +22,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 from pyraftkv.sim.links import Link
 from pyraftkv.sim.loop import Event, SimLoop
@@ -99,7 +99,7 @@ class SimStream(asyncio.Transport):
         self._rng = random
         self._addresses = {"sockname": own, "peername": other}
         self._on_gone = gone
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: asyncio.Protocol | asyncio.BufferedProtocol | None = None
         self._closing = False
         self._given_up: Event | None = None
         # Out
@@ -139,8 +139,8 @@ class SimStream(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Let another protocol go on."""
-        assert hasattr(protocol, "data_received"), "buffered protocols are not simulated"
-        self._protocol = cast("asyncio.Protocol", protocol)
+        assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
+        self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Who takes the bytes."""
@@ -331,7 +331,10 @@ class SimStream(asyncio.Transport):
                 data = inbox[0] if len(inbox) == 1 else b"".join(inbox)
                 self._inbox = []
                 self.peer._acknowledged(len(data))
-                protocol.data_received(data)
+                if isinstance(protocol, asyncio.Protocol):
+                    protocol.data_received(data)
+                else:
+                    self._fill(protocol, memoryview(data))
             if self._eof_arrived and self._reading and not self._closing and not self._inbox:
                 self._eof_arrived = False
                 if not protocol.eof_received():
@@ -341,6 +344,18 @@ class SimStream(asyncio.Transport):
                 {"message": "a protocol failed", "exception": error, "transport": self, "protocol": protocol}
             )
             self.lose(error)
+
+    def _fill(self, protocol: asyncio.BufferedProtocol, data: memoryview) -> None:
+        """Write what arrived into the protocol's own buffer, as much at a time as it holds."""
+        while data:
+            if not self._reading or self._closing:
+                self._inbox.insert(0, bytes(data))
+                return
+            buffer = memoryview(protocol.get_buffer(len(data)))
+            count = min(len(buffer), len(data))
+            buffer[:count] = data[:count]
+            protocol.buffer_updated(count)
+            data = data[count:]
 
     def _acknowledged(self, size: int) -> None:
         """The other end's protocol took bytes: there is room in its window."""

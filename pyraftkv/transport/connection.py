@@ -51,7 +51,15 @@ class Role(Protocol):
         ...
 
 
-class Wire(asyncio.Protocol):
+RECEIVE_BYTES = 64 * 1024
+"""Bytes taken from the socket at a time, into a buffer of the wire's own.
+
+A plain `asyncio.Protocol` gets a new buffer of 256 KiB for every read, which the allocator takes from the system and
+gives back: a lone put costs a sixth more CPU so.
+"""
+
+
+class Wire(asyncio.BufferedProtocol):
     """A connection that carries frames.
 
     Args:
@@ -69,6 +77,7 @@ class Wire(asyncio.Protocol):
     ) -> None:
         self.role = role
         self.decoder = FrameDecoder(payload_bytes_max=HELLO_BYTES_MAX)
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self.is_lost = False
         self.error: Exception | None = None
         self._on_connected = connected
@@ -86,8 +95,11 @@ class Wire(asyncio.Protocol):
         _tune(transport.get_extra_info("socket"))
         self._on_connected(self)
 
-    def data_received(self, data: bytes) -> None:
-        self.decoder.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's name for what a loop would like)
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.decoder.feed(bytes(self._received[:nbytes]))
         self._deliver()
 
     def pause_writing(self) -> None:

@@ -573,3 +573,38 @@ def test_a_full_backlog_takes_no_more() -> None:
         assert world.loop.now < 5
 
     World(seed=1).run(main)
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """Takes four bytes at a time, and stops reading after the second four."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self._buffer = bytearray(4)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.stream = transport
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Return where to write."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was written."""
+        self.pieces.append(bytes(self._buffer[:nbytes]))
+        if len(self.pieces) == 2:
+            self.stream.pause_reading()
+
+
+@connected
+async def test_a_buffered_protocol_gets_what_its_buffer_holds(pair: Pair) -> None:
+    """Piece by piece, in order, and nothing while it does not read."""
+    buffered = Buffered()
+    buffered.stream = pair.server.stream
+    pair.do("n1", pair.server.stream.set_protocol, buffered)
+    pair.do("c1", pair.client.stream.write, b"0123456789")
+    await asyncio.sleep(1)
+    assert buffered.pieces == [b"0123", b"4567"]
+    pair.do("n1", pair.server.stream.resume_reading)
+    await asyncio.sleep(1)
+    assert buffered.pieces == [b"0123", b"4567", b"89"]
