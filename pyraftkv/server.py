@@ -94,21 +94,25 @@ class ClientPort:
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._clients: set[ClientConnection] = set()
+        self._clients: dict[ClientConnection, None] = {}
+        """In the order in which they came, and are closed."""
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def accept(self, connection: Connection) -> None:
         """Serve a client until either side closes."""
-        client = ClientConnection(self._member, connection, closed=self._clients.discard)
-        self._clients.add(client)
+        client = ClientConnection(self._member, connection, closed=self._forget)
+        self._clients[client] = None
         client.open()
 
     def close(self) -> None:
         """Drop every client. Idempotent."""
         for client in list(self._clients):
             client.close()
+
+    def _forget(self, client: ClientConnection) -> None:
+        self._clients.pop(client, None)
 
 
 class _Serving:

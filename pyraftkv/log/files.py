@@ -156,10 +156,11 @@ class FileStorage:
         self._queued_count = self._completed_count = 0
         self._lagging: HardState | None = None
         self._riders: deque[_Rider] = deque()
-        self._adopting: set[asyncio.Future[None]] = set()
-        self._sinks: set[SnapshotWriter] = set()
+        # Dictionaries, so that they end in an order that does not depend on their addresses, as that of a set does.
+        self._adopting: dict[asyncio.Future[None], None] = {}
+        self._sinks: dict[SnapshotWriter, None] = {}
         self._sink_count = 0
-        self._readers: set[SnapshotReader] = set()
+        self._readers: dict[SnapshotReader, None] = {}
         self._writer = self._make_worker("pyraftkv-wal")
         self._snapshotter = self._make_worker("pyraftkv-snapshot")
         self._reader = self._make_worker("pyraftkv-read")
@@ -291,11 +292,11 @@ class FileStorage:
 
     def _abort_sinks(self) -> None:
         while self._sinks:
-            self._sinks.pop().abort()
+            self._sinks.popitem()[0].abort()
 
     def _close_readers(self) -> None:
         while self._readers:
-            self._readers.pop().close()
+            self._readers.popitem()[0].close()
 
     def _stop(self) -> None:
         self._closed = True
@@ -439,12 +440,12 @@ class FileStorage:
 
     def _open_reader(self, meta: SnapshotMeta) -> SnapshotReader:
         reader = SnapshotReader(self._fs, join(self.path, "snap"), term=meta.term, index=meta.index)
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def _close_reader(self, reader: SnapshotReader) -> None:
         if reader in self._readers:
-            self._readers.remove(reader)
+            del self._readers[reader]
             reader.close()
 
     # --- Snapshots ----------------------------------------------------------------------------------------------------
@@ -466,12 +467,12 @@ class FileStorage:
         """Begin a snapshot file. Runs on the snapshot worker."""
         directory = join(self.path, "snap")
         writer = SnapshotWriter(self._fs, directory, meta, identity=self._wal.identity, number=number)
-        self._sinks.add(writer)
+        self._sinks[writer] = None
         return writer
 
     def end_snapshot(self, writer: SnapshotWriter, *, keep: bool) -> None:
         """Finish or abort a snapshot file. Runs on the snapshot worker."""
-        self._sinks.discard(writer)
+        self._sinks.pop(writer, None)
         if keep:
             writer.finish()
         else:
@@ -481,7 +482,7 @@ class FileStorage:
         """Name a local snapshot in the log, and remove what it replaces."""
         self._check()
         named: asyncio.Future[None] = self._loop.create_future()
-        self._adopting.add(named)
+        self._adopting[named] = None
 
         def is_named(_number: int) -> None:
             if not named.done():
@@ -491,7 +492,7 @@ class FileStorage:
             self._enqueue(_Taken(meta), is_named)
             await named
         finally:
-            self._adopting.discard(named)
+            self._adopting.pop(named, None)
         await self._call(self._reader, self._purge)
 
     def _replaced(self, then: Callable[[int], None], number: int) -> None:

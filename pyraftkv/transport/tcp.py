@@ -109,7 +109,8 @@ class TcpTransport:
         self._hello: Hello | None = None
         self._handler: Handler | None = None
         self._gate: PeerGate | None = None
-        self._wires: set[Wire] = set()
+        self._wires: dict[Wire, None] = {}
+        """In the order in which they came, and are closed; that of a set depends on addresses."""
         self._context: ssl.SSLContext | None = None
         self._clients: set[Wire] = set()
         self._greetings: set[Greeting] = set()
@@ -279,7 +280,7 @@ class TcpTransport:
                 tls=self._tls,
                 limits=self._limits,
                 judge=lambda other: gate.admit(own, other, expected=member),
-                connected=self._wires.add,
+                connected=self._remember,
                 lost=self._forget,
             )
             self._admitted(other)
@@ -310,7 +311,7 @@ class TcpTransport:
 
     def greet(self, greeting: Greeting, wire: Wire) -> asyncio.TimerHandle | None:
         """Count a connection that has not said HELLO, and bound its patience; None if there are too many."""
-        self._wires.add(wire)
+        self._remember(wire)
         if self._closed or len(self._greetings) >= self._limits.handshakes_max:
             wire.abort(ConnectionAbortedError("too many connections without a HELLO"))
             return None
@@ -356,8 +357,11 @@ class TcpTransport:
 
     # --- Wires ---
 
+    def _remember(self, wire: Wire) -> None:
+        self._wires[wire] = None
+
     def _forget(self, wire: Wire) -> None:
-        self._wires.discard(wire)
+        self._wires.pop(wire, None)
         self._clients.discard(wire)
         if self._emptied is not None and not self._wires and not self._emptied.done():
             self._emptied.set_result(None)

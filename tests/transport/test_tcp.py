@@ -778,9 +778,22 @@ async def test_closing_in_the_middle_of_dials_leaves_nothing_behind() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
     await close(one, two)
-    assert one.transport._wires == set()  # type: ignore[union-attr]
+    assert one.transport._wires == {}  # type: ignore[union-attr]
     assert await raw.next_kind() is None
     await raw.close()
+
+
+@in_loop
+async def test_connections_are_closed_in_the_order_in_which_they_came() -> None:
+    """Not in that of their addresses: in a simulation the same seed would else be two runs."""
+    one = await _member(1)
+    raws = [await Raw.greeted(one) for _ in range(20)]
+    came = [raw._writer.get_extra_info("sockname") for raw in raws]
+    wires = list(one.transport._wires)  # type: ignore[union-attr]
+    assert [wire._transport.get_extra_info("peername") for wire in wires] == came  # type: ignore[union-attr]
+    await close(one)
+    for raw in raws:
+        await raw.close()
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.1.2.3:0", "db-1.example:7400"])
