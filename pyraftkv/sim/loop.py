@@ -80,6 +80,28 @@ class Event:
         self.callback, self.args = None, ()
 
 
+class SimTask(asyncio.Task[T]):
+    """A task whose place in a set does not depend on its address.
+
+    asyncio keeps tasks in sets and goes through them: a `TaskGroup` that is cancelled cancels its tasks in that order.
+    """
+
+    def __init__(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        number: int,
+        name: str | None,
+        context: Context,
+    ) -> None:
+        self._number = number
+        super().__init__(coro, loop=loop, name=name or f"Task-{number}", context=context)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class Network(Protocol):
     """What a loop asks of the network; `pyraftkv.sim.network` is one."""
 
@@ -407,8 +429,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             process = self.current
             context.run(PROCESS.set, process)
         self._task_count += 1
-        task = asyncio.Task(
-            cast("Coroutine[Any, Any, T]", coro), loop=self, name=name or f"Task-{self._task_count}", context=context
+        task = SimTask(
+            cast("Coroutine[Any, Any, T]", coro), loop=self, number=self._task_count, name=name, context=context
         )
         process.own(task)
         return task

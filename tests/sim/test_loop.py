@@ -499,6 +499,32 @@ def test_unnamed_tasks_are_numbered_per_loop() -> None:
     assert [simulate(main()), simulate(main())] == ["Task-2", "Task-2"]
 
 
+def test_tasks_leave_a_set_in_the_order_in_which_they_were_made() -> None:
+    """TaskGroup and others go through sets of tasks, and where they lie in memory must not matter."""
+
+    async def main() -> tuple[list[int], list[int]]:
+        ended: list[int] = []
+
+        async def work(number: int) -> None:
+            try:
+                await asyncio.sleep(1)
+            finally:
+                ended.append(number)
+
+        tasks = {asyncio.create_task(work(number)): number for number in range(50)}
+        order = [tasks[task] for task in set(tasks)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5), asyncio.TaskGroup() as group:
+                for number in range(50, 100):
+                    group.create_task(work(number))
+        return order, list(ended)
+
+    order, ended = simulate(main())
+    assert sorted(order) == list(range(50))
+    assert sorted(ended) == list(range(50, 100))
+    assert simulate(main()) == (order, ended)
+
+
 def test_a_seed_is_one_run_in_another_interpreter() -> None:
     """Hashes do not matter."""
     program = "from tests.sim.test_loop import scramble; print(scramble(1))"
