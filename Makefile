@@ -39,8 +39,8 @@ format: $(VENV)/.installed-lint ## Format the code and mend what ruff can mend
 bench: $(VENV)/.installed-bench ## Measure replicated puts, beside a real etcd and PySyncObj
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-soak: $(VENV)/.installed-test ## Run the long versions of the random tests, with new seeds (they are printed)
-	@$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
+soak: $(VENV)/.installed-test ## Run the random tests long; with MINUTES=60, go on with the simulator's seeds for an hour
+	@$(BIN)/python -m $(if $(MINUTES),tests.soak --minutes $(MINUTES),pytest --soak --timeout=3600) $(ARGS)
 
 clean: ## Remove the virtual environment, caches and reports
 	rm -rf $(VENV) build dist htmlcov bench-results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,141 @@
+"""Running seeds side by side, each in its own process, and counting what comes of them in the order of the seeds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyraftkv.cli.simulating import replay_command
+from tests.soak.counters import Counters
+from tests.soak.seed import STATUS_FAILED
+
+ROOT = Path(__file__).parents[2]
+
+PAIR_EVERY = 20
+"""Every so many seeds, one runs twice."""
+
+SEED_SECONDS_MAX = 1_200.0
+"""A process that takes longer in real time has hung."""
+
+WINDOW = 4
+"""How many seeds are under way or wait, for each process: nobody idles while the oldest one takes its time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How seeds are run."""
+
+    seconds: float
+    """The virtual time of each."""
+    out: Path
+    """Where failures are written."""
+    deadline: float = float("inf")
+    """When no further seed begins, in seconds of the monotonic clock."""
+    seeds_max: int = 1_000_000
+    """After how many none begins either."""
+    jobs: int = 2
+    """How many processes run at a time."""
+    script: Path | None = None
+    """Faults in place of those of the seeds."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one seed."""
+
+    seed: int
+    told: dict[str, Any] = field(default_factory=dict)
+    """What its process told of it."""
+    failure: str = ""
+    """What went wrong, if it did."""
+    is_pair: bool = False
+    """Whether it ran twice, and both traces were compared."""
+
+    @property
+    def line(self) -> str:
+        if self.failure:
+            return f"seed {self.seed}: FAILED: {self.failure}"
+        virtual, real = self.told["virtual_seconds"], self.told["real_seconds"]
+        return (
+            f"seed {self.seed}: {self.told['members']} members, {virtual:.1f} virtual seconds in {real:.1f} "
+            f"({virtual / real:.1f}x), {self.told['operations']} operations, {self.told['leaders']} leaders, "
+            f"{sum(self.told['faults'].values())} faults{', and again the same' if self.is_pair else ''}"
+        )
+
+
+def run_seeds(plan: Plan, counters: Counters, path: Path) -> Iterator[Result]:
+    """Run seeds until it is time to stop, and yield what came of each, when it has been counted and written."""
+    over = threading.Event()
+    first = counters.next_seed
+    seeds = iter(range(first, first + plan.seeds_max))
+    waiting: deque[Future[Result | None]] = deque()
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        try:
+            while True:
+                while len(waiting) < plan.jobs * WINDOW and (seed := next(seeds, None)) is not None:
+                    waiting.append(pool.submit(_run_in_time, plan, seed, over))
+                if not waiting or (result := waiting.popleft().result()) is None:
+                    return  # they begin in order, so after one that came too late none was run
+                counters.add(result.seed, result.told, is_pair=result.is_pair, failed=bool(result.failure))
+                counters.save(path)
+                yield result
+        finally:
+            over.set()
+
+
+def _run_in_time(plan: Plan, seed: int, over: threading.Event) -> Result | None:
+    if over.is_set() or time.monotonic() >= plan.deadline:
+        return None
+    return run_seed(plan, seed)
+
+
+def run_seed(plan: Plan, seed: int) -> Result:
+    """Run a seed, and every `PAIR_EVERY`-th one twice, under different hash seeds."""
+    is_pair = seed % PAIR_EVERY == 0
+    told, failure = run_process(plan, seed, hash_seed=0, digest=is_pair)
+    if failure or not is_pair:
+        return Result(seed, told, failure)
+    other, failure = run_process(plan, seed, hash_seed=seed, digest=True)
+    if not failure and other["digest"] != told["digest"]:
+        failure = f"another run under PYTHONHASHSEED={seed}"
+        command = replay_command(seed, seconds=plan.seconds)
+        lines = [f"PYTHONHASHSEED={number} {command} --trace {number}.txt" for number in (0, seed)]
+        _write_note(plan, seed, "\n".join([f"seed {seed} does not repeat itself:", *lines]))
+    return Result(seed, told, failure, is_pair=True)
+
+
+def run_process(plan: Plan, seed: int, *, hash_seed: int, digest: bool) -> tuple[dict[str, Any], str]:
+    """Run a seed in a fresh interpreter; return what it tells, and what went wrong."""
+    command = [sys.executable, "-m", "tests.soak.seed", str(seed), "--seconds", str(plan.seconds)]
+    command += ["--out", str(plan.out), *["--digest"] * digest]
+    if plan.script is not None:
+        command += ["--script", str(plan.script)]
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    try:
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=SEED_SECONDS_MAX
+        )
+    except subprocess.TimeoutExpired:
+        _write_note(plan, seed, f"seed {seed} did not end within {SEED_SECONDS_MAX:g} s: {' '.join(command)}")
+        return {}, f"did not end within {SEED_SECONDS_MAX:g} s"
+    if ran.returncode == 0:
+        return json.loads(ran.stdout.splitlines()[-1]), ""
+    if ran.returncode == STATUS_FAILED:
+        return {}, json.loads(ran.stdout.splitlines()[-1])["failure"]
+    _write_note(plan, seed, f"{' '.join(command)}\nended with {ran.returncode}\n{ran.stdout}\n{ran.stderr}")
+    return {}, f"its process ended with {ran.returncode}: {(ran.stderr.splitlines() or [''])[-1]}"
+
+
+def _write_note(plan: Plan, seed: int, text: str) -> None:
+    plan.out.mkdir(parents=True, exist_ok=True)
+    (plan.out / f"seed-{seed}.txt").write_text(f"{text}\n", encoding="utf-8")
