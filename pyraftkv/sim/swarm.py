@@ -34,6 +34,8 @@ class Workload:
     """Operations that each client has under way at the same time, at the most."""
     operations_per_second: float = OPERATIONS_PER_SECOND
     """Of all clients together, as far as the cluster keeps up."""
+    pulse_seconds: float = 0.0
+    """Operations begin at multiples of this, all that are due together; 0: whenever they are due."""
     keys: int = 10
     """How many different keys they touch."""
     value_bytes: tuple[int, int] = (8, 64)
@@ -110,7 +112,7 @@ def random_config(random: Random, *, round_seconds: float) -> NodeConfig:
         random: Where they are drawn from.
         round_seconds: How long a message, its save and the answer to it may take when nothing is wrong.
     """
-    tick_seconds = random.choice([0.01, 0.01, 0.02, 0.025])
+    tick_seconds = random.choice([0.01, 0.02, 0.025, 0.05])
     heartbeat_seconds = tick_seconds * random.choice([2, 4, 10])
     config = NodeConfig(
         tick_seconds=tick_seconds,
@@ -140,6 +142,7 @@ def random_workload(random: Random) -> Workload:
     return Workload(
         clients=random.randint(2, 5),
         in_flight=random.choice([1, 2, 4]),
+        pulse_seconds=random.choice([0.0, 0.05, 0.1]),
         keys=random.choice([1, 3, 10, 30]),
         value_bytes=random.choice([(0, 16), (8, 64), (16, 512), (16, 4 * KIB)]),
         mix=mix,

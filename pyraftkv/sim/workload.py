@@ -4,7 +4,8 @@ Clients are of two sorts, as in life: programs of their own, which reach the clu
 own programs, which ask the node in their process. Everything goes through `RecordedKV`, so the history knows it.
 
 Arrivals are independent of each other (Poisson), at a fixed rate for all sources together: a cluster that is slow gets
-as much to do as one that is fast, up to a bound per source. Every value is written once, so that whoever reads it
+as much to do as one that is fast, up to a bound per source. In some runs they wait for the next beat of a common pulse,
+so that many operations meet. Every value is written once, so that whoever reads it
 knows which write it comes from.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import ceil
 from random import Random
 from typing import ClassVar
 
@@ -89,11 +91,11 @@ class Source:
 
     async def run(self) -> None:
         """Ask until it is over."""
-        loop, random = asyncio.get_running_loop(), self._random
+        loop, random, pulse = asyncio.get_running_loop(), self._random, self._load.pulse_seconds
         due = loop.time()
         while not self._is_over():
-            due = max(due + random.expovariate(self._rate), loop.time())
-            await asyncio.sleep(due - loop.time())
+            due = max(due + random.expovariate(self._rate), loop.time() - pulse)
+            await asyncio.sleep((ceil(due / pulse) * pulse if pulse else due) - loop.time())
             kind = random.choices(self._kinds, self._weights)[0]
             try:
                 await self._KINDS[kind](self)
