@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
 
 
+@pytest.hookimpl(trylast=True)  # after the test's own parameters, so that the seed comes last in its name
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a simulated test once per seed."""
     if not set(FIXTURES).isdisjoint(metafunc.fixturenames):
@@ -89,7 +90,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - raised again below
         failure = pytest_plugin.explained(pyfuncitem, used[0], error)
-    raise failure
+    context = failure.__context__
+    try:
+        raise failure
+    except BaseException:
+        failure.__context__ = context  # and not what pytest is handling just now: the same test with more faults
+        raise
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,7 @@ _HERE = str(Path(__file__).parent)
 _REPORT = pytest.StashKey[str]()
 
 
-class _Failed(AssertionError):
+class Failed(AssertionError):
     """What `pytest.fail` raises, as an error like others."""
 
 
@@ -70,6 +70,7 @@ def explained(item: pytest.Function, name: str, error: BaseException) -> BaseExc
     command = _command(item, broken.seed)
     picture = _draw(item, broken, command)
     item.stash[_REPORT] = broken.report(command=command, picture=picture)
+    _detach(broken.error, error)
     return broken.error.with_traceback(_theirs(broken.error.__traceback__))
 
 
@@ -158,8 +159,17 @@ def _draw(item: pytest.Function, broken: Breakage, command: str) -> Path:
 def _as_error(error: BaseException) -> BaseException:
     """Return what `pytest.fail` raises as an error, so that it is told and shrunk like others."""
     if isinstance(error, pytest.fail.Exception):
-        return _Failed(error.msg).with_traceback(error.__traceback__)
+        return Failed(error.msg).with_traceback(error.__traceback__)
     return error
+
+
+def _detach(error: BaseException, first: BaseException) -> None:
+    """Let an error forget that it was raised while the first one was being looked into."""
+    at: BaseException | None = error
+    while at is not None:
+        if at.__context__ is first:
+            at.__context__ = None
+        at = at.__context__
 
 
 def _theirs(at: TracebackType | None) -> TracebackType | None:

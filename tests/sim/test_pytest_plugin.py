@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+BROKEN = """
+import asyncio
+import pytest
+
+
+async def idle(host):
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.raft(seeds=2, faults=["kill", "delay"], seconds=3.0, faults_per_second=2.0)
+def test_lives_once(raft_sim):
+    worker = raft_sim.host("worker", program=idle)
+
+    async def main(sim):
+        await asyncio.sleep(3)
+        assert worker.boots == 1
+
+    print("printed once")
+    raft_sim.run(main)
+"""
+
+
+def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
+    """Run a file of tests with the plugin, whether or not it is installed."""
+    pytester.makepyfile(test_it=source)
+    return pytester.runpytest_inprocess(
+        "-p", "pytest_pyraftkv", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--strict-markers", *options
+    )
+
+
+def names(result: pytest.RunResult) -> list[str]:
+    """Return the tests that ran, in order."""
+    return [line.split("::")[1].split()[0] for line in result.outlines if "::" in line and "%]" in line]
+
+
+SEEDS = """
+import pytest
+
+
+def test_default(raft_sim):
+    pass
+
+
+@pytest.mark.raft(seeds=2)
+@pytest.mark.parametrize("word", ["a", "b"])
+def test_marked(raft_cluster, word, raft_seed):
+    assert raft_cluster.seed == raft_seed
+
+
+@pytest.mark.raft(seeds=[7, 11], members=5)
+def test_chosen(raft_sim):
+    assert len(raft_sim.members) == 5
+
+
+def test_plain():
+    pass
+"""
+
+
+def test_a_test_runs_once_a_seed(pytester: pytest.Pytester) -> None:
+    """Five by default, or those of the marker; tests without a simulation are left alone."""
+    result = run(pytester, SEEDS, "-v")
+    result.assert_outcomes(passed=5 + 2 * 2 + 2 + 1)
+    assert names(result) == [
+        *(f"test_default[seed{seed}]" for seed in range(5)),
+        *(f"test_marked[{word}-seed{seed}]" for word in "ab" for seed in range(2)),
+        "test_chosen[seed7]",
+        "test_chosen[seed11]",
+        "test_plain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [("--raft-seeds=1", "test_default[seed0]"), ("--raft-seed=4711", "test_default[seed4711]")],
+)
+def test_the_command_line_chooses_the_seeds(pytester: pytest.Pytester, option: str, expected: str) -> None:
+    """Over what markers say."""
+    result = run(pytester, SEEDS, "-v", option)
+    result.assert_outcomes(passed=1 + 2 + 1 + 1)
+    assert names(result)[0] == expected
+
+
+def test_a_failure_shows_how_to_see_it_again(pytester: pytest.Pytester) -> None:
+    """The seed, the command, the fewest faults, the last of the trace, and a picture that has them all."""
+    result = run(pytester, BROKEN, "--raft-seed=0", "--raft-shrink-seconds=60")
+    result.assert_outcomes(failed=1)
+    picture = pytester.path / ".raft" / "test_it.py-test_lives_once-seed0.html"
+    result.stdout.fnmatch_lines(
+        [
+            ">       raft_sim.run(main)",
+            ">       assert worker.boots == 1",
+            "E       assert 2 == 1",
+            "*pyraftkv simulation*",
+            "seed: 0",
+            "replay: pytest test_it.py::test_lives_once --raft-seed=0",
+            f"picture: {picture}",
+            "faults: 1, shrunk from *",
+            "    Fault(at=* kind=kill targets=?worker? *",
+            "what happened last:",
+            "*  worker        crash     killed",
+            "*violation AssertionError: assert 2 == 1*",
+        ]
+    )
+    text = result.stdout.str()
+    assert text.count("\nprinted once") == 1
+    assert "During handling" not in text
+    assert "pyraftkv/sim" not in text
+    assert (pytester.path / ".raft" / ".gitignore").read_text() == "*\n"
+    page = picture.read_text(encoding="utf-8")
+    assert "test_lives_once, seed 0 failed at 3.0" in page
+    assert "pytest test_it.py::test_lives_once --raft-seed=0" in page
+
+
+def test_shrinking_and_the_folder_are_options(pytester: pytest.Pytester) -> None:
+    """No time, no shrinking; two runs of a seed are equal to the letter of their picture."""
+    pages = []
+    for folder in ("one", "two"):
+        result = run(pytester, BROKEN, "--raft-seed=0", "--raft-shrink-seconds=0", f"--raft-out={folder}")
+        assert "shrunk" not in result.stdout.str()
+        pages.append((pytester.path / folder / "test_it.py-test_lives_once-seed0.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    assert not (pytester.path / ".raft").exists()
+
+
+def test_the_clusters_own_rules_and_pytests_words_fail_a_test_too(pytester: pytest.Pytester) -> None:
+    """A broken rule, `pytest.fail`, an error outside of the run; a skip is a skip, and what is expected is not drawn."""
+    result = run(
+        pytester,
+        """
+import pytest
+from pyraftkv.core import HardState
+
+pytestmark = pytest.mark.raft(seeds=1)
+
+
+def test_rule(raft_cluster):
+    async def main(sim):
+        sim.leader.member.inbox.put(HardState())
+        await sim.sleep(1)
+
+    raft_cluster.run(main)
+
+
+def test_word(raft_sim):
+    async def main(sim):
+        pytest.fail("not so")
+
+    raft_sim.run(main)
+
+
+def test_before(raft_sim):
+    raise KeyError("x") from ValueError("the cause")
+
+
+def test_skipped(raft_sim):
+    pytest.skip("no")
+
+
+@pytest.mark.xfail(strict=True)
+def test_expected(raft_sim):
+    assert False
+""",
+    )
+    result.assert_outcomes(failed=3, skipped=1, xfailed=1)
+    result.stdout.fnmatch_lines(
+        ["E *no member stops by itself*", "E *not so", "ValueError: the cause", "E *KeyError: 'x'"]
+    )
+    assert len(list((pytester.path / ".raft").glob("*.html"))) == 3
+
+
+def test_a_command_fits_a_test_that_is_parametrized_further(pytester: pytest.Pytester) -> None:
+    """The other parameters stay in its name, quoted."""
+    source = """
+import pytest
+
+
+@pytest.mark.parametrize("word", ["a b"])
+def test_it(raft_sim, word):
+    assert word != "a b"
+"""
+    result = run(pytester, source, "--raft-seed=3")
+    result.stdout.fnmatch_lines(["replay: pytest 'test_it.py::test_it[[]a b-seed3[]]' --raft-seed=3"])
+
+
+def test_a_wrong_marker_is_an_error_at_once(pytester: pytest.Pytester) -> None:
+    """An unknown kind of fault names those there are; an unknown option is named."""
+    result = run(pytester, "import pytest\n@pytest.mark.raft(faults=['x'])\ndef test_it(raft_sim):\n    pass\n")
+    result.stdout.fnmatch_lines(["*no fault 'x'; there are kill, *"])
+    result.assert_outcomes(errors=1)
+    result = run(pytester, "import pytest\n@pytest.mark.raft(secs=1)\ndef test_it(raft_sim):\n    pass\n")
+    result.stdout.fnmatch_lines(["*unexpected keyword argument 'secs'*"])
+
+
+def test_a_run_without_simulations_imports_nothing(pytester: pytest.Pytester) -> None:
+    """Whoever has the package installed does not pay for it, and coverage sees it imported from the beginning."""
+    pytester.makepyfile(test_it="def test_it():\n    pass\n")
+    program = (
+        "import sys, pytest\n"
+        "assert pytest.main(['-q', '-p', 'pytest_pyraftkv']) == 0\n"
+        "assert 'pytest_pyraftkv' in sys.modules\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'pyraftkv'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from pyraftkv.sim.check import Finding, Verdict
+from pyraftkv.sim.faults import Fault, FaultError
+from pyraftkv.sim.host import Host
+from pyraftkv.sim.kinds import KINDS
+from pyraftkv.sim.loop import SimTimeout
+from pyraftkv.sim.report import SimFailure
+from pyraftkv.sim.trial import ALL_KINDS, Breakage, Plan, Trial, attempt, search, shrunk
+
+KILLS = Plan(faults=["kill", "delay"], seconds=10.0)
+
+
+async def idle(_: Host) -> None:
+    """Do nothing, for long."""
+    await asyncio.sleep(1_000)
+
+
+def unkillable(sim: Trial) -> None:
+    """A wrong scenario: the worker is expected to live once."""
+    worker = sim.host("worker", program=idle)
+
+    async def main(_: Trial) -> None:
+        await asyncio.sleep(10)
+        assert worker.boots == 1
+
+    sim.run(main)
+
+
+@pytest.fixture(scope="module")
+def found() -> Breakage:
+    """How the wrong scenario breaks first."""
+    found = search(unkillable, range(10), KILLS)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def less(found: Breakage) -> Breakage:
+    """The same, shrunk."""
+    return shrunk(unkillable, found)
+
+
+def test_faults_befall_the_machines_of_a_scenario() -> None:
+    """The same for the same seed; members have their own, which do not depend on who else is there."""
+
+    def listed(names: list[str], seed: int = 3) -> list[Fault]:
+        with Trial(seed, Plan(faults=["kill", "kill_leader", "isolate"])) as sim:
+            for name in names:
+                sim.host(name)
+            return sim.chosen_faults()
+
+    alone, together = listed([]), listed(["w1", "w2"])
+    assert together == listed(["w1", "w2"])
+    assert together != listed(["w1", "w2"], seed=4)
+    assert together == sorted(together, key=lambda fault: fault.at)
+    own = [fault for fault in together if {"w1", "w2"} & {*fault.targets}]
+    assert {fault.kind for fault in own} == {"kill", "isolate"}
+    assert [fault for fault in together if fault not in own] == alone
+
+
+def test_all_kinds_are_the_seeds_choice() -> None:
+    """Every seed leaves some out, and chooses how the cluster is built."""
+    swarms = []
+    for seed in range(8):
+        with Trial(seed, Plan(faults=ALL_KINDS)) as sim:
+            swarms.append(sim.swarm)
+    assert all({*swarm.kinds} <= KINDS.keys() for swarm in swarms)
+    assert len({swarm.kinds for swarm in swarms}) > 4
+    assert len({swarm.latency_seconds for swarm in swarms}) > 1
+    assert {swarm.members for swarm in swarms} == {3}
+
+
+def test_faults_to_the_letter_happen() -> None:
+    """A plan may hold faults, beside kinds; an unknown kind is refused at once."""
+    fault = Fault(1.0, "kill", ("worker",), 0.5)
+    found = attempt(unkillable, 1, Plan(faults=[fault]))
+    assert found is not None
+    assert found.faults == [fault]
+    with pytest.raises(FaultError, match="no fault 'earthquake'"):
+        Trial(1, Plan(faults=["earthquake"]))
+
+
+def test_a_trial_may_wait_for_a_leader() -> None:
+    """Before its scenario and its faults begin."""
+
+    async def main(sim: Trial) -> float:
+        assert (sim.leader is not None) == sim.plan.is_ready
+        return sim.now()
+
+    for is_ready in (False, True):
+        with Trial(1, Plan(is_ready=is_ready)) as sim:
+            assert (sim.run(main) > 0) == is_ready
+
+
+def test_a_scenario_ends_in_time() -> None:
+    """One that waits forever is a failure, not a test that hangs; a member less needs no more."""
+
+    async def main(_: Trial) -> None:
+        await asyncio.Event().wait()
+
+    with Trial(1, Plan(members=1)) as sim, pytest.raises(SimTimeout):
+        sim.run(main, until=3.0)
+
+
+def test_the_clocks_of_a_machine_are_what_its_program_reads() -> None:
+    """`time.time` and the simulation's own word for it."""
+    seen: list[float] = []
+
+    async def program(_: Host) -> None:
+        seen.append(time.time() - sim.wall_clock())
+        sim.note("has looked")
+
+    async def main(_: Trial) -> None:
+        await asyncio.sleep(0.05)
+        sim.note("looks on")
+
+    with Trial(1) as sim:
+        sim.host("w", program=program)
+        sim.run(main)
+        assert [(event.host, event.detail["text"]) for event in sim.trace.events(["note"])] == [
+            ("w", "has looked"),
+            ("", "looks on"),
+        ]
+    assert seen == [0.0]
+
+
+def test_a_verdict_ends_the_run_where_it_is_given() -> None:
+    """Even in a program that catches errors: the picture ends at what matters."""
+
+    async def program(_: Host) -> None:
+        await asyncio.sleep(1)
+        sim.expect(Verdict(Finding.RIGHT))
+        try:
+            sim.expect(Verdict(Finding.WRONG, "two owners"))
+        except SimFailure:
+            await asyncio.sleep(100)
+
+    async def main(_: Trial) -> None:
+        await asyncio.sleep(50)
+
+    with Trial(1) as sim:
+        sim.host("w", program=program)
+        with pytest.raises(SimFailure, match="^wrong: two owners$"):
+            sim.run(main)
+        assert 1 <= sim.now() < 2
+
+
+def test_the_first_seed_that_breaks_is_found_again(found: Breakage) -> None:
+    """With the same faults and the same trace."""
+    again = search(unkillable, range(10), KILLS)
+    assert again is not None
+    assert (found.seed, found.faults, found.signature) == (again.seed, again.faults, again.signature)
+    assert found.trace.digest() == again.trace.digest()
+    assert search(unkillable, range(2), Plan()) is None
+
+
+def test_faults_that_do_not_matter_are_left_out(found: Breakage, less: Breakage) -> None:
+    """What is left is one kill of the worker, and the failure is the same."""
+    assert len(found.faults) > 1
+    assert [(fault.kind, fault.targets) for fault in less.faults] == [("kill", ("worker",))]
+    assert less.signature == found.signature
+    assert less.faults_before == len(found.faults)
+    assert 0 < less.runs <= 100
+    assert shrunk(unkillable, found, seconds_max=0.0).faults == found.faults
+
+
+def test_another_failure_is_not_the_same() -> None:
+    """Shrinking does not slip into a failure in another line."""
+
+    def scenario(sim: Trial) -> None:
+        worker = sim.host("worker", program=idle)
+
+        async def main(_: Trial) -> None:
+            await asyncio.sleep(10)
+            assert worker.boots == 1
+            assert sim.faults
+
+        sim.run(main)
+
+    found = search(scenario, range(10), KILLS)
+    assert found is not None
+    assert shrunk(scenario, found, runs_max=5).faults != []
+
+
+def test_a_report_tells_how_to_see_it_again(less: Breakage) -> None:
+    """The seed, the command, the faults that are left, and what happened last without the chatter."""
+    text = less.report(command="pytest x --raft-seed=0")
+    assert f"seed: {less.seed}\nreplay: pytest x --raft-seed=0\nfaults: 1, shrunk from" in text
+    assert "kill worker begins" in text
+    assert "violation AssertionError: assert 2 == 1" in text
+    assert "Heartbeat" not in text
+    page = less.html(title="unkillable", command="pytest x --raft-seed=0")
+    assert f"unkillable, seed {less.seed} failed at" in page
+    assert "pytest x --raft-seed=0" in page
