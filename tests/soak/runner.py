@@ -45,6 +45,8 @@ class Plan:
     """After how many none begins either."""
     jobs: int = 2
     """How many processes run at a time."""
+    real_seconds_max: float = SEED_SECONDS_MAX
+    """How long a process may take."""
     script: Path | None = None
     """Faults in place of those of the seeds."""
 
@@ -106,12 +108,17 @@ def run_seed(plan: Plan, seed: int) -> Result:
     if failure or not is_pair:
         return Result(seed, told, failure)
     other, failure = run_process(plan, seed, hash_seed=seed, digest=True)
-    if not failure and other["digest"] != told["digest"]:
-        failure = f"another run under PYTHONHASHSEED={seed}"
-        command = replay_command(seed, seconds=plan.seconds)
-        lines = [f"PYTHONHASHSEED={number} {command} --trace {number}.txt" for number in (0, seed)]
-        _write_note(plan, seed, "\n".join([f"seed {seed} does not repeat itself:", *lines]))
-    return Result(seed, told, failure, is_pair=True)
+    return Result(seed, told, failure or compare(plan, seed, told, other), is_pair=True)
+
+
+def compare(plan: Plan, seed: int, told: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return what is wrong with two runs of one seed, if they differ, and write how to see it."""
+    if told["digest"] == other["digest"]:
+        return ""
+    command = replay_command(seed, seconds=plan.seconds)
+    lines = [f"PYTHONHASHSEED={number} {command} --trace {number}.txt" for number in (0, seed)]
+    _write_note(plan, seed, "\n".join([f"seed {seed} does not repeat itself:", *lines]))
+    return f"it is another run under PYTHONHASHSEED={seed}"
 
 
 def run_process(plan: Plan, seed: int, *, hash_seed: int, digest: bool) -> tuple[dict[str, Any], str]:
@@ -123,11 +130,18 @@ def run_process(plan: Plan, seed: int, *, hash_seed: int, digest: bool) -> tuple
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
     try:
         ran = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=SEED_SECONDS_MAX
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            cwd=ROOT,
+            timeout=plan.real_seconds_max,
         )
     except subprocess.TimeoutExpired:
-        _write_note(plan, seed, f"seed {seed} did not end within {SEED_SECONDS_MAX:g} s: {' '.join(command)}")
-        return {}, f"did not end within {SEED_SECONDS_MAX:g} s"
+        failure = f"it did not end within {plan.real_seconds_max:g} s"
+        _write_note(plan, seed, f"seed {seed}: {failure}: {' '.join(command)}")
+        return {}, failure
     if ran.returncode == 0:
         return json.loads(ran.stdout.splitlines()[-1]), ""
     if ran.returncode == STATUS_FAILED:

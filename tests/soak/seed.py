@@ -89,12 +89,13 @@ def write_failure(
     out.mkdir(parents=True, exist_ok=True)
     name = f"seed-{failure.seed}"
     failure.command = replay_command(failure.seed, seconds=seconds)
-    (out / f"{name}.txt").write_text(f"{failure}\n", encoding="utf-8")
+    words = f"{failure}\n"
+    (out / f"{name}.txt").write_text(words, encoding="utf-8")  # shrinking may take long, or hang
     best, _ = shrunk(failure, again, runs_max=runs_max)
     script = out / f"{name}.faults"
     script.write_text(format_script(best.faults), encoding="utf-8")
     best.command = replay_command(failure.seed, seconds=seconds, script=str(script))
-    (out / f"{name}.txt").write_text(f"{failure}\n\nwith the faults that matter: {best}\n", encoding="utf-8")
+    (out / f"{name}.txt").write_text(f"{words}\nwith the faults that matter: {best}\n", encoding="utf-8")
     page = page_of(best.trace, failure.seed, command=best.command, faults=best.faults)
     (out / f"{name}.html").write_text(page, encoding="utf-8")
 
