@@ -112,17 +112,17 @@ def _run_several(args: argparse.Namespace) -> int:
         raise errors.ConfigurationError(f"{len(args.seeds)} seeds, over {SEEDS_MAX}")
     faults = _script(args)
     rows: list[list[str]] = []
-    failures: list[SimFailure] = []
+    failures: list[str] = []
     for seed in args.seeds:
         outcome, _ = _attempt(args, seed, faults)
         if isinstance(outcome, SimFailure):
-            outcome.command = replay_command(seed, seconds=args.seconds, members=args.members, script=args.script)
-            failures.append(outcome)
+            command = replay_command(seed, seconds=args.seconds, members=args.members, script=args.script)
+            failures.append(f"seed {seed} fails: {outcome.rule}: {outcome.text}\nreplay: {command}\n")
         rows.append(row_of(outcome))
         sys.stderr.write(f"seed {seed}: {rows[-1][-1]}\n")
     print_table(sys.stdout, COLUMNS, rows)
-    for failure in failures:
-        emit(f"seed {failure.seed} fails: {failure.rule}: {failure.text}\nreplay: {failure.command}\n")
+    sys.stdout.flush()  # `emit` writes below its buffer
+    emit(*failures)
     return NOT_APPLIED if failures else DONE
 
 

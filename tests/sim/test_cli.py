@@ -72,12 +72,14 @@ def test_a_failure_says_what_broke_and_how_to_see_it_again(cli: Cli, tmp_path: P
     assert status == NOT_APPLIED
     first, second, third, *_ = out.splitlines()
     assert first.startswith("seed 3: traffic: ")
+    found = first.removeprefix("seed 3: ")
     assert second == f"replay: python -m pyraftkv sim --seed 3 --seconds 2 --script {script}"
     assert third == "2 faults"
     assert "at 0s wipe c1 c2 c3" in html.read_text(encoding="utf-8")
     status, out, err = cli("--seeds=3..3", "--seconds=2", f"--script={script}")
     assert status == NOT_APPLIED
-    assert f"replay: python -m pyraftkv sim --seed 3 --seconds 2 --script {script}\n" in out
+    assert out.startswith("+-")
+    assert out.endswith(f"+\nseed 3 fails: {found}\n{second}\n")
     assert err == "seed 3: traffic\n"
 
 
