@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from pyraftkv import KV, Compare, CompareResult, CompareTarget, MaybeApplied, NotApplied, PutKey, errors
+from pyraftkv import KV, Compare, CompareResult, CompareTarget, KeyValue, MaybeApplied, NotApplied, PutKey, errors
 from pyraftkv.sim import Host
 from pyraftkv.sim.check import FencedResource, StaleToken, check_fencing
 from pyraftkv.sim.trial import Plan, Trial, search
@@ -24,6 +24,10 @@ WRITE_SECONDS = 0.05
 
 
 # --- The application: nothing in it knows that it is tested. --------------------------------------------------------
+
+
+def is_unchanged(key: bytes, seen: KeyValue | None) -> Compare:
+    return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, seen.mod_revision if seen else 0)
 
 
 class Worker:
@@ -51,11 +55,13 @@ class Worker:
             return owner.mod_revision  # an earlier attempt went through after all
         if owner:
             await asyncio.sleep(LEASE_SECONDS)  # by our own clock; nobody compares clocks with anybody
-            if await self.kv.get(ALIVE) != alive or await self.kv.get(OWNER) != owner:
-                return 0  # somebody lives
-        # Create-if-absent, or take over from exactly the owner that we saw.
-        taken = await self.kv.put(OWNER, self.name, if_revision=owner.mod_revision if owner else 0)
-        return taken.revision
+        # Create if absent, or take over: in one transaction, if neither key has changed since.
+        taken = (
+            await self.kv.txn()
+            .when(is_unchanged(OWNER, owner), is_unchanged(ALIVE, alive))
+            .then(PutKey(OWNER, self.name.encode()))
+        )
+        return taken.revision if taken.succeeded else 0
 
     async def work(self, token: int) -> None:
         """Write for as long as the ownership is renewed, and in time."""
@@ -83,7 +89,8 @@ class Database:
 
     async def write(self, name: str, token: int, value: str) -> None:
         await asyncio.sleep(WRITE_SECONDS)
-        self.sim.note(f"writes {value} with token {token}")  # a mark in the picture
+        if not self.resource.writes or token != self.resource.writes[-1].token:
+            self.sim.note(f"writes with token {token}")  # a mark in the picture
         self.resource.write(name, token, value, at=self.sim.now())
         self.sim.expect(check_fencing(self.resource.writes[-2:]))  # so that a failing run ends where it fails
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 WAIT_SECONDS = 60.0
 LINES_MAX = 30
+TUTORIAL_LINES_MAX = 150
+SECONDS_PER_SEED_MAX = 10.0
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:
@@ -45,6 +47,7 @@ def test_every_example_is_tested() -> None:
         "01_one_process.py",
         "02_embed_node.py",
         "tcp_cluster.py",
+        "test_my_app.py",
     ]
 
 
@@ -62,6 +65,36 @@ def test_an_embedded_node_goes_on_counting(tmp_path: Path) -> None:
     second = run("02_embed_node.py", folder=tmp_path)
     assert [int(number) for number in re.findall(r"visits is (\d+)", second)] == [6, 7, 8, 9, 10]
     assert second.splitlines()[-1] == "10 visits so far"
+
+
+def test_the_simulator_finds_what_is_wrong_with_an_application(tmp_path: Path, soak: bool) -> None:
+    """A seed breaks the version without fencing and is named; no seed breaks the other. The program fits a page."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-p",
+        "pytest_pyraftkv",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+    ]
+    seeds = 220 if soak else 4
+    done = subprocess.run(
+        [*command, str(EXAMPLES / "test_my_app.py"), f"--raft-seeds={seeds}", "--raft-out", str(tmp_path)],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_PER_SEED_MAX * seeds + WAIT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"seed \d+: wrong: worker\d/\d+ wrote 'step \d+' at .* after worker\d/\d+ had", done.stdout)
+    assert f"{seeds + 1} passed" in done.stdout
+    assert len((EXAMPLES / "test_my_app.py").read_text().splitlines()) <= TUTORIAL_LINES_MAX
 
 
 class TcpCluster:

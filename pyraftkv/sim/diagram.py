@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.page import page
 from pyraftkv.sim.scene import CHATTER_MAX, Scene, read_scene
 from pyraftkv.sim.show import cut, show
@@ -80,7 +81,7 @@ def to_html(
         chatter_max: As for `to_svg`. With the default a busy page stays below two megabytes.
     """
     scene = read_scene(trace, since=since, until=until, chatter_max=chatter_max)
-    listed = [show(fault) for fault in faults]
+    listed = [fault.words if isinstance(fault, Fault) else show(fault) for fault in faults]
     if len(listed) > FAULTS_SHOWN_MAX:
         listed[FAULTS_SHOWN_MAX:] = [f"… and {len(listed) - FAULTS_SHOWN_MAX} more"]
     return page(scene, title=_headline(scene, title), command=command, faults=listed)

@@ -63,6 +63,18 @@ class Fault:
         return self.at + self.seconds
 
     @property
+    def words(self) -> str:
+        """What it is, for people: when, what, whom, how badly, for how long.
+
+        >>> Fault(3.5, "delay", ("n1", "n2"), 2.0, amount=0.25).words
+        'at 3.5 s: delay n1 n2 by 0.25 for 2 s'
+        """
+        victims = "".join(f" {name}" for name in self.targets)
+        amount = f" by {self.amount:g}" if self.amount else ""
+        lasts = f" for {self.seconds:g} s" if self.seconds else ""
+        return f"at {self.at:g} s: {self.kind}{victims}{amount}{lasts}"
+
+    @property
     def groups(self) -> list[tuple[str, ...]]:
         """The targets, split at `BESIDE`."""
         groups: list[list[str]] = [[]]

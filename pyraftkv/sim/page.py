@@ -15,6 +15,8 @@ from pyraftkv.sim.trace import hosts_of, text_of
 
 STORY_MAX = 40
 """How many sentences the story has: the last ones before the end."""
+NOTES_MAX = 15
+"""How many of them are notes of the application: the last ones, too."""
 ROW_LENGTH_MAX = 300
 HEARTBEATS_MAX = 150
 """With more heartbeats than this in the picture, they are hidden at first."""
@@ -36,6 +38,7 @@ _NAMES = {
     "disk": "disks",
     "clock": "clocks",
     "fault": "faults",
+    "note": "notes",
 }
 """What the filters are called. Violations cannot be hidden."""
 
@@ -147,6 +150,8 @@ def story(scene: Scene) -> list[tuple[float, str]]:
             told.append((mark.at, f"{_NAMES[mark.kind].removesuffix('s')}: {place}{mark.text}"))
         elif mark.kind == "start" and mark.at > scene.since:
             told.append((mark.at, f"{mark.host} starts"))
+    notes = [mark for mark in scene.marks if mark.kind == "note"]
+    told += [(mark.at, f"{mark.host or 'the test'} notes: {mark.text}") for mark in notes[-NOTES_MAX:]]
     for each in scene.operations:
         if each.accused:
             answer = "never hears of it" if each.until is None else f"is told: {each.result or each.outcome}"

@@ -123,7 +123,7 @@ class Scene:
     since: float
     until: float
     hosts: list[str] = field(default_factory=list)
-    """The lifelines from left to right: members, then clients, then others."""
+    """The lifelines from left to right: members, then clients, then others; first whom a violation names."""
     members: set[str] = field(default_factory=set)
     """Those with a role, or that send messages. A member may ask for operations, too: of itself."""
     events: list[tuple[Event, str]] = field(default_factory=list)
@@ -271,8 +271,10 @@ def _hosts(events: list[Event]) -> tuple[list[str], set[str]]:
                 found.setdefault(host, set()).add(event.kind)
     members = {host for host, kinds in found.items() if kinds & {"role", "commit", "message"}}
     clients = {host for host, kinds in found.items() if "invoke" in kinds and host not in members}
-    order = sorted(found, key=lambda host: (0 if host in members else 1 if host in clients else 2, natural(host)))
-    return order, members
+    words = " ".join(_words(event) for event in events if event.kind == "violation")
+    named = {host for host in found if host not in members and re.search(rf"\b{re.escape(host)}\b", words)}
+    floors = {host: 0 if host in members else 1 if host in clients else 2 for host in found}
+    return sorted(found, key=lambda host: (floors[host], host not in named, natural(host))), members
 
 
 class _Reader:

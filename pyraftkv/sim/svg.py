@@ -26,7 +26,7 @@ from pyraftkv.sim.trace import FATES, line_of
 AXIS_WIDTH = 62
 WORLD_WIDTH = 160
 MEMBER_WIDTH = 126
-CLIENT_WIDTH_MIN, CLIENT_WIDTH_MAX, CLIENTS_WIDTH = 140, 230, 900
+CLIENT_WIDTH_MIN, CLIENT_WIDTH_MAX, CLIENTS_WIDTH = 140, 230, 600
 """Of the column of one client, and of all of them if that is possible."""
 CHARACTER_WIDTH = 5.4
 """Of a label, on average."""
@@ -42,6 +42,8 @@ LANE_WIDTH = 9
 LANES_MAX = 6
 """Operations of one client side by side; more are drawn over one another."""
 LABEL_HEIGHT = 11
+MARK_LENGTH_MAX = 20
+"""Of the words of a mark; beside a client there is room for some more."""
 TERM_COLOURS = 6
 TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TICK_HEIGHT_MIN = 45
@@ -382,16 +384,17 @@ class Picture:
             self._label("world", mark.at, shape)
             return ""
         glyph, words = _SIGNS.get(mark.kind, ("◆", f"{mark.kind} {mark.text}"))
-        if mark.kind == "crash":
+        if mark.kind in {"crash", "note"}:
             words = mark.text
         x = self._x[mark.host]
+        of_client = mark.host in self._clients_x and mark.host not in self._scene.members
         shape = self._pin(
             self._tag(mark.event, kind, [mark.host], f"label mark-name {slug(mark.kind)}-name"),
             x + 13,
             mark.at,
-            f'<text y="4">{clean(cut(words, length_max=20))}</text>',
+            f'<text y="4">{clean(cut(words, length_max=MARK_LENGTH_MAX + 6 * of_client))}</text>',
         )
-        self._label(f"right {mark.host}", mark.at, shape)
+        self._label(f"{'client' if of_client else 'right'} {mark.host}", mark.at, shape)
         tag = self._tag(mark.event, kind, [mark.host], f"mark {slug(mark.kind)}")
         return self._pin(tag, x, mark.at, f'<text y="4.5" text-anchor="middle">{glyph}</text>', mark.event)
 

@@ -31,7 +31,6 @@ from pyraftkv.sim.faults import Ability, Fault, FaultError
 from pyraftkv.sim.kinds import KINDS, Aim
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.schedule import random_faults
-from pyraftkv.sim.show import show
 from pyraftkv.sim.shrink import shrink
 from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, random_swarm
@@ -253,7 +252,7 @@ class Breakage:
             lines.append(f"faults: {len(self.faults)}, shrunk from {self.faults_before} in {self.runs} runs")
         else:
             lines.append(f"faults: {len(self.faults)}")
-        lines += [f"    {show(fault)}" for fault in self.faults[:FAULTS_SHOWN_MAX]]
+        lines += [f"    {fault.words}" for fault in self.faults[:FAULTS_SHOWN_MAX]]
         if len(self.faults) > FAULTS_SHOWN_MAX:
             lines.append(f"    ... and {len(self.faults) - FAULTS_SHOWN_MAX} more")
         return "\n".join([*lines, "what happened last:", *self.story()[-TAIL_LINES:]])

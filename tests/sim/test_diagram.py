@@ -14,7 +14,8 @@ import pytest
 
 from pyraftkv.core.messages import Heartbeat
 from pyraftkv.sim.diagram import TITLE_LENGTH_MAX, to_html, to_svg
-from pyraftkv.sim.page import story
+from pyraftkv.sim.faults import Fault
+from pyraftkv.sim.page import NOTES_MAX, story
 from pyraftkv.sim.scene import WINDOW_SECONDS, Scene, group_of, natural, parted, read_scene
 from pyraftkv.sim.svg import LABEL_HEIGHT, LANES_MAX, Label, Picture, declutter
 from pyraftkv.sim.trace import FATES, Event, Trace
@@ -245,6 +246,15 @@ def test_lifelines_stand_in_order() -> None:
     assert sorted(["n10", "n9", "m", "n1b"], key=natural) == sorted(["n9", "n10", "m", "n1b"], key=natural)
 
 
+def test_whom_a_violation_names_stands_first() -> None:
+    """Among the clients: these are what the picture is about; a name inside of a name is none."""
+    trace = Trace()
+    for host in ("w1", "w2", "w10"):
+        trace.add(0.0, host, "invoke", op=1, command="get a")
+    trace.add(1.0, "", "violation", text="w10/1 wrote after w2/1")
+    assert read_scene(trace).hosts == ["w2", "w10", "w1"]
+
+
 def test_filters_know_what_events_are() -> None:
     """A message by its type or its first word, other events by their kind or what they belong to."""
     beat = Heartbeat(to=2, sender=1, term=3, commit=12, context=1)
@@ -371,6 +381,34 @@ def test_the_story_tells_the_turning_points() -> None:
         "network heals: n1 cut off from n2 n3 no more",
         f"violation: {VIOLATION}",
     ]
+
+
+def test_the_story_has_the_notes_of_the_application() -> None:
+    """The last of them, and where they were made."""
+    trace = Trace()
+    for number in range(NOTES_MAX + 5):
+        trace.add(number, "w1", "note", text=f"step {number}")
+    trace.add(30.0, "", "note", text="over")
+    told = [words for _, words in story(read_scene(trace, since=0.0))]
+    assert told == [*(f"w1 notes: step {number}" for number in range(6, NOTES_MAX + 5)), "the test notes: over"]
+
+
+def test_a_clients_marks_give_way_to_its_operations() -> None:
+    """They share its column, so they are in one lane."""
+    trace = Trace()
+    trace.add(0.0, "w1", "invoke", op=1, command="get a")
+    trace.add(0.1, "w1", "note", text="has asked for what is at the key")
+    picture = Picture(read_scene(trace))
+    body = picture.body()
+    assert set(re.findall('data-lane="([^"]*)"', body)) == {"client w1"}
+    assert "has asked for what is at …" in body
+
+
+def test_faults_are_told_in_words() -> None:
+    """When, what, whom, how badly and for how long."""
+    fault = Fault(3.5, "pause_long", ("w1",), 2.0)
+    assert "<li>at 3.5 s: pause_long w1 for 2 s</li>" in to_html(Trace(), faults=[fault])
+    assert Fault(0.25, "jump_clock", ("n1", "n2"), amount=30.0).words == "at 0.25 s: jump_clock n1 n2 by 30"
 
 
 def test_every_shape_has_its_row() -> None:

@@ -105,7 +105,7 @@ def test_a_failure_shows_how_to_see_it_again(pytester: pytest.Pytester) -> None:
             "replay: pytest test_it.py::test_lives_once --raft-seed=0",
             f"picture: {picture}",
             "faults: 1, shrunk from *",
-            "    Fault(at=* kind=kill targets=?worker? *",
+            "    at * s: kill worker for *",
             "what happened last:",
             "*  worker        crash     killed",
             "*violation AssertionError: assert 2 == 1*",
@@ -133,7 +133,7 @@ def test_shrinking_and_the_folder_are_options(pytester: pytest.Pytester) -> None
 
 
 def test_the_clusters_own_rules_and_pytests_words_fail_a_test_too(pytester: pytest.Pytester) -> None:
-    """A broken rule, `pytest.fail`, an error outside of the run; a skip is a skip, and what is expected is not drawn."""
+    """A broken rule, `pytest.fail`, an error before the run. A skip is a skip, and what is expected is not drawn."""
     result = run(
         pytester,
         """

@@ -146,7 +146,7 @@ def test_a_verdict_ends_the_run_where_it_is_given() -> None:
 
     with Trial(1) as sim:
         sim.host("w", program=program)
-        with pytest.raises(SimFailure, match="^wrong: two owners$"):
+        with pytest.raises(SimFailure, match=r"^wrong: two owners$"):
             sim.run(main)
         assert 1 <= sim.now() < 2
 
