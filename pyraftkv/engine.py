@@ -48,16 +48,19 @@ SCAN_PAGE_MAX = 100_000
 
 
 def to_bytes(value: Bytes) -> bytes:
-    """Return ``value`` as bytes; text is encoded as UTF-8. Raises `InvalidRequest` for anything else."""
+    """Return ``value`` as bytes; text is encoded as UTF-8. Raises `InvalidRequest` for anything else.
+
+    Bytes and nothing derived from them, whatever a class overrides: the codec would refuse it, and a batch with it.
+    """
     if type(value) is bytes:
         return value
     if isinstance(value, str):
         try:
-            return value.encode()
+            return str.encode(value)
         except UnicodeEncodeError as error:
             raise errors.InvalidRequest(f"text that is no UTF-8: {error}") from None
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
+        return bytes(memoryview(value))
     raise errors.InvalidRequest(f"keys and values are str or bytes, not {type(value).__name__}")
 
 

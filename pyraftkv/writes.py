@@ -311,8 +311,8 @@ class PendingWrites:
         """Send the puts gathered so far. Call it before any other write: writes leave in the order of the calls."""
         puts = self._gathering
         if puts is not None:
-            self._gathering = None
             sequence, puts.payload = puts.session.encode(PutBatch(puts.items))
+            self._gathering = None
             self._sessions.setdefault(puts.session.id, {})[sequence] = puts
             puts.offers = int(self._send(puts.session.id, sequence, puts.payload))
 

@@ -310,3 +310,21 @@ def test_ranges_are_translated_as_etcd_does() -> None:
     assert single_or_range("a", None, None) == (b"a", b"")
     assert single_or_range(None, "b", None) == (b"\0", b"b")
     assert to_bytes(memoryview(b"x")) == b"x"
+
+
+class Stubborn(bytes):
+    """Bytes that stay what they are when they are converted."""
+
+    def __bytes__(self) -> Stubborn:
+        return self
+
+
+@faces
+@asynchronous
+async def test_bytes_of_other_classes_are_bytes(face: str, tmp_path: Path) -> None:
+    """The codec takes nothing else: what it refused would end the put, those beside it, and the member."""
+    assert type(to_bytes(Stubborn(b"x"))) is bytes
+    async with open_face(face, tmp_path) as kv:
+        first, second = await asyncio.gather(kv.put("a", "1"), kv.put(Stubborn(b"b"), Stubborn(b"2")))
+        assert second.revision == first.revision + 1
+        assert (await kv.range()).count == 2
