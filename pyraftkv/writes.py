@@ -193,19 +193,20 @@ class PendingWrite(_Pending):
 class PendingPuts(_Pending):
     """Puts that are one command, with a caller each. It has no payload before it is sealed.
 
-    They have one deadline, the latest of theirs, and those of puts made together differ by a pass of the event loop.
+    They have one deadline, the latest of theirs, at most `TOGETHER_SECONDS` after the first put's: those of puts made
+    together differ by a pass of the event loop.
 
     1. A put with a second to live would stand in a batch with one that has ten. Its caller gives it up and puts another
        value, while the batch is offered again for the sake of the other: the value given up would come last.
     2. So puts that do not end together do not travel together, and a batch that is given up is given up whole.
     """
 
-    __slots__ = ("deadline", "future_list", "items", "items_bytes", "session")
+    __slots__ = ("deadline", "first_deadline", "future_list", "items", "items_bytes", "session")
 
     def __init__(self, session: OwnSession, deadline: float, now: float) -> None:
         super().__init__(b"", now)
         self.session = session
-        self.deadline = deadline
+        self.first_deadline = self.deadline = deadline
         self.items: list[bytes] = []
         self.items_bytes = 0
         self.future_list: list[asyncio.Future[PutResult]] = []
@@ -222,7 +223,7 @@ class PendingPuts(_Pending):
         """Whether one more put of so many bytes fits in."""
         return (
             session is self.session
-            and -TOGETHER_SECONDS <= deadline - self.deadline <= TOGETHER_SECONDS
+            and self.first_deadline <= deadline <= self.first_deadline + TOGETHER_SECONDS
             and len(self.future_list) < codec.PUT_BATCH_MAX
             and self.items_bytes + size_bytes <= BATCH_BYTES_MAX
         )

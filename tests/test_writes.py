@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -12,7 +13,7 @@ from pyraftkv.protocol import Envelope
 from pyraftkv.sessions import Refusal
 from pyraftkv.store.commands import PutBatch, PutKey
 from pyraftkv.store.values import PutBatchResult, PutResult
-from pyraftkv.writes import OwnSession, PendingWrites
+from pyraftkv.writes import TOGETHER_SECONDS, OwnSession, PendingWrites
 from tests.node.support import asynchronous, refused
 
 
@@ -279,6 +280,19 @@ async def test_a_batch_is_given_up_whole() -> None:
     desk.writes.scan()
     assert not isinstance(await refused(never, errors.NoLeader), errors.MaybeApplied)
     assert (len(desk.writes), desk.writes._bytes, desk.writes.lowest(own)) == (0, 0, 4)
+
+
+@asynchronous
+async def test_puts_that_end_apart_travel_apart() -> None:
+    """However many lie between them: each is compared with the first. Those that never end end together."""
+    desk, own = Desk(), OwnSession(7)
+    start, step = desk.loop.time(), TOGETHER_SECONDS / 2
+    deadlines = [start + step * count for count in range(5)] + [start, math.inf, math.inf]
+    futures = [desk.writes.put(own, b"k", b"v", deadline) for deadline in deadlines]
+    desk.writes.seal()
+    assert [command.command.count for command in desk.commands()] == [3, 2, 1, 2]
+    for future in futures:
+        future.cancel()
 
 
 @asynchronous
