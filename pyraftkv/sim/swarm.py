@@ -22,8 +22,6 @@ MIB = 1024 * KIB
 OPERATIONS = ("put", "get", "range", "delete", "txn", "create", "compact")
 """What clients do."""
 
-OPERATIONS_PER_SECOND = 100.0
-
 
 @record
 class Workload:
@@ -32,7 +30,7 @@ class Workload:
     clients: int = 3
     in_flight: int = 2
     """Operations that each client has under way at the same time, at the most."""
-    operations_per_second: float = OPERATIONS_PER_SECOND
+    operations_per_second: float = 100.0
     """Of all clients together, as far as the cluster keeps up."""
     pulse_seconds: float = 0.0
     """Operations begin at multiples of this, all that are due together; 0: whenever they are due."""
@@ -142,6 +140,7 @@ def random_workload(random: Random) -> Workload:
     return Workload(
         clients=random.randint(2, 5),
         in_flight=random.choice([1, 2, 4]),
+        operations_per_second=random.choice([25.0, 50.0, 100.0]),
         pulse_seconds=random.choice([0.0, 0.05, 0.1]),
         keys=random.choice([1, 3, 10, 30]),
         value_bytes=random.choice([(0, 16), (8, 64), (16, 512), (16, 4 * KIB)]),

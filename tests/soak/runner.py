@@ -45,6 +45,8 @@ class Plan:
     """After how many none begins either."""
     jobs: int = 2
     """How many processes run at a time."""
+    pair_every: int = PAIR_EVERY
+    """Of so many seeds, one runs twice."""
     real_seconds_max: float = SEED_SECONDS_MAX
     """How long a process may take."""
     script: Path | None = None
@@ -102,8 +104,8 @@ def _run_in_time(plan: Plan, seed: int, over: threading.Event) -> Result | None:
 
 
 def run_seed(plan: Plan, seed: int) -> Result:
-    """Run a seed, and every `PAIR_EVERY`-th one twice, under different hash seeds."""
-    is_pair = seed % PAIR_EVERY == 0
+    """Run a seed, and every `pair_every`-th one twice, under different hash seeds."""
+    is_pair = seed % plan.pair_every == 0
     told, failure = run_process(plan, seed, hash_seed=0, digest=is_pair)
     if failure or not is_pair:
         return Result(seed, told, failure)
