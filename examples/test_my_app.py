@@ -13,9 +13,8 @@ from functools import partial
 import pytest
 
 from pyraftkv import KV, Compare, CompareResult, CompareTarget, KeyValue, MaybeApplied, NotApplied, PutKey, errors
-from pyraftkv.sim import Host
+from pyraftkv.sim import Host, Plan, Trial, search
 from pyraftkv.sim.check import FencedResource, StaleToken, check_fencing
-from pyraftkv.sim.trial import Plan, Trial, search
 
 OWNER, ALIVE = b"jobs/1/owner", b"jobs/1/alive"
 LEASE_SECONDS = 2.0

@@ -2,6 +2,7 @@
 
 `Simulation` is a cluster of real members to which users add machines of their own; `simulate` runs one seed of ours to
 its end, with random faults, and checks everything (`pyraftkv.sim.check` has the checkers, usable on any history).
+`Trial` and `search` are for tests of an application.
 """
 
 from pyraftkv.sim.diagram import to_html, to_svg
@@ -24,8 +25,10 @@ from pyraftkv.sim.shrink import Shrunk, shrink
 from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, Workload, random_swarm
 from pyraftkv.sim.trace import Trace
+from pyraftkv.sim.trial import Breakage, Plan, Trial, attempt, search, shrunk
 
 __all__ = [
+    "Breakage",
     "Deadlock",
     "DiskFault",
     "Fault",
@@ -34,6 +37,7 @@ __all__ = [
     "Host",
     "HostDied",
     "LinkFault",
+    "Plan",
     "Run",
     "Shrunk",
     "SimFailure",
@@ -44,14 +48,18 @@ __all__ = [
     "Simulation",
     "Swarm",
     "Trace",
+    "Trial",
     "UnsupportedFault",
     "Workload",
+    "attempt",
     "faults_from_json",
     "faults_to_json",
     "liveness_bound",
     "random_faults",
     "random_swarm",
+    "search",
     "shrink",
+    "shrunk",
     "simulate",
     "to_html",
     "to_svg",

@@ -32,6 +32,9 @@ REFUSED: tuple[tuple[object, str, str], ...] = (
     (time, "sleep", "time.sleep"),
     (threading.Thread, "start", "a thread"),
     (subprocess.Popen, "__init__", "a subprocess"),
+    (SimLoop, "subprocess_exec", "a subprocess"),
+    (SimLoop, "subprocess_shell", "a subprocess"),
+    (SimLoop, "getaddrinfo", "a name server"),
     (socket.socket, "__init__", "a socket of the system"),
 )
 """What has no place in virtual time: where it begins, and its name for people."""

@@ -27,6 +27,7 @@ def to_svg(
     since: float | None = None,
     until: float | None = None,
     title: str = "",
+    scale: float | None = None,
     chatter_max: int = STILL_CHATTER_MAX,
 ) -> str:
     """Return what happened between two times as an SVG picture.
@@ -37,10 +38,11 @@ def to_svg(
             enough to show the operations that it speaks of.
         until: Its end; when left out, just after the violation, or the end of the trace.
         title: A line above the picture.
+        scale: Pixels per second; when left out, chosen by the length of the window.
         chatter_max: How many messages, commits and the like are drawn, the most telling first.
     """
     scene = read_scene(trace, since=since, until=until, chatter_max=chatter_max)
-    picture = Picture(scene, titles=True)
+    picture = Picture(scene, scale=scale, titles=True)
     head = 50 if title else 24
     top = head + HEAD_HEIGHT
     width = max(picture.width, LEGEND_WIDTH)

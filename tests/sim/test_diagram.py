@@ -246,6 +246,12 @@ def test_lifelines_stand_in_order() -> None:
     assert sorted(["n10", "n9", "m", "n1b"], key=natural) == sorted(["n9", "n10", "m", "n1b"], key=natural)
 
 
+def test_a_still_picture_is_as_high_as_asked_for() -> None:
+    """Twice the pixels per second, twice as much between the margins."""
+    heights = [float(ET.fromstring(to_svg(stale_read(), scale=scale)).attrib["height"]) for scale in (100, 200, 300)]
+    assert heights[2] - heights[1] == heights[1] - heights[0] > 100
+
+
 def test_whom_a_violation_names_stands_first() -> None:
     """Among the clients: these are what the picture is about; a name inside of a name is none."""
     trace = Trace()

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
+from pyraftkv.errors import RevisionMismatch
 from pyraftkv.sim.check import Finding, Verdict
 from pyraftkv.sim.faults import Fault, FaultError
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.kinds import KINDS
-from pyraftkv.sim.loop import SimTimeout
+from pyraftkv.sim.loop import SimTimeout, SimUnsupported
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.trial import ALL_KINDS, Breakage, Plan, Trial, attempt, search, shrunk
 
@@ -149,6 +152,41 @@ def test_a_verdict_ends_the_run_where_it_is_given() -> None:
         with pytest.raises(SimFailure, match=r"^wrong: two owners$"):
             sim.run(main)
         assert 1 <= sim.now() < 2
+
+
+def test_what_clients_were_told_is_in_the_picture() -> None:
+    """The answers of recorded clients, and what failed."""
+
+    async def main(sim: Trial) -> None:
+        async with sim.client() as client:
+            db = sim.recorded(client, "me")
+            await db.put("k", "v", timeout=20)
+            await db.get("k")
+            with pytest.raises(RevisionMismatch):
+                await db.put("k", "w", if_revision=77)
+
+    with Trial(1) as sim:
+        sim.run(main)
+        told = [line.split(maxsplit=3)[3] for line in sim.trace.lines(["return"])]
+    assert told[:2] == ["op=0 ok ok at revision 2", "op=1 ok 'k' = 'v' (mod 2, version 1) at revision 2"]
+    assert len(told) == 3
+
+
+async def subprocess_of_asyncio(_: Trial) -> None:
+    """Start a subprocess."""
+    await asyncio.create_subprocess_exec("true")
+
+
+async def thread_of_asyncio(_: Trial) -> None:
+    """Start a thread."""
+    await asyncio.to_thread(print)
+
+
+@pytest.mark.parametrize("main", [subprocess_of_asyncio, thread_of_asyncio])
+def test_what_asyncio_does_in_real_time_is_refused(main: Callable[[Trial], Coroutine[Any, Any, None]]) -> None:
+    """Whoever asks for it."""
+    with Trial(1) as sim, pytest.raises(SimUnsupported):
+        sim.run(main)
 
 
 def test_the_first_seed_that_breaks_is_found_again(found: Breakage) -> None:
