@@ -399,6 +399,14 @@ def test_the_story_has_the_notes_of_the_application() -> None:
     assert told == [*(f"w1 notes: step {number}" for number in range(6, NOTES_MAX + 5)), "the test notes: over"]
 
 
+def test_an_answer_does_not_repeat_the_key() -> None:
+    """There is little room, and it is the value that one looks for."""
+    trace = Trace()
+    trace.add(0.0, "w1", "invoke", op=1, command="get 'jobs/owner'")
+    trace.add(0.1, "w1", "return", op=1, outcome="ok", result="'jobs/owner' = 'w2' (mod 2)")
+    assert re.search("get &#x27;jobs/ow[^<]* → &#x27;w2&#x27; ", Picture(read_scene(trace)).body())
+
+
 def test_a_clients_marks_give_way_to_its_operations() -> None:
     """They share its column, so they are in one lane."""
     trace = Trace()
