@@ -17,6 +17,7 @@ caller gets follows from what is known at the end:
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -444,9 +445,9 @@ class PendingWrites:
         return writes if self._gathering is None else [*writes, self._gathering]
 
     def _offer(self, session: int, sequence: int, write: _Pending, now: float) -> None:
-        write.sent_at = now
-        if self._send(session, sequence, write.payload):
-            write.offers += 1
+        is_taken = self._send(session, sequence, write.payload)
+        write.offers += is_taken
+        write.sent_at = now if is_taken else -math.inf  # Not taken again: due at the next scan, whoever took it before.
 
 
 def timed_out(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001  (a `Failure`)

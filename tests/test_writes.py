@@ -141,6 +141,22 @@ async def test_writes_are_sent_again() -> None:
 
 
 @asynchronous
+async def test_what_a_new_connection_has_no_room_for_is_due_at_once() -> None:
+    """It was taken by the last one, and may be applied; but it waits for room now, and not for `retry_seconds`."""
+    desk = Desk(retry_seconds=100.0)
+    future = desk.submit(1)
+    desk.takes = False
+    desk.writes.resend()
+    desk.writes.scan()
+    assert len(desk.sent) == 3
+    desk.takes = True
+    desk.writes.scan()
+    desk.writes.scan()
+    assert len(desk.sent) == 4, "taken: from now on it waits for an answer"
+    future.cancel()
+
+
+@asynchronous
 async def test_a_cancelled_write_leaves_the_table() -> None:
     """Nobody waits for it: it goes with the next scan, unless its owner asks for it again before."""
     desk = Desk()
