@@ -240,8 +240,11 @@ class PendingPuts(_Pending):
         if type(outcome) is Refusal:
             self.fail(lambda _: outcome.error())
             return
-        assert type(outcome) is PutBatchResult, outcome
-        revision = outcome.revision - len(self.future_list)
+        if type(outcome) is not PutBatchResult or outcome.count != len(self.future_list):
+            # A member that answers a client, or somebody under our number, says so: nobody is to wait for ever.
+            self.fail(lambda _: errors.MaybeApplied(f"{len(self.future_list)} puts were answered with {outcome}"))
+            return
+        revision = outcome.revision - outcome.count
         for future in self.future_list:
             revision += 1
             if not future.done():

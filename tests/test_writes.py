@@ -346,6 +346,19 @@ async def test_a_refused_batch_is_refused_to_everybody() -> None:
 
 
 @asynchronous
+async def test_an_outcome_that_is_none_of_a_batch_ends_it() -> None:
+    """What a member answers is not believed before it is checked: no caller waits for ever, or gets a wrong revision."""
+    desk, own = Desk(), OwnSession(7)
+    for sequence, outcome in enumerate([PutResult(5), PutBatchResult(5, 1), PutBatchResult(5, 3), 5], 1):
+        futures = [desk.put(own, b"a"), desk.put(own, b"b")]
+        desk.writes.seal()
+        assert desk.writes.resolve(7, sequence, outcome)
+        for future in futures:
+            await refused(future, errors.MaybeApplied)
+    assert len(desk.writes) == 0
+
+
+@asynchronous
 async def test_puts_are_bounded_and_end_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was not sealed yet counts, and was sent to nobody."""
     monkeypatch.setattr(writes, "PENDING_COUNT_MAX", 2)
