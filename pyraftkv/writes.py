@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +34,9 @@ PENDING_COUNT_MAX = 65_536
 
 WINDOW_MAX = RESULTS_MAX // 2
 """How far a session runs ahead of its oldest open write; the members' own bound leaves room for what is under way."""
+
+WAITING_COUNT_MAX = PENDING_COUNT_MAX
+"""Writes that wait for room in a session; one more is refused as `Overloaded`."""
 
 PENDING_BYTES_MAX = 128 * 1024 * 1024
 
@@ -59,7 +62,8 @@ class OwnSession:
         self.next_sequence = 1
         self.acked_below = 1
         """Every outcome below this is known here; told to the members with each command."""
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        """In turn. Who gives up leaves at once: a full session may stay so for long."""
         self._granted = 0
         """Places given to waiters that have not run since."""
 
@@ -73,9 +77,14 @@ class OwnSession:
         return WINDOW_MAX - (self.next_sequence - self.acked_below) - self._granted
 
     async def room(self, deadline: float) -> None:
-        """Wait for a place, in turn, or for the end; to be taken at once. Raises `Overloaded` at the deadline."""
+        """Wait for a place, in turn, or for the end; to be taken at once.
+
+        Raises: `Overloaded` at the deadline; at once, when `WAITING_COUNT_MAX` wait.
+        """
+        if len(self._waiters) >= WAITING_COUNT_MAX:
+            raise errors.Overloaded(f"{len(self._waiters)} writes wait for room in this session")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         try:
             async with asyncio.timeout_at(deadline):
                 await waiter
@@ -89,7 +98,9 @@ class OwnSession:
 
     def _pass_on(self, waiter: asyncio.Future[None]) -> None:
         """Who waited is gone: if it had just been given a place, that is the next one's."""
-        if not waiter.cancelled():
+        if waiter.cancelled():
+            self._waiters.pop(waiter, None)
+        else:
             self._granted -= 1
             self._release(self._places)
 
@@ -105,7 +116,7 @@ class OwnSession:
 
     def _release(self, count: int) -> None:
         while count > 0 and self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(None)
                 self._granted += 1

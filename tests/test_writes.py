@@ -347,7 +347,7 @@ async def test_a_refused_batch_is_refused_to_everybody() -> None:
 
 @asynchronous
 async def test_an_outcome_that_is_none_of_a_batch_ends_it() -> None:
-    """What a member answers is not believed before it is checked: no caller waits for ever, or gets a wrong revision."""
+    """What a member answers is checked before it is believed: nobody waits for ever, or gets a wrong revision."""
     desk, own = Desk(), OwnSession(7)
     for sequence, outcome in enumerate([PutResult(5), PutBatchResult(5, 1), PutBatchResult(5, 3), 5], 1):
         futures = [desk.put(own, b"a"), desk.put(own, b"b")]
@@ -451,5 +451,30 @@ def test_a_place_is_never_lost_nor_given_twice(monkeypatch: pytest.MonkeyPatch) 
         assert not own.is_full
         own.encode(PutKey(b"k", b"v"))
         assert own.is_full
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_waiting_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session may be full for as long as its oldest write is open: what waits for it is bounded, and only that."""
+    monkeypatch.setattr(writes, "WINDOW_MAX", 1)
+    monkeypatch.setattr(writes, "WAITING_COUNT_MAX", 2)
+
+    async def main() -> None:
+        own = OwnSession(7)
+        loop = asyncio.get_running_loop()
+        own.encode(PutKey(b"k", b"v"))
+        for _ in range(3):
+            with pytest.raises(errors.Overloaded, match="too long"):
+                await own.room(loop.time())
+        waiting = [asyncio.create_task(own.room(loop.time() + 60)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(errors.Overloaded, match="2 writes wait"):
+            await own.room(loop.time() + 60)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        own.advance(2)
+        assert not own.is_full, "those who gave up are in nobody's way"
 
     asyncio.run(main())
