@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -98,6 +99,9 @@ class Client(Engine):
         name: What the members call this client in their logs.
         timeout: The deadline in seconds of a call that names none.
         rng: The source of back-off jitter.
+
+    Raises:
+        ConfigurationError: No address, or a timeout that cannot be told to a member.
     """
 
     def __init__(
@@ -111,6 +115,8 @@ class Client(Engine):
     ) -> None:
         if not addresses:
             raise errors.ConfigurationError("a client needs one address at least")
+        if not 0.0 <= timeout < math.inf:
+            raise errors.ConfigurationError(f"timeout= is a finite number of seconds, not {timeout}")
         self._addresses = list(addresses)
         self._dialer = dialer
         self._hello = Hello(0, 0, name, 0, 0, "")

@@ -566,6 +566,13 @@ def test_a_client_needs_an_address() -> None:
         Client([], dialer=Member().dial)
 
 
+@pytest.mark.parametrize("timeout", [-1.0, float("inf"), float("nan")])
+def test_a_client_needs_a_timeout_that_it_can_tell(timeout: float) -> None:
+    """It travels with every write: one that cannot be encoded would end the client at the first."""
+    with pytest.raises(errors.ConfigurationError):
+        Client(["a"], dialer=Member().dial, timeout=timeout)
+
+
 @asynchronous
 async def test_linearizable_reads_follow_writes_through_any_member() -> None:
     """What one client has written every other client reads, whichever members they are connected to."""
