@@ -90,12 +90,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - raised again below
         failure = pytest_plugin.explained(pyfuncitem, used[0], error)
-    context = failure.__context__
-    try:
-        raise failure
-    except BaseException:
-        failure.__context__ = context  # and not what pytest is handling just now: the same test with more faults
-        raise
+    raise failure
 
 
 @pytest.hookimpl(wrapper=True)
