@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ pytest_plugins = ["pytester"]
 
 BROKEN = """
 import asyncio
+import logging
 import pytest
 
 
@@ -25,6 +27,7 @@ def test_lives_once(raft_sim):
         assert worker.boots == 1
 
     print("printed once")
+    logging.warning("logged once")
     raft_sim.run(main)
 """
 
@@ -113,6 +116,7 @@ def test_a_failure_shows_how_to_see_it_again(pytester: pytest.Pytester) -> None:
     )
     text = result.stdout.str()
     assert text.count("\nprinted once") == 1
+    assert len(re.findall(r"WARNING .* logged once", text)) == 1
     assert "During handling" not in text
     assert "pyraftkv/sim" not in text
     assert (pytester.path / ".raft" / ".gitignore").read_text() == "*\n"
