@@ -312,6 +312,24 @@ def test_ranges_are_translated_as_etcd_does() -> None:
     assert to_bytes(memoryview(b"x")) == b"x"
 
 
+@pytest.mark.parametrize("face", ["alone", "tcp-client"])
+@asynchronous
+async def test_writes_made_together_are_done_in_the_order_of_the_calls(face: str, tmp_path: Path) -> None:
+    """Whether they travel in one batch or alone: whatever comes between seals the batch before it."""
+    async with open_face(face, tmp_path) as kv:
+        opened = await kv.put("a", "0")
+        first, second, third, fourth = await asyncio.gather(
+            kv.put("a", "1"),
+            kv.put("a", "2", prev_kv=True),
+            kv.put("a", "3"),
+            kv.txn().then(PutKey(b"a", b"4")).commit(),
+        )
+        revisions = [result.revision - opened.revision for result in (first, second, third, fourth)]
+        assert revisions == [1, 2, 3, 4]
+        assert second.prev_kv is not None
+        assert second.prev_kv.text == "1"
+
+
 class Stubborn(bytes):
     """Bytes that stay what they are when they are converted."""
 

@@ -75,6 +75,11 @@ async def test_another_command_under_a_number_that_is_under_way_is_refused() -> 
         desk.submit(1, payload=b"other")
     assert desk.sent == [(7, 1, b"p")]
     assert desk.submit(1, payload=b"other", session=8) is not future
+    puts = desk.put(OwnSession(9), b"a")
+    desk.writes.seal()
+    with pytest.raises(errors.InvalidRequest):
+        desk.submit(1, payload=desk.sent[-1][2], session=9)
+    assert not puts.done()
     for write in desk.writes.futures():
         write.cancel()
 
@@ -307,6 +312,23 @@ async def test_puts_that_end_apart_travel_apart() -> None:
     futures = [desk.writes.put(own, b"k", b"v", deadline) for deadline in deadlines]
     desk.writes.seal()
     assert [command.command.count for command in desk.commands()] == [3, 2, 1, 2]
+    for future in futures:
+        future.cancel()
+
+
+@asynchronous
+async def test_a_batch_lasts_as_long_as_anybody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the last of its deadlines, whoever is cancelled; then it leaves, and makes room."""
+    monkeypatch.setattr(writes, "TOGETHER_SECONDS", 100.0)
+    desk, own = Desk(), OwnSession(7)
+    futures = [desk.put(own, b"k", seconds=seconds) for seconds in (-1, 60, -2, 70)]
+    desk.writes.seal()
+    futures[2].cancel()
+    desk.writes.scan()
+    assert ([future.done() for future in futures], len(desk.writes)) == ([False, False, True, False], 4)
+    futures[3].cancel()
+    desk.writes.scan()
+    assert (desk.writes.under_way(), len(desk.writes), desk.writes.lowest(own)) == ([(7, 1)], 2, 1)
     for future in futures:
         future.cancel()
 
