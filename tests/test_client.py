@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pyraftkv import Client, PutKey, client, client_watch, codec, errors, server, writes
+from pyraftkv import Client, PutKey, PutResult, client, client_watch, codec, errors, server, writes
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
@@ -446,6 +446,21 @@ async def test_a_session_that_expired_is_replaced() -> None:
         member.replica.sessions._by_id.clear()
         await refused(kv.put("a", "2"), errors.SessionExpired)
         await kv.put("a", "3")
+
+
+@asynchronous
+async def test_who_waits_for_a_session_that_expires_goes_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it was sent: it does not wait for the end of what will not come."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        await kv.put("a", "1")
+        member = cluster.leader._member
+        assert member is not None
+        monkeypatch.setattr(writes, "WINDOW_MAX", 1)
+        member.replica.sessions._by_id.clear()
+        lost, waited = kv.put("a", "2", prev_kv=True), kv.put("a", "3", prev_kv=True)
+        results = await asyncio.gather(lost, waited, return_exceptions=True)
+        assert [type(result) for result in results] == [errors.SessionExpired, PutResult]
 
 
 @asynchronous

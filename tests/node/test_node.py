@@ -286,6 +286,20 @@ async def test_an_evicted_session_is_replaced() -> None:
 
 
 @asynchronous
+async def test_who_waits_for_an_evicted_session_goes_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it was sent: it does not wait for the end of what will not come."""
+    async with lone_node() as node:
+        await node.put("a", "1")
+        member = node._member
+        assert member is not None
+        monkeypatch.setattr(writes, "WINDOW_MAX", 1)
+        member.replica.sessions._by_id.clear()
+        lost, waited = node.put("a", "2", prev_kv=True), node.put("a", "3", prev_kv=True)
+        results = await asyncio.gather(lost, waited, return_exceptions=True)
+        assert [type(result) for result in results] == [errors.SessionExpired, pyraftkv.PutResult]
+
+
+@asynchronous
 async def test_writes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """One put more than `PENDING_COUNT_MAX` is `Overloaded`; when there is room again, puts go on."""
     async with lone_node() as node:
