@@ -503,6 +503,23 @@ async def test_a_snapshot_that_cannot_be_written_is_told() -> None:
 
 
 @asynchronous
+async def test_who_waits_for_room_is_not_proposed_and_ends_with_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session goes no further than its window; when the node stops nobody waits for their own deadline."""
+    monkeypatch.setattr(writes, "WINDOW_MAX", 3)
+    async with lone_node() as node:
+        await node.put("a", "1")
+        member = node._member
+        assert member is not None
+        puts = [asyncio.create_task(node.put("a", "2", prev_kv=True, timeout=600)) for _ in range(5)]
+        puts += [asyncio.create_task(node.put("a", "2", timeout=600)) for _ in range(5)]
+        await asyncio.sleep(0)
+        assert len(member.writes.under_way()) == 3
+        await node.kill()
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(result) for result in results[3:]] == [errors.Closed] * 7
+
+
+@asynchronous
 async def test_more_writers_than_a_session_has_room_for_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a member and on a client alike every write happens, once."""
     monkeypatch.setattr(writes, "WINDOW_MAX", 8)
