@@ -7,8 +7,11 @@ still and members that come back. `docs/pitfalls.md` lists all of them, with the
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,9 @@ from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import KIB, Swarm, Workload
 from pyraftkv.sim.trace import Trace
 from tests.sim.test_simulation import leader_of
+
+ROOT = Path(__file__).parents[2]
+TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
 
 SMALL = NodeConfig(
     snapshot_log_bytes_min=24 * KIB,
@@ -151,14 +157,17 @@ def test_a_member_of_its_own_acknowledges_nothing_before_its_disk() -> None:
 
 def test_every_start_applies_what_it_has_from_where_its_snapshot_stands() -> None:
     """etcd#13766: a crash between applying and recording that it was; etcd#10063: a page of the log is left out."""
+    busy = replace(CRAMPED.workload, operations_per_second=150.0, in_flight=4, mix={"put": 3.0, "txn": 1.0})
+    slow = replace(CRAMPED, workload=busy, sync_seconds=(0.002, 0.02), write_bytes_per_second=1e6)
     faults = [
-        Fault(1.0, "power_loss_mid_write", ("n1", "n2"), 0.5, 40),
-        Fault(2.0, "kill_all", (), 0.2),
-        Fault(3.0, "power_loss_all", (), 0.2),
-        Fault(4.0, "restart_storm", ("n1",), 2.0),
-        Fault(4.5, "power_loss_mid_write", ("n2", "n3"), 0.5, 90),
+        Fault(0.8, "power_loss_mid_write", ("n1", "n2"), 0.3, 40),
+        Fault(1.8, "kill_all", (), 0.1),
+        Fault(2.6, "power_loss_all", (), 0.1),
+        Fault(3.4, "restart_storm", ("n1",), 2.0),
+        Fault(3.6, "power_loss_mid_write", ("n2", "n3"), 0.3, 90),
+        Fault(4.8, "kill_all", (), 0.1),
     ]
-    report = simulate(33, seconds=8.0, swarm=CRAMPED, faults=faults)
+    report = simulate(33, seconds=8.0, swarm=slow, faults=faults)
     assert report.acknowledged > 100
 
 
@@ -303,10 +312,25 @@ def test_entries_that_conflict_with_a_snapshot_go() -> None:
 @pytest.mark.parametrize("compacts", [False, True], ids=["whole", "compacted"])
 def test_a_watch_goes_on_over_a_snapshot_or_says_that_it_cannot(compacts: bool) -> None:
     """etcd#15271, #20221, #8411: its member is brought up to date by a snapshot: no step back, no gap, no repeat."""
-    faults: list[Fault] = []
-    for at in (0.2, 3.5):
-        faults += [Fault(at, "isolate", ("n1",), 3.0), Fault(at + 2.5, "burst", (), 0.0, 60_000)]
-        faults += [Fault(at + 2.9, "compact")] * compacts
-    report = simulate(41, seconds=9.0, swarm=CRAMPED, faults=faults)
+    faults = [
+        Fault(0.5, "isolate", ("n1",), 4.3),
+        *[Fault(3.4, "compact")] * compacts,
+        Fault(3.6, "burst", (), 0.0, 60_000),
+    ]
+    report = simulate(41, seconds=8.0, swarm=CRAMPED, faults=faults)
     assert snapshots_to(report.trace, "n1") > 0
     assert report.watched > 100
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_what_is_there() -> None:
+    """docs/pitfalls.md: every test and every mutant of it exists, and every scenario here stands there."""
+    page = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z][a-z0-9_-]+)`", page))
+    tests = {name for path in (ROOT / "tests").rglob("test_*.py") for name in TEST.findall(path.read_text("utf-8"))}
+    mutants = {path.stem for path in (ROOT / "tests" / "mutants" / "patches").glob("*.patch")}
+    assert named - tests - mutants == set()
+    scenarios = set(TEST.findall(Path(__file__).read_text("utf-8"))) - {"test_the_page_names_what_is_there"}
+    assert scenarios - named == set()
