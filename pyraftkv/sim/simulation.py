@@ -194,7 +194,8 @@ class Simulation:
         if op.ended is None:
             self.trace.add(self.now(), host, "invoke", op=op.number, command=op.words)
         else:
-            self.trace.add(self.now(), host, "return", op=op.number, outcome=op.outcome.value, error=op.error)
+            detail = {"error": op.error} if op.result is None else {"result": op.result}
+            self.trace.add(self.now(), host, "return", op=op.number, outcome=op.outcome.value, **detail)
 
     async def _member(self, host: Host) -> None:
         """The program of a member's machine."""
@@ -300,7 +301,7 @@ class Simulation:
             "",
             "violation",
             text=f"{rule}: {text}",
-            ops=[(op.client.partition("/")[0], op.number) for op in ops],
+            ops=[(op.client.partition("/")[0], op.number) for op in ops] or None,
         )
         return SimFailure(rule, text, seed=self.seed, faults=self.faults, trace=self.trace, ops=ops)
 

@@ -140,7 +140,7 @@ def random_workload(random: Random) -> Workload:
     return Workload(
         clients=random.randint(2, 5),
         in_flight=random.choice([1, 2, 4]),
-        operations_per_second=random.choice([25.0, 50.0, 100.0]),
+        operations_per_second=random.choice([20.0, 40.0, 80.0]),
         pulse_seconds=random.choice([0.0, 0.05, 0.1]),
         keys=random.choice([1, 3, 10, 30]),
         value_bytes=random.choice([(0, 16), (8, 64), (16, 512), (16, 4 * KIB)]),

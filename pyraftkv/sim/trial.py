@@ -204,14 +204,6 @@ class Trial(Simulation):
             self.failure = self.failure or failure
             raise failure
 
-    def _noted(self, op: Op) -> None:
-        """Trace what was answered, too: a few of an application's operations are worth more than thousands of ours."""
-        if op.result is None:
-            super()._noted(op)
-        else:
-            host, outcome = op.client.partition("/")[0], op.outcome.value
-            self.trace.add(self.now(), host, "return", op=op.number, outcome=outcome, result=op.result)
-
     def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
         """Return a failure of this run, as of now."""
         failure = super().failed(rule, text, ops)

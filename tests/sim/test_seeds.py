@@ -23,8 +23,8 @@ PAIR_EVERY = 10
 KINDS_MIN = 25
 """So many kinds of fault must have struck somewhere, or the schedule is not what it says."""
 
-OPERATIONS_MIN = 25.0
-"""Answered operations per virtual second, over all seeds: nearly half of what clients ask for, whatever befalls them."""
+OPERATIONS_MIN = 20.0
+"""Answered operations per virtual second, over all seeds: nearly half of what is asked, whatever befalls them."""
 
 
 @pytest.mark.timeout(1800)
