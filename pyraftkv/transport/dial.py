@@ -104,7 +104,7 @@ async def dial(
         tls: How to be safe, or None for plain text.
         limits: The bounds.
         judge: Accepts the other end's HELLO, or raises `HandshakeRejected`.
-        connected: Called when the connection stands.
+        connected: Called when the connection stands; not if the dial was cancelled by then.
         lost: Called when the wire is gone.
 
     Raises:
@@ -116,17 +116,15 @@ async def dial(
     host, port = parse_address(address)
     introduction = Introduction(hello, secure=tls is not None)
 
-    def introduce(wire: Wire) -> None:
-        if connected is not None:
-            connected(wire)
-        introduction.connected(wire)
-
-    wire = Wire(introduction, connected=introduce, lost=lost)
+    wire = Wire(introduction, connected=introduction.connected, lost=lost)
     accepted = False
     try:
         async with asyncio.timeout(limits.dial_seconds_max):
             loop = asyncio.get_running_loop()
             await loop.create_connection(lambda: wire, host, port, **_tls_options(tls, host, limits))
+            # Not before: when a dial is cancelled here uvloop closes the connection, and never says that it is lost.
+            if connected is not None and not wire.is_lost:
+                connected(wire)
             other = await introduction.answer
         if tls is not None and other.member_id:
             tls.check_identity(wire.ssl_object, other)

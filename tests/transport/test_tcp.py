@@ -374,6 +374,22 @@ async def test_wrong_hellos_are_refused_by_name(fields: dict[str, Any], reason: 
     await close(one, two)
 
 
+def test_closing_does_not_wait_for_dials_that_were_cancelled_on_uvloop() -> None:
+    """It closes the connection of such a dial without ever saying that it is lost."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            one, two = await _member(1), await _member(2, cluster_id=8)
+            introduce(one, two)
+            await until(lambda: one.transport.rejections and two.transport.rejections)
+            await close(one, two)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for _ in range(5):
+            runner.run(main())
+
+
 @in_loop
 async def test_the_handler_may_refuse_and_change_its_mind(caplog: pytest.LogCaptureFixture) -> None:
     """Dials go on; the refusal is logged once, and is forgotten when it is over."""
