@@ -60,9 +60,9 @@ class Driver:
             self._reads.seal()
             self._raft.feed(self._inbox.take())
             ready = self._raft.ready()
-            self._send(ready)
             if ready.save is not None:
                 self._storage.save(ready.save, self._saved)
+            self._send(ready)
             if ready.restore is not None or ready.committed:
                 self._applier.submit(ready.restore, ready.committed)
             if ready.reads:
