@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import FOLLOWER, EntryFetch, Fetched, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
+from pyraftkv.core import FOLLOWER, EntryFetch, Fetched, Input, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
 from pyraftkv.log.base import Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.inbox import Inbox
@@ -47,6 +47,7 @@ class Driver:
         self._snapshots = snapshots
         self._led = led
         self._saved_number = 0
+        self._is_delivering = False
         self._held: deque[tuple[int, list[PeerMessage]]] = deque()
         """Messages that wait for a save, by its number."""
         self._fetches: asyncio.Queue[EntryFetch] = asyncio.Queue()
@@ -56,27 +57,47 @@ class Driver:
         """Drive the machine until cancelled."""
         while True:
             await self._inbox.filled()
-            self._writes.seal()
-            self._reads.seal()
-            self._raft.feed(self._inbox.take())
-            ready = self._raft.ready()
-            if ready.save is not None:
-                self._storage.save(ready.save, self._saved)
-            self._send(ready)
-            if ready.restore is not None or ready.committed:
-                self._applier.submit(ready.restore, ready.committed)
-            if ready.reads:
-                self._reads.confirmed(ready.reads)
-            if ready.again:
-                self._inbox.wake()
-            if ready.fetches or ready.soft_state or ready.rejected_proposals:
-                self._handle_rare(ready)
+            self._turn()
+
+    def deliver(self, *inputs: Input) -> None:
+        """Take what came from the network, the disk or the clock.
+
+        While others wait for the next turn it joins them. Alone it has its turn in this very pass: nobody would gain
+        by another, and a put that has nobody beside it waits for four of them on its way.
+        """
+        is_alone = self._inbox.is_idle and not self._is_delivering
+        self._inbox.extend(inputs, urgent=not is_alone)
+        if is_alone:
+            self._is_delivering = True  # whatever this leads to comes back as input of the next turn, not inside this
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - whoever called is not to blame: `run` raises it
+                self._inbox.fail(error)
+            finally:
+                self._is_delivering = False
+
+    def _turn(self) -> None:
+        self._writes.seal()
+        self._reads.seal()
+        self._raft.feed(self._inbox.take())
+        ready = self._raft.ready()
+        if ready.save is not None:
+            self._storage.save(ready.save, self._saved)
+        self._send(ready)
+        if ready.restore is not None or ready.committed:
+            self._applier.submit(ready.restore, ready.committed)
+        if ready.reads:
+            self._reads.confirmed(ready.reads)
+        if ready.again:
+            self._inbox.wake()
+        if ready.fetches or ready.soft_state or ready.rejected_proposals:
+            self._handle_rare(ready)
 
     async def tick(self, seconds: float) -> None:
         """Tell the machine that time passes. A late tick counts once, however late (design: never replayed in bulk)."""
         while True:
             await asyncio.sleep(seconds)
-            self._inbox.put(Tick())
+            self.deliver(Tick())
 
     def _send(self, ready: Ready) -> None:
         """Send what may leave now; hold what waits for a save that is not on disk yet."""
@@ -106,7 +127,10 @@ class Driver:
             released += self._held.popleft()[1]
         if released:
             self._transport.send(released)
-        self._inbox.put(Saved(number), urgent=self._raft.role is not FOLLOWER)
+        if self._raft.role is FOLLOWER:
+            self._inbox.put(Saved(number), urgent=False)
+        else:
+            self.deliver(Saved(number))
 
     def _handle_rare(self, ready: Ready) -> None:
         if ready.rejected_proposals:

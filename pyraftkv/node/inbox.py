@@ -19,6 +19,7 @@ class Inbox:
         self._inputs: list[Input] = []
         self._payloads: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
         self._is_urgent = False
         """Whether anything here is worth a pass of its own."""
 
@@ -28,10 +29,11 @@ class Inbox:
         if urgent:
             self.wake()
 
-    def extend(self, items: Iterable[Input]) -> None:
+    def extend(self, items: Iterable[Input], *, urgent: bool = True) -> None:
         """Add several inputs."""
         self._inputs += items
-        self.wake()
+        if urgent:
+            self.wake()
 
     def propose(self, payload: bytes) -> bool:
         """Add a payload to the batch that is proposed next; it is always taken."""
@@ -39,6 +41,16 @@ class Inbox:
         if not self._is_urgent:
             self.wake()
         return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether somebody waits in `filled`, and nothing has come to wake him."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def fail(self, error: Exception) -> None:
+        """Let `filled` raise."""
+        self._error = error
+        self.wake()
 
     def wake(self) -> None:
         """Let `filled` return in the next pass of the event loop, even with nothing in it."""
@@ -48,13 +60,15 @@ class Inbox:
             waiter.set_result(None)
 
     async def filled(self) -> None:
-        """Wait for something urgent. Every other task has a turn first: batches can grow."""
+        """Wait for something urgent, or raise what `fail` was given. All other tasks run first: batches can grow."""
         if self._is_urgent:
             await asyncio.sleep(0)
         else:
             self._waiter = self._loop.create_future()
             await self._waiter
             self._waiter = None
+        if self._error is not None:
+            raise self._error
 
     def take(self) -> list[Input]:
         """Return all there is."""

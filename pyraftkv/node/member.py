@@ -214,7 +214,7 @@ class Member:
             elif not isinstance(message, GenesisOffer):
                 inputs.append(message)
         if inputs:
-            self.inbox.extend(inputs)
+            self.driver.deliver(*inputs)
 
     def _applicable(self, message: ForwardedProposals) -> ForwardedProposals:
         """Return the message with what a member may forward: anything else, once committed, would stop every member."""

@@ -16,7 +16,15 @@ from typing import Any, cast
 from pyraftkv import codec, errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import Entry, HardState
-from pyraftkv.core.messages import AppendRequest, AppendResponse, Heartbeat, Message, VoteRequest, VoteResponse
+from pyraftkv.core.messages import (
+    AppendRequest,
+    AppendResponse,
+    ForwardedProposals,
+    Heartbeat,
+    Message,
+    VoteRequest,
+    VoteResponse,
+)
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import LEADER
 from pyraftkv.log import MemoryStorage
@@ -194,3 +202,62 @@ async def test_a_leader_counts_its_own_save_at_once() -> None:
         assert leader.member.raft.commit == 2
         sent = await leader.after_a_save()
         assert sent == [AppendRequest(to, 1, 2, 3, 2, [], 3) for to in (2, 3)]
+
+
+@asynchronous
+async def test_what_comes_alone_has_its_turn_at_once() -> None:
+    """An append is on its way to the disk in the pass in which it came; one that nobody expects costs no pass more."""
+    async with driven(2) as follower:
+        await follower.rest()
+        follower.member.received([AppendRequest(2, 1, 2, 1, 1, [Entry(2, 2, b"")], 1)])
+        assert len(follower.disk.held) == 1
+
+
+@asynchronous
+async def test_what_comes_beside_a_proposal_joins_it() -> None:
+    """Whoever proposes in this pass is waited for: one save, one message for each follower."""
+    async with driven(1) as leader:
+        await leader.lead()
+        await leader.rest()
+        payloads = [codec.encode_logged(RegisterSession(nonce)) for nonce in (7, 8)]
+        leader.member.inbox.propose(payloads[0])
+        leader.member.received([AppendResponse(1, 2, 2, 2, False, 0, 0)])
+        assert leader.wire.take() == []
+        leader.member.inbox.propose(payloads[1])
+        assert [[entry.payload for entry in request.entries] for request in appends(await leader.rest())] == [
+            payloads,
+            payloads,
+        ]
+
+
+@asynchronous
+async def test_an_error_in_a_turn_ends_the_driver_and_not_who_delivered() -> None:
+    """1. A transport hands a message over. 2. What comes of it fails: a bug, or the disk.
+
+    3. asyncio would close the transport's connection and go on. The driver's task ends instead, and so does the node.
+    """
+
+    def broken(save: Save, then: Callable[[int], None]) -> None:
+        raise errors.StorageFailed("the disk is gone")
+
+    here = Driven(2)
+    task = asyncio.create_task(here.member.driver.run())
+    await here.rest()
+    here.disk.save = broken  # type: ignore[method-assign]
+    here.member.received([AppendRequest(2, 1, 2, 1, 1, [Entry(2, 2, b"")], 1)])
+    await refused(task, errors.StorageFailed)
+    here.member.received([Heartbeat(2, 1, 2, 1, 0)])  # late, to a node that stops: nothing happens any more
+    assert here.wire.take() == []
+
+
+@asynchronous
+async def test_a_turn_is_never_taken_inside_another() -> None:
+    """A disk that completes a save while it is handed over: the news is input of the next turn."""
+    async with driven(1) as leader:
+        await leader.lead()
+        leader.disk.save = lambda save, then: then(save.number)  # type: ignore[method-assign]
+        before = leader.member.raft.last_index
+        leader.member.received([ForwardedProposals(1, 2, 2, [codec.encode_logged(RegisterSession(7))])])
+        assert leader.member.raft.status().saved == before, "not counted yet"
+        await leader.rest()
+        assert leader.member.raft.status().saved == before + 1
