@@ -10,7 +10,7 @@ from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, 
 from pyraftkv.sim.check import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.store import Store
 from pyraftkv.store.commands import Compact, DeleteRange, PutKey, RangeQuery, Transaction
-from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
+from pyraftkv.store.values import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
 from pyraftkv.store.watch import Watcher
 
 KEYS = [b"a", b"b", b"c"]
@@ -153,6 +153,8 @@ def altered(random: Random, result: Result) -> Result:
         return replace(result, deleted=result.deleted + 1)
     if isinstance(result, TxnResult):
         return replace(result, succeeded=not result.succeeded)
+    if isinstance(result, CompactResult):  # it tells of the present: one beside it may have been that, too
+        return replace(result, revision=result.revision + 1000)
     return replace(result, revision=result.revision + random.choice([-1, 1]))
 
 
