@@ -40,7 +40,7 @@ from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.validate import validate
 from pyraftkv.store.values import PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Dialer
-from pyraftkv.writes import OwnSession, PendingWrites
+from pyraftkv.writes import PendingWrites, SessionKeeper
 
 logger = logging.getLogger("pyraftkv.client")
 
@@ -137,8 +137,7 @@ class Client(Engine):
         self._watches: dict[int, ClientWatch] = {}
         self._cluster_id = 0
         """Of the cluster that answered last; 0 before."""
-        self._session: OwnSession | None = None
-        self._opening: asyncio.Task[OwnSession] | None = None
+        self._sessions = SessionKeeper(register=self._register, situation=lambda: self._situation)
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: PendingWrites | None = None
         self._last_error: Exception | None = None
@@ -156,12 +155,12 @@ class Client(Engine):
 
     def start(self) -> None:
         """Begin to connect, in the background. Calls wait for the connection as long as their deadline allows."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._writes = writes = PendingWrites(
             loop,
             send=self._send_write,
             gather=lambda: loop.call_soon(writes.seal),
-            expired=self._session_expired,
+            expired=self._sessions.expired,
             retry_seconds=RETRY_SECONDS,
         )
         for work in (self._stay_connected(), self._housekeeping()):
@@ -176,9 +175,9 @@ class Client(Engine):
             task.remove_done_callback(self._loop_ended)
             task.cancel()
         self._end()
-        ending: list[asyncio.Task[Any]] = [*tasks, self._opening] if self._opening is not None else [*tasks]
-        if ending:
-            await asyncio.wait(ending)
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._sessions.close()
 
     def _end(self) -> None:
         """Fail everything under way."""
@@ -187,8 +186,7 @@ class Client(Engine):
             self._connection = None
         if self._writes is not None:
             self._writes.fail_all(_closed_error)
-        if self._session is not None:
-            self._session.abandon()
+        self._sessions.forget()
         for ask in self._asks.values():
             if not ask.future.done():
                 ask.future.set_exception(errors.Closed("the client was closed"))
@@ -222,7 +220,7 @@ class Client(Engine):
         self._running()
         validate(command, LIMITS)
         deadline = self._deadline(timeout)
-        session = await self._session_with_room(deadline)
+        session = await self._sessions.with_room(deadline)
         writes = self._running()
         writes.seal()
         sequence, payload = session.encode(command)
@@ -232,13 +230,13 @@ class Client(Engine):
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         writes = self._running()
         deadline = self._deadline(timeout)
-        session = self._session
-        if session is None or session.is_full:
+        session = self._sessions.ready
+        if session is None:
             return self._write_put_later(key, value, deadline)
         return writes.put(session, key, value, deadline)
 
     async def _write_put_later(self, key: bytes, value: bytes, deadline: float) -> PutResult:
-        session = await self._session_with_room(deadline)
+        session = await self._sessions.with_room(deadline)
         return await self._running().put(session, key, value, deadline)
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
@@ -273,7 +271,8 @@ class Client(Engine):
         return self._writes
 
     def _deadline(self, timeout: float | None) -> float:
-        return asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
+        return self._loop.time() + (self._timeout if timeout is None else timeout)
 
     def _id(self) -> int:
         self._next_id += 1
@@ -282,7 +281,7 @@ class Client(Engine):
     async def _ask(self, make: Callable[[int], Call], timeout: float | None) -> Any:
         """Send a call that may be repeated, and wait for its answer. Raises `ReadTimeout`, and what it came to."""
         self._running()
-        future = asyncio.get_running_loop().create_future()
+        future = self._loop.create_future()
         ask = _Ask(make(self._id()), self._deadline(timeout), future)
         self._asks[ask.id] = self._asks_waiting[ask.id] = ask
         self._send_asks()
@@ -303,53 +302,12 @@ class Client(Engine):
             self._asks_sent.add(ask_id)
             self._connection.send(ask.frame)
 
-    async def _session_with_room(self, deadline: float) -> OwnSession:
-        """Wait for this client's session, and for a place in it that is to be taken at once."""
-        while True:
-            session = self._session or await self._open_session(deadline)
-            if not session.is_full:
-                return session
-            await session.room(deadline)
-            self._running()
-            if session is self._session:
-                return session
-
-    async def _open_session(self, deadline: float) -> OwnSession:
-        """Open this client's session; callers at the same time share the attempt, each to its own deadline."""
-        loop = asyncio.get_running_loop()
-        while self._session is None:
-            if self._opening is None or self._opening.done():
-                self._opening = loop.create_task(self._open(deadline), name="pyraftkv-session")
-                self._opening.add_done_callback(_retrieve)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(self._opening)
-            except TimeoutError:
-                raise errors.NoLeader(f"nothing was written, for no session was opened: {self._situation}") from None
-            except errors.NoLeader:
-                if loop.time() >= deadline:  # else the attempt was another caller's, who had less time
-                    raise
-        return self._session
-
-    async def _open(self, deadline: float) -> OwnSession:
-        timeout = deadline - asyncio.get_running_loop().time()
+    async def _register(self, deadline: float) -> int:
         try:
-            self._session = OwnSession(await self._ask(OpenSessionCall, timeout))
+            session_id: int = await self._ask(OpenSessionCall, deadline - self._loop.time())
         except (errors.ReadTimeout, errors.MaybeApplied) as error:
             raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
-        return self._session
-
-    def _session_expired(self, session_id: int) -> None:
-        """The cluster does not know the session: the next write opens another, as does who waits for room in it."""
-        session = self._session
-        if session is not None and session.id == session_id:
-            self._session = None
-            session.abandon()
-
-    def _acknowledge(self) -> None:
-        """Tell the session which outcomes are known here."""
-        if self._session is not None:
-            self._session.advance(self._running().lowest(self._session))
+        return session_id
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
         connection = self._connection
@@ -414,8 +372,7 @@ class Client(Engine):
         """Notice when another cluster answers at the addresses of the last one: it knows nothing of the session."""
         if self._cluster_id and cluster_id and cluster_id != self._cluster_id:
             logger.warning("cluster %x answers in place of %x", cluster_id, self._cluster_id)
-            if self._session is not None:
-                self._session_expired(self._session.id)
+            self._sessions.forget()
             self._running().drop_all(_replaced_error)
         self._cluster_id = cluster_id or self._cluster_id
 
@@ -426,7 +383,7 @@ class Client(Engine):
             self._lost.set()
 
     def _heard(self) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._heard_at = self._loop.time()
         self._is_probed = False
 
     def _leave_if_silent(self, now: float) -> None:
@@ -452,8 +409,8 @@ class Client(Engine):
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self._running().scan()
-            self._acknowledge()
-            now = asyncio.get_running_loop().time()
+            self._sessions.acknowledge(self._running())
+            now = self._loop.time()
             for ask in list(self._asks.values()):
                 if now >= ask.deadline and not ask.future.done():
                     ask.future.set_exception(errors.ReadTimeout(f"no answer in time: {self._situation}"))
@@ -517,7 +474,7 @@ class Client(Engine):
             assert answer.result is not None
             assert not isinstance(answer.result, dict)
             self._running().resolve(*key, answer.result)
-            self._acknowledge()
+            self._sessions.acknowledge(self._running())
         elif answer.error[0] in RETRY_ELSEWHERE:
             if answer.error[0] in DECLINED:
                 self._running().declined(*key)
@@ -525,7 +482,7 @@ class Client(Engine):
                 self._connection.close()
         else:
             self._running().resolve(*key, Refusal(*answer.error))
-            self._acknowledge()
+            self._sessions.acknowledge(self._running())
 
     def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
         """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""
@@ -582,9 +539,3 @@ def _replaced_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
     if sent:
         return errors.SessionExpired("another cluster answers now; the one before may have applied the write")
     return errors.NoLeader("another cluster answers now; the one before was not sent the write")
-
-
-def _retrieve(task: asyncio.Task[OwnSession]) -> None:
-    """Look at the task's exception: everybody who waited for it may have been cancelled."""
-    if not task.cancelled():
-        task.exception()

@@ -1,7 +1,8 @@
 """Writes on their way: proposed, sent again until they are heard of, resolved once.
 
-`OwnSession` numbers and encodes the commands of one proposer; `PendingWrites` keeps every one until its outcome is
-known. A node and a remote client use both: what differs is only where `send` leads and where outcomes come from.
+`SessionKeeper` opens the session of one proposer, `OwnSession` numbers and encodes its commands, `PendingWrites` keeps
+every command until its outcome is known. A node and a remote client use all three: what differs is only where `send`
+leads and where outcomes come from.
 
 Puts that are made in one pass of the event loop are gathered into one command (`put`, `seal`): one number, one
 encoding, one entry in the log, one decoding per member and one outcome for all of them.
@@ -20,7 +21,7 @@ import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pyraftkv import codec, errors
@@ -127,6 +128,89 @@ class OwnSession:
         sequence = self.next_sequence
         self.next_sequence = sequence + 1
         return sequence, codec.encode_logged(Envelope(self.id, sequence, self.acked_below, command))
+
+
+class SessionKeeper:
+    """The session of one proposer: opened with its first write, and again when the members no longer know it.
+
+    Args:
+        register: Opens a session through the log before a deadline, and returns its id. Raises `NoLeader`, `Closed`.
+        situation: Says in a few words why none could be opened in time.
+    """
+
+    def __init__(self, *, register: Callable[[float], Coroutine[Any, Any, int]], situation: Callable[[], str]) -> None:
+        self._register = register
+        self._situation = situation
+        self._current: OwnSession | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> OwnSession | None:
+        """The session, if there is one with room for a write."""
+        current = self._current
+        return None if current is None or current.is_full else current
+
+    async def with_room(self, deadline: float) -> OwnSession:
+        """Wait for a session, and for a place in it that is to be taken at once.
+
+        Raises: `NoLeader`, `Overloaded`, `Closed`.
+        """
+        while True:
+            current = self._current or await self._open(deadline)
+            if not current.is_full:
+                return current
+            await current.room(deadline)
+            if current is self._current:
+                return current
+
+    async def _open(self, deadline: float) -> OwnSession:
+        """Open a session; callers at the same time share the attempt, each to its own deadline."""
+        loop = asyncio.get_running_loop()
+        while self._current is None:
+            if self._opening is None or self._opening.done():
+                self._opening = loop.create_task(self._open_once(deadline), name="pyraftkv-session")
+                self._opening.add_done_callback(_retrieve)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(self._opening)
+            except TimeoutError:
+                message = f"nothing was written, for no session was opened: {self._situation()}"
+                raise errors.NoLeader(message) from None
+            except errors.NoLeader:
+                if loop.time() >= deadline:  # else the attempt was another caller's, who had less time
+                    raise
+        return self._current
+
+    async def _open_once(self, deadline: float) -> None:
+        self._current = OwnSession(await self._register(deadline))
+
+    def acknowledge(self, writes: PendingWrites) -> None:
+        """Tell the session which outcomes are known here."""
+        if self._current is not None:
+            self._current.advance(writes.lowest(self._current))
+
+    def expired(self, session_id: int) -> None:
+        """The members no longer know a session: the next write opens another, as does who waits for room in it."""
+        if self._current is not None and self._current.id == session_id:
+            self.forget()
+
+    def forget(self) -> None:
+        """The session is of no use any more."""
+        current, self._current = self._current, None
+        if current is not None:
+            current.abandon()
+
+    async def close(self) -> None:
+        """Let nobody wait any more, and see the last attempt end: what it waits for must have failed before."""
+        self.forget()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at the task's exception: everybody who waited for it may have been cancelled."""
+    if not task.cancelled():
+        task.exception()
 
 
 Failure = Callable[[bool], errors.PyraftkvError]

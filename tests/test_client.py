@@ -336,7 +336,7 @@ async def test_a_client_that_outlives_its_cluster_opens_a_session_in_the_next(mo
         unsent = asyncio.create_task(kv.put("b", "1", timeout=60))
         await until(lambda: kv._writes is not None and len(kv._writes) == 2)
         waiting = asyncio.create_task(kv.put("c", "1", timeout=60))
-        await until(lambda: kv._session is not None and len(kv._session._waiters) == 1)
+        await until(lambda: kv._sessions._current is not None and len(kv._sessions._current._waiters) == 1)
         member.peer, member.queued_bytes, member.sent = Hello(2, 1, "fake", 1, 1, ""), 0, []
         member.close()
         await refused(sent, errors.SessionExpired)

@@ -16,8 +16,8 @@ An unpacker is never reused: each text gets its own `unpackb` (a reused one has 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from operator import attrgetter
 from struct import Struct
 from typing import Any, Final
@@ -315,7 +315,7 @@ class Schema:
         self.kind = kind
         self.names = tuple(shapes)
         self._fetch = attrgetter(*shapes) if len(shapes) > 1 else None
-        self._is_in_order = self.names == tuple(field.name for field in fields(kind))[: len(self.names)]
+        self._is_in_order = self.names == tuple(field.name for field in dataclasses.fields(kind))[: len(self.names)]
         """Whether the record can be built by position, which takes half the time."""
         self._encoders = [shape.encode for shape in shapes.values()]
         self._decoders = [shape.decode for shape in shapes.values()]

@@ -48,7 +48,7 @@ from pyraftkv.node.watches import WatchHub
 from pyraftkv.protocol import Envelope, GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.transport.base import Transport
-from pyraftkv.writes import OwnSession, PendingWrites
+from pyraftkv.writes import PendingWrites, SessionKeeper
 
 logger = logging.getLogger("pyraftkv.node")
 
@@ -84,16 +84,17 @@ class Member:
         self._events = events
         self._config = config
         self._rng = rng
-        self._own: OwnSession | None = None
-        self._opening: asyncio.Task[OwnSession] | None = None
         self._is_closed = False
         self._next_warning = loop.time()
         self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
-        self.inbox = Inbox(loop)
+        self.inbox = inbox = Inbox(loop)
         self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
+        self.sessions = sessions = SessionKeeper(
+            register=self._register, situation=lambda: "no leader answered in time"
+        )
         self.writes = PendingWrites(
-            loop, send=self._propose, gather=self.inbox.wake, expired=self._expired, retry_seconds=config.retry_seconds
+            loop, send=self._propose, gather=inbox.wake, expired=sessions.expired, retry_seconds=config.retry_seconds
         )
         self.reads = ReadRounds(
             loop,
@@ -136,42 +137,6 @@ class Member:
         # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
         return self._loop.time() + (self._config.request_timeout_seconds if timeout is None else timeout)
 
-    def own_session(self) -> OwnSession | None:
-        """Return this member's own session, if it has one with room for a write."""
-        own = self._own
-        return None if own is None or own.is_full else own
-
-    async def own_session_with_room(self, deadline: float) -> OwnSession:
-        """Wait for this member's own session, and for a place in it that is to be taken at once.
-
-        Raises: `NoLeader`, `Overloaded`, `Closed`.
-        """
-        while True:
-            own = self._own or await self._open_own_session(deadline)
-            if not own.is_full:
-                return own
-            await own.room(deadline)
-            if self._is_closed:
-                raise errors.Closed("the node stopped before the request was sent to anybody")
-            if own is self._own:
-                return own
-
-    async def _open_own_session(self, deadline: float) -> OwnSession:
-        """Register this member's own session; callers at the same time share the attempt, each to its own deadline."""
-        while self._own is None:
-            if self._opening is None or self._opening.done():
-                self._opening = self._loop.create_task(self._open_own(deadline), name="pyraftkv-session")
-                self._opening.add_done_callback(_retrieve)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(self._opening)
-            except TimeoutError:
-                raise errors.NoLeader("no session could be opened before the deadline; nothing was written") from None
-            except errors.NoLeader:
-                if self._loop.time() >= deadline:  # else the attempt was another caller's, who had less time
-                    raise
-        return self._own
-
     async def open_session(self, deadline: float) -> int:
         """Register a session through the log and return its id. Raises `NoLeader`, `WriteTimeout`."""
         nonce = self._rng.getrandbits(62)
@@ -180,21 +145,13 @@ class Member:
         assert isinstance(session_id, int)
         return session_id
 
-    def _expired(self, session_id: int) -> None:
-        """The cluster no longer knows the session: the next write opens another, as does who waits for room in it."""
-        own = self._own
-        if own is not None and own.id == session_id:
-            self._own = None
-            own.abandon()
-
-    async def _open_own(self, deadline: float) -> OwnSession:
+    async def _register(self, deadline: float) -> int:
         try:
-            self._own = OwnSession(await self.open_session(deadline))
+            return await self.open_session(deadline)
         except errors.NodeFailed as error:
             raise errors.Closed(f"nothing was written: {error}") from None
-        except errors.MaybeApplied:
-            raise errors.NoLeader("no session could be opened before the deadline; nothing was written") from None
-        return self._own
+        except errors.MaybeApplied as error:
+            raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
 
     def _propose(self, session: int, sequence: int, payload: bytes) -> bool:  # noqa: ARG002  (the payload names them)
         return self.inbox.propose(payload)
@@ -239,8 +196,7 @@ class Member:
         resolve = self.writes.resolve
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
-        if self._own is not None:
-            self._own.advance(self.writes.lowest(self._own))
+        self.sessions.acknowledge(self.writes)
         self.watches.advance()
         self.reads.applied(applied.index)
         self._applied_changed.set()
@@ -321,14 +277,12 @@ class Member:
         self._is_closed = True
         self._applied_changed.set()
         self.writes.fail_all(error)
+        self.sessions.forget()
         self.reads.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
-        if self._own is not None:
-            self._own.abandon()
         await self.sender.close()
         await self.taker.close()
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
+        await self.sessions.close()
 
     async def take_snapshot(self) -> None:
         """Write a snapshot of the present state now, unless one is being written; wait until it is done.
@@ -346,8 +300,7 @@ class Member:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             self.writes.scan()
-            if self._own is not None:
-                self._own.advance(self.writes.lowest(self._own))
+            self.sessions.acknowledge(self.writes)
             self.reads.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
@@ -361,12 +314,6 @@ class Member:
             work = self.replica.store.compaction()
             is_done = work is None or work.step(COMPACTION_BUDGET) is not None
             pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
-
-
-def _retrieve(task: asyncio.Task[OwnSession]) -> None:
-    """Look at the task's exception: everybody who waited for it may have been cancelled."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _is_forwardable(payload: bytes) -> bool:

@@ -321,7 +321,7 @@ class Node(Engine):
         member = self._running()
         deadline = member.deadline(timeout)
         member.replica.store.validate(command)
-        session = member.own_session() or await member.own_session_with_room(deadline)
+        session = await member.sessions.with_room(deadline)
         member.writes.seal()
         sequence, payload = session.encode(command)
         _check_size(payload)
@@ -331,14 +331,14 @@ class Node(Engine):
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
         deadline = member.deadline(timeout)
-        session = member.own_session()
+        session = member.sessions.ready
         if session is None:
             return self._write_put_later(member, key, value, deadline)
         return member.writes.put(session, key, value, deadline)
 
     @staticmethod
     async def _write_put_later(member: Member, key: bytes, value: bytes, deadline: float) -> PutResult:
-        session = await member.own_session_with_room(deadline)
+        session = await member.sessions.with_room(deadline)
         return await member.writes.put(session, key, value, deadline)
 
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
