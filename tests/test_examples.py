@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 WAIT_SECONDS = 60.0
 LINES_MAX = 30
+LOOP_LINES_MAX = 80
 TUTORIAL_LINES_MAX = 150
 SECONDS_PER_SEED_MAX = 10.0
 
@@ -46,6 +47,7 @@ def test_every_example_is_tested() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
         "01_one_process.py",
         "02_embed_node.py",
+        "sans_io_loop.py",
         "tcp_cluster.py",
         "test_my_app.py",
     ]
@@ -65,6 +67,18 @@ def test_an_embedded_node_goes_on_counting(tmp_path: Path) -> None:
     second = run("02_embed_node.py", folder=tmp_path)
     assert [int(number) for number in re.findall(r"visits is (\d+)", second)] == [6, 7, 8, 9, 10]
     assert second.splitlines()[-1] == "10 visits so far"
+
+
+def test_the_machine_alone_needs_no_event_loop(tmp_path: Path) -> None:
+    """Two leaders die and come back, and everybody has both values; nothing but the core is imported."""
+    told = run("sans_io_loop.py", folder=tmp_path).splitlines()
+    leaders = [re.fullmatch(r"term (\d+): member (\d) leads, and \w+ is (\w+) on its side", line) for line in told[:2]]
+    assert [found and found[3] for found in leaders] == ["hello", "goodbye"]
+    assert len({found and found[2] for found in leaders}) == 2
+    assert told[2:] == ["in the end:", *["{'greeting': 'hello', 'parting': 'goodbye'}"] * 3]
+    source = (EXAMPLES / "sans_io_loop.py").read_text()
+    assert len(source.splitlines()) < LOOP_LINES_MAX
+    assert "asyncio" not in source.partition('"""\n\n')[2]
 
 
 def test_the_simulator_finds_what_is_wrong_with_an_application(tmp_path: Path, soak: bool) -> None:
