@@ -21,6 +21,7 @@ from pyraftkv.core import messages as core_messages
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -127,6 +128,7 @@ peer_messages = st.one_of(
     st.builds(ReadIndexRequest, naturals, naturals, naturals, naturals),
     st.builds(ReadIndexResponse, naturals, naturals, naturals, naturals, naturals),
     st.builds(ForwardedProposals, naturals, naturals, naturals, st.lists(blobs, max_size=5)),
+    st.builds(ForwardedMembership, naturals, naturals, naturals, blobs, booleans),
     st.builds(TimeoutNow, naturals, naturals, naturals),
     st.builds(GenesisOffer, naturals, naturals, blobs),
     st.builds(SnapshotChunk, naturals, naturals, naturals, naturals, naturals, naturals, blobs, booleans),
@@ -350,6 +352,7 @@ def test_kinds_and_tags_never_change() -> None:
         12: "GenesisOffer",
         13: "SnapshotChunk",
         14: "SnapshotAck",
+        15: "ForwardedMembership",
     }
     golden: list[tuple[Any, str]] = [
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4)), "9801010203c4016bc401760400"),

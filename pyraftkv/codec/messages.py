@@ -36,6 +36,7 @@ from pyraftkv.codec._wire import (
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -114,6 +115,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     12: Schema(GenesisOffer, to=NATURAL, sender=NATURAL, payload=BLOB),
     13: _message(SnapshotChunk, index=NATURAL, snapshot_term=NATURAL, number=NATURAL, data=BLOB, last=BOOLEAN),
     14: Schema(SnapshotAck, to=NATURAL, sender=NATURAL, index=NATURAL, snapshot_term=NATURAL, next_number=INTEGER),
+    15: _message(ForwardedMembership, payload=BLOB, leave=BOOLEAN),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}
 _NESTED_KINDS: Final = frozenset({7})

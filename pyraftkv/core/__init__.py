@@ -3,6 +3,7 @@
 from pyraftkv.core.base import Stored
 from pyraftkv.core.config import PAYLOAD_BYTES_MAX, Config
 from pyraftkv.core.describe import describe_entry, describe_message, describe_ready
+from pyraftkv.core.membership import Change, ChangeKind, InvalidChange, MembershipChange, Transition, changed
 from pyraftkv.core.messages import InstallSnapshot, Message
 from pyraftkv.core.progress import PeerStatus, ProgressState
 from pyraftkv.core.raft import Raft, Status
@@ -11,9 +12,11 @@ from pyraftkv.core.ready import (
     Campaign,
     EntryFetch,
     Fetched,
+    ForgetLeader,
     Input,
     PeerUnreachable,
     Propose,
+    ProposeMembership,
     ReadIndex,
     ReadReady,
     Ready,
@@ -52,20 +55,26 @@ __all__ = [
     "PRE_CANDIDATE",
     "Applied",
     "Campaign",
+    "Change",
+    "ChangeKind",
     "Config",
     "Entry",
     "EntryFetch",
     "EntryKind",
     "Fetched",
+    "ForgetLeader",
     "HardState",
     "Input",
     "InstallSnapshot",
+    "InvalidChange",
     "Membership",
+    "MembershipChange",
     "Message",
     "PeerStatus",
     "PeerUnreachable",
     "ProgressState",
     "Propose",
+    "ProposeMembership",
     "Raft",
     "ReadIndex",
     "ReadReady",
@@ -81,6 +90,8 @@ __all__ = [
     "Stored",
     "Tick",
     "TransferLeadership",
+    "Transition",
+    "changed",
     "describe_entry",
     "describe_message",
     "describe_ready",

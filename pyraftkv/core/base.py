@@ -88,6 +88,7 @@ class RaftBase:
         "_log",
         "_membership_index",
         "_messages",
+        "_pending_membership",
         "_progress",
         "_read_ready",
         "_reads",
@@ -139,6 +140,9 @@ class RaftBase:
         """Leader: every other member."""
         self._term_start = 0
         """Leader: the index of the empty entry that begins its term."""
+        self._pending_membership = 0
+        """Leader: the last index at which a change of the membership may stand in its log; nothing may change before
+        it is applied. At first that of the empty entry: what stands before may be anything (core/membership.py)."""
         self._transferee = NO_NODE
         """Leader: whom it hands over to."""
         self._reads = ReadRounds(reads_max=config.reads_max)
@@ -184,6 +188,11 @@ class RaftBase:
     def last_index(self) -> int:
         """The index of the log's last entry."""
         return self._log.last_index
+
+    @property
+    def is_changing_membership(self) -> bool:
+        """Leader: whether a change of the membership may be under way, so that another one has to wait."""
+        return self._log.applied < self._pending_membership
 
     # --- Sending -----------------------------------------------------------------------------------------------------
 
@@ -271,6 +280,7 @@ class RaftBase:
         self._votes = {}
         self._progress = {}
         self._term_start = 0
+        self._pending_membership = 0
         self._transferee = NO_NODE
         self._reads.clear()
         self._fetches.clear()

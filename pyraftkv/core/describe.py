@@ -8,6 +8,7 @@ from typing import Any
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -131,6 +132,10 @@ def _describe_forwarded_proposals(message: ForwardedProposals) -> str:
     return f"payloads={len(message.payloads)}"
 
 
+def _describe_forwarded_membership(message: ForwardedMembership) -> str:
+    return f"payload of {len(message.payload)} bytes" + (" leave" if message.leave else "")
+
+
 _DETAILS: dict[type, Callable[[Any], str]] = {
     VoteRequest: _describe_vote_request,
     VoteResponse: _describe_vote_response,
@@ -142,4 +147,5 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     ReadIndexRequest: _describe_context,
     ReadIndexResponse: _describe_read_index_response,
     ForwardedProposals: _describe_forwarded_proposals,
+    ForwardedMembership: _describe_forwarded_membership,
 }

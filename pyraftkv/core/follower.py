@@ -11,6 +11,7 @@ from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -97,6 +98,12 @@ class FollowerRules(RaftBase):
             size_bytes = _size_bytes(payloads)
         self._forwards.extend(payloads)
         self._forward_bytes += size_bytes
+
+    def _forward_membership(self, payload: bytes, *, leave: bool) -> None:
+        if self.role is FOLLOWER and self.leader != NO_NODE:
+            self._send(ForwardedMembership(self.leader, self.id, self.term, payload, leave))
+        else:
+            self._rejected.append(payload)
 
     def _flush_forwards(self) -> None:
         """Send the proposals that were kept, no more in one message than an `AppendRequest` may hold."""

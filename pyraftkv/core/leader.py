@@ -19,6 +19,7 @@ from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -38,7 +39,7 @@ from pyraftkv.core.ready import (
     SnapshotSent,
     TransferLeadership,
 )
-from pyraftkv.core.types import LEADER, NO_NODE, Entry, Membership
+from pyraftkv.core.types import LEADER, MEMBERSHIP, NO_NODE, Entry, Membership
 
 
 class LeaderRules(RaftBase):
@@ -55,7 +56,7 @@ class LeaderRules(RaftBase):
         self.leader = self.id
         for node in sorted(self.membership.members - {self.id}):
             self._add_progress(node)
-        self._term_start = self._log.last_index + 1
+        self._term_start = self._pending_membership = self._log.last_index + 1
         self._log.append_payloads(term=self.term, payloads=[b""])
 
     def _tick_leader(self) -> None:
@@ -67,6 +68,7 @@ class LeaderRules(RaftBase):
             if config.check_quorum and not self._quorum_is_active():
                 self._become_follower(term=self.term, leader=NO_NODE)  # thesis §6.2
                 return
+            self._maybe_leave_joint()
         self._heartbeat_elapsed += 1
         if self._heartbeat_elapsed >= config.heartbeat_ticks:
             self._broadcast_heartbeat()
@@ -95,12 +97,18 @@ class LeaderRules(RaftBase):
         )
 
     def _follow_membership(self, membership: Membership) -> None:
-        """Lead under the configuration that was just applied; step down if it has no vote for this member."""
+        """Lead under the configuration that was just applied; step down if it has no vote for this member.
+
+        Whoever goes, this leader included, was still told what is committed: nobody else might know that the change
+        is, and of two members the one that stays could not go on by itself (etcd#10563).
+        """
         if not membership.is_voter(self.id):
+            for progress in self._progress.values():
+                self._announce_commit(progress)
             self._become_follower(term=self.term, leader=NO_NODE)  # thesis §4.2.2
             return
-        for node in self._progress.keys() - membership.members:
-            del self._progress[node]
+        for node in sorted(self._progress.keys() - membership.members):
+            self._announce_commit(self._progress.pop(node))
         for node in sorted(membership.members - self._progress.keys() - {self.id}):
             self._add_progress(node)
             self._progress[node].due = True
@@ -109,23 +117,58 @@ class LeaderRules(RaftBase):
         self._maybe_commit()  # A smaller quorum may have what a larger one lacked.
         self._confirm_reads()
 
+    def _announce_commit(self, progress: Progress) -> None:
+        """Send a follower the commit index without waiting for the next `ready()`, if anything can go to it now."""
+        prev_term = self._log.term_at(progress.next - 1)
+        if prev_term is not None and not progress.is_waiting:
+            self._emit_append(progress, prev_term=prev_term, entries=[], size_bytes=0)
+
+    def _append_membership(self, payload: bytes, *, leave: bool) -> bool:
+        """Append a change of the membership; return False if it cannot be made now, or never (core/membership.py)."""
+        if self.is_changing_membership or leave is not self.membership.is_joint or self._transferee != NO_NODE:
+            return False
+        if self._count_admitted([payload]) == 0:
+            return False
+        self._begin_change(payload)
+        return True
+
+    def _begin_change(self, payload: bytes) -> None:
+        index = self._pending_membership = self._log.last_index + 1
+        self._log.append([Entry(index, self.term, payload, MEMBERSHIP)])
+
+    def _maybe_leave_joint(self) -> None:
+        """Leave a joint configuration that is to be left by itself, once (thesis §4.3).
+
+        Nothing says that this leader entered it: one that came after it finishes what it finds.
+        """
+        is_due = self.membership.auto_leave and not self.is_changing_membership
+        if is_due and self._transferee == NO_NODE:
+            self._begin_change(b"")
+
+    def _on_forwarded_membership(self, message: ForwardedMembership) -> None:
+        if len(message.payload) <= self._config.payload_bytes_max:
+            self._append_membership(message.payload, leave=message.leave)  # As above: its proposer tries again.
+
     # --- Proposals ---------------------------------------------------------------------------------------------------
 
     def _append_proposals(self, payloads: list[bytes]) -> int:
         """Append as many of ``payloads`` as the cap on uncommitted bytes lets in; return how many."""
         if self._transferee != NO_NODE:
             return 0  # The target must be able to catch up with a log that stands still (thesis §3.10).
-        count = len(payloads)
-        size_bytes = sum(map(len, payloads)) + count * ENTRY_OVERHEAD_BYTES
+        count = self._count_admitted(payloads)
+        if count:
+            self._log.append_payloads(term=self.term, payloads=payloads[:count] if count < len(payloads) else payloads)
+        return count
+
+    def _count_admitted(self, payloads: list[bytes]) -> int:
+        """Return how many of ``payloads`` the cap on uncommitted bytes lets in."""
+        size_bytes = sum(map(len, payloads)) + len(payloads) * ENTRY_OVERHEAD_BYTES
         log = self._log
         uncommitted = log.bytes_between(max(log.commit, self._term_start) + 1, log.last_index + 1)
         bytes_max = self._config.uncommitted_bytes_max
-        if uncommitted + size_bytes > bytes_max:
-            count = count_admitted(payloads, used_bytes=uncommitted, bytes_max=bytes_max)
-            payloads = payloads[:count]
-        if count:
-            log.append_payloads(term=self.term, payloads=payloads)
-        return count
+        if uncommitted + size_bytes <= bytes_max:
+            return len(payloads)
+        return count_admitted(payloads, used_bytes=uncommitted, bytes_max=bytes_max)
 
     def _on_forwarded_proposals(self, message: ForwardedProposals) -> None:
         bytes_max = self._config.payload_bytes_max

@@ -128,6 +128,18 @@ class ForwardedProposals:
 
 
 @record
+class ForwardedMembership:
+    """A change of the membership that a follower passes to the leader. May be lost, like `ForwardedProposals`."""
+
+    to: int
+    sender: int
+    term: int
+    payload: bytes
+    leave: bool
+    """Whether it leaves a joint configuration."""
+
+
+@record
 class TimeoutNow:
     """Leader transfer: campaign at once, without a pre-vote (thesis §3.10)."""
 
@@ -147,5 +159,6 @@ Message = (
     | ReadIndexRequest
     | ReadIndexResponse
     | ForwardedProposals
+    | ForwardedMembership
     | TimeoutNow
 )

@@ -23,6 +23,7 @@ from pyraftkv.core.follower import FollowerRules
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -39,9 +40,11 @@ from pyraftkv.core.ready import (
     Applied,
     Campaign,
     Fetched,
+    ForgetLeader,
     Input,
     PeerUnreachable,
     Propose,
+    ProposeMembership,
     ReadIndex,
     Ready,
     Saved,
@@ -119,6 +122,7 @@ class Raft(FollowerRules, ElectionRules):
             AppendResponse: ElectionRules._on_append_response,
             HeartbeatResponse: ElectionRules._on_heartbeat_response,
             ForwardedProposals: ElectionRules._on_forwarded_proposals,
+            ForwardedMembership: ElectionRules._on_forwarded_membership,
             ReadIndexRequest: ElectionRules._on_read_index_request,
             VoteRequest: ElectionRules._on_vote_request,
         },
@@ -266,6 +270,14 @@ class Raft(FollowerRules, ElectionRules):
         else:
             self._forward(payloads)
 
+    def _on_propose_membership(self, proposal: ProposeMembership) -> None:
+        payload, leave = proposal.payload, proposal.leave
+        assert len(payload) <= self._config.payload_bytes_max, "no message could carry it"
+        if self.role is not LEADER:
+            self._forward_membership(payload, leave=leave)
+        elif not self._append_membership(payload, leave=leave):
+            self._rejected.append(payload)
+
     def _on_read_index(self, read: ReadIndex) -> None:
         if self.role is LEADER:
             self._reads.add(sender=self.id, context=read.context)
@@ -292,6 +304,8 @@ class Raft(FollowerRules, ElectionRules):
             self.membership = applied.membership
             if self.role is LEADER:
                 self._follow_membership(applied.membership)
+        if self.role is LEADER:
+            self._maybe_leave_joint()
 
     def _on_snapshot_taken(self, taken: SnapshotTaken) -> None:
         self._log.compact(snapshot=taken.snapshot, first_index=taken.first_index)
@@ -299,10 +313,15 @@ class Raft(FollowerRules, ElectionRules):
     def _on_campaign(self, _: Campaign) -> None:
         self._campaign(by_transfer=False)
 
+    def _on_forget_leader(self, _: ForgetLeader) -> None:
+        if self.role is FOLLOWER:
+            self.leader = NO_NODE
+
     _INPUTS: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         **dict.fromkeys(MESSAGE_TYPES, _step),
         Tick: _on_tick,
         Propose: _on_propose,
+        ProposeMembership: _on_propose_membership,
         ReadIndex: _on_read_index,
         Saved: _on_saved,
         Applied: _on_applied,
@@ -312,6 +331,7 @@ class Raft(FollowerRules, ElectionRules):
         SnapshotSent: ElectionRules._on_snapshot_sent,
         TransferLeadership: ElectionRules._on_transfer_leadership,
         Campaign: _on_campaign,
+        ForgetLeader: _on_forget_leader,
     }
 
     # --- For tests and people ----------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ class Ready:
     soft_state: SoftState | None = None
     """Set when role, leader or term changed."""
     rejected_proposals: list[bytes] = field(default_factory=list)
-    """Payloads that were not taken (no leader is known, a transfer is under way, or the uncommitted cap is reached):
-    nothing happened and they may be proposed again."""
+    """Payloads that were not taken (no leader is known, a transfer is under way, the uncommitted cap is reached, or a
+    change of the membership has to wait): nothing happened and they may be proposed again."""
     again: bool = False
     """Call `ready()` again in the next pass of the loop, with whatever inputs there are by then, none included: a
     leader's commit index moved, and its followers hear of it with the next entries or else by itself."""
@@ -112,6 +112,21 @@ class Propose:
     """Append these payloads in order if leading, else forward them. None is over `Config.payload_bytes_max`."""
 
     payloads: list[bytes]
+
+
+@record
+class ProposeMembership:
+    """Append this change of the membership if leading, else forward it.
+
+    Handed back in `Ready.rejected_proposals` while no leader is known or the leader cannot take it: one change is under
+    way, nothing of its own term is applied yet, or `leave` does not fit the configuration (see `membership.py`).
+    """
+
+    payload: bytes
+    """Opaque, and not over `Config.payload_bytes_max`; whoever applies it answers with the new `Membership`. Empty
+    means: leave the joint configuration."""
+    leave: bool
+    """Whether it leaves a joint configuration. Must be said, because a payload is opaque here."""
 
 
 @record
@@ -180,10 +195,19 @@ class Campaign:
     """Start an election now."""
 
 
+@record
+class ForgetLeader:
+    """A follower follows nobody until it hears of a leader again, and may vote at once.
+
+    For a node that knows, by a refused connection for one, that its leader is gone. Others ignore it.
+    """
+
+
 Input = (
     Message
     | Tick
     | Propose
+    | ProposeMembership
     | ReadIndex
     | Saved
     | Applied
@@ -193,4 +217,5 @@ Input = (
     | SnapshotSent
     | TransferLeadership
     | Campaign
+    | ForgetLeader
 )

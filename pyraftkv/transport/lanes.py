@@ -13,6 +13,7 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -49,6 +50,7 @@ LANE_OF: Final[dict[type[PeerMessage], Lane]] = {
     AppendRequest: Lane.APPENDS,
     AppendResponse: Lane.APPENDS,
     ForwardedProposals: Lane.APPENDS,
+    ForwardedMembership: Lane.APPENDS,
     InstallSnapshot: Lane.BULK,
     SnapshotChunk: Lane.BULK,
     SnapshotAck: Lane.BULK,

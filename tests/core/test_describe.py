@@ -8,6 +8,7 @@ from pyraftkv.core import describe_entry, describe_message, describe_ready
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -48,6 +49,14 @@ from tests.core.machines import entries, snapshot
         (ReadIndexRequest(2, 1, 3, 7), "1->2 ReadIndexRequest term=3 context=7"),
         (ReadIndexResponse(2, 1, 3, 7, 5), "1->2 ReadIndexResponse term=3 context=7 index=5"),
         (ForwardedProposals(2, 1, 3, [b"a", b"b"]), "1->2 ForwardedProposals term=3 payloads=2"),
+        (
+            ForwardedMembership(2, 1, 3, b"abc", False),
+            "1->2 ForwardedMembership term=3 payload of 3 bytes",
+        ),
+        (
+            ForwardedMembership(2, 1, 3, b"", True),
+            "1->2 ForwardedMembership term=3 payload of 0 bytes leave",
+        ),
         (TimeoutNow(2, 1, 3), "1->2 TimeoutNow term=3"),
     ],
 )

@@ -40,6 +40,7 @@ from pyraftkv.core.describe import describe_message
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -337,6 +338,7 @@ class RaftInvariants:
         ReadIndexRequest: _term_promised,
         ReadIndexResponse: _term_promised,
         ForwardedProposals: _term_promised,
+        ForwardedMembership: _term_promised,
         TimeoutNow: _term_promised,
     }
 
