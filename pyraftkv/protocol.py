@@ -58,7 +58,20 @@ class Genesis:
     members: list[MemberInfo]
 
 
-Logged = Envelope | RegisterSession | Genesis
+@record
+class Recover:
+    """A quorum was lost for good: from here on this is another cluster, and one member is all of it.
+
+    Proposed by nobody: it is written to the log of a member that does not run (`node.recovery`).
+    """
+
+    cluster_id: int
+    """Random, so that nobody of the cluster before takes part in this one."""
+    member: MemberInfo
+    """The survivor: its id and as a rule its name are what they were, its incarnation is new."""
+
+
+Logged = Envelope | RegisterSession | Genesis | Recover
 """Whatever a payload decodes to (an empty payload is Raft's own empty entry)."""
 
 # --- What members tell each other besides Raft ---------------------------------------------------------------------

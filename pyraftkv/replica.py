@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import Entry, Membership
-from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
+from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, Recover, RegisterSession
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.values import LoggedResult
@@ -156,10 +156,17 @@ class Replica:
         self.members = {member.id: member for member in genesis.members}
         return MembershipApplied(self.membership)
 
+    def _recover(self, entry: Entry, command: Recover) -> MembershipApplied:  # noqa: ARG002  (the table's signature)
+        """Begin another cluster with all the keys, sessions and revisions of this one, and one of its members."""
+        self.cluster_id = command.cluster_id
+        self.members = {command.member.id: command.member}
+        return MembershipApplied(self.membership)
+
     _handlers: ClassVar[dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]]] = {
         Envelope: _apply_envelope,
         RegisterSession: _open_session,
         Genesis: _found,
+        Recover: _recover,
     }
 
     # --- Snapshots -------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ from pyraftkv.protocol import (
     MemberInfo,
     OpenSessionCall,
     ReadCall,
+    Recover,
     RegisterSession,
     SnapshotAck,
     SnapshotChunk,
@@ -179,6 +180,7 @@ payloads = st.one_of(
     st.builds(Envelope, naturals, naturals, naturals, commands),
     st.builds(RegisterSession, naturals),
     st.builds(Genesis, naturals, st.lists(member_infos, max_size=4)),
+    st.builds(Recover, naturals, member_infos),
 )
 
 kvs = st.builds(KeyValue, blobs, blobs, integers, integers, integers, integers)
@@ -362,6 +364,7 @@ def test_kinds_and_tags_never_change() -> None:
         (Envelope(1, 2, 3, Compact(7)), "950401020307"),
         (RegisterSession(9), "921009"),
         (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a16202c2"),
+        (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a16202c2"),
     ]
     for record, text in golden:
         assert codec.encode_logged(record).hex() == text

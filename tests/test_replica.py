@@ -7,9 +7,9 @@ import random
 import pytest
 
 from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, RangeQuery, codec, errors
-from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind
+from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind, Membership
 from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
-from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
+from pyraftkv.protocol import Envelope, Genesis, MemberInfo, Recover, RegisterSession
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
 from pyraftkv.sessions import EXPIRED, Refusal
 from pyraftkv.store import Work
@@ -79,6 +79,20 @@ def test_genesis_names_the_cluster_and_its_members() -> None:
     assert (applied.membership.voters, applied.membership.learners) == (frozenset({1}), frozenset({2}))
     assert log.replica.cluster_id == 0xC1
     assert log.replica.membership == applied.membership
+
+
+def test_a_recovery_begins_another_cluster_with_everything_of_this_one() -> None:
+    """It has another id and one member, who votes whatever it was before; keys, revisions and sessions go on."""
+    log = Log()
+    session = log.found()
+    done = log.do(session, 1, PutKey(b"k", b"v"))
+    survivor = MemberInfo(2, "n2", "h:9", 33)
+    applied = log.add(codec.encode_logged(Recover(0xC2, survivor)), MEMBERSHIP)
+    assert isinstance(applied, MembershipApplied)
+    assert applied.membership == log.replica.membership == Membership(voters=frozenset({2}))
+    assert (log.replica.cluster_id, log.replica.members) == (0xC2, {2: survivor})
+    assert log.do(session, 1, PutKey(b"k", b"v")) == done
+    assert log.replica.store.published_revision == 2
 
 
 def test_a_session_is_named_by_its_entry_and_its_nonce() -> None:

@@ -333,6 +333,11 @@ class Schema:
         return self.kind(*values) if self._is_in_order else self.kind(**dict(zip(self.names, values, strict=True)))
 
 
+def nested(schema: Schema) -> Shape:
+    """A field that is a record itself: its fields, in an array of their own."""
+    return Shape(schema.encode, lambda value: schema.decode(array_of(value)))
+
+
 def each(schema: Schema) -> Shape:
     """A field that is a list of records of one kind."""
 

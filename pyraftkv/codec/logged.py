@@ -34,11 +34,12 @@ from pyraftkv.codec._wire import (
     array_of,
     choice,
     each,
+    nested,
     pack,
     unpack_nested,
 )
 from pyraftkv.errors import InvalidRequest, UnsupportedFormat
-from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, RegisterSession
+from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, Recover, RegisterSession
 from pyraftkv.store.commands import (
     Compact,
     Compare,
@@ -67,6 +68,7 @@ TAG_RANGE: Final = 5
 TAG_PUT_BATCH: Final = 6
 TAG_REGISTER_SESSION: Final = 16
 TAG_GENESIS: Final = 17
+TAG_RECOVER: Final = 18
 
 # --- Operations ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +239,7 @@ MEMBER_INFO: Final = Schema(MemberInfo, id=NATURAL, name=TEXT, address=TEXT, inc
 _PLAIN: Final[dict[int, Schema]] = {
     TAG_REGISTER_SESSION: Schema(RegisterSession, nonce=NATURAL),
     TAG_GENESIS: Schema(Genesis, cluster_id=NATURAL, members=each(MEMBER_INFO)),
+    TAG_RECOVER: Schema(Recover, cluster_id=NATURAL, member=nested(MEMBER_INFO)),
 }
 _PLAIN_TAGS: Final = {schema.kind: tag for tag, schema in _PLAIN.items()}
 

@@ -18,7 +18,9 @@ from pyraftkv.core.types import Entry, HardState, SnapshotMeta
 
 @record
 class Identity:
-    """Whose directory this is. Zero means not known yet; once set, a value never changes (except `boot_count`)."""
+    """Whose directory this is. Zero means not known yet; once set, a value never changes, but for
+    `boot_count`, and in a recovery (`Storage.rebind`).
+    """
 
     cluster_id: int
     member_id: int
@@ -26,6 +28,13 @@ class Identity:
     """Minted at random with the directory: a wiped disk comes back as somebody else."""
     boot_count: int
     """Counts the starts from this directory; durable before the start goes on."""
+    origin: int = 0
+    """The incarnation that the directory was made with, once a recovery has minted another; 0 until then."""
+
+    @property
+    def mark(self) -> int:
+        """What the log's files are marked with: it stays when the incarnation changes."""
+        return self.origin or self.incarnation
 
 
 @record
@@ -82,6 +91,13 @@ class Storage(Protocol):
 
     async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
         """Bind the directory to a cluster and a member, durably. Raises `ForeignDataDir` if it is bound otherwise."""
+        ...
+
+    async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
+        """Bind the directory to another cluster, durably, and in another life of the same member.
+
+        Only where the log already says so, durably: see `node.recovery`.
+        """
         ...
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:

@@ -39,7 +39,7 @@ from pyraftkv.core.types import Entry, HardState, SnapshotMeta
 from pyraftkv.errors import Closed, DataDirLocked, SnapshotCorruption, StorageError, StorageFailed, WalCorruption
 from pyraftkv.log.base import Identity, Recovered
 from pyraftkv.log.fs import FileSystem, OsFileSystem, after_fork_in_child, join, parent
-from pyraftkv.log.identity import IdentityFile
+from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
 from pyraftkv.log.recovery import open_wal
 from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, SnapshotWriter, clean, purge
 from pyraftkv.log.wal import SEGMENT_BYTES_MAX, Wal
@@ -92,6 +92,7 @@ class FileStorage:
         fsync: False gives up all durability for speed. For tests that measure something else, and never for data;
             `kind` says so.
         segment_bytes_max: A log segment is sealed at this length.
+        create: False refuses a path that holds no member, in place of making one there.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class FileStorage:
         random: Random | None = None,
         fsync: bool = True,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        create: bool = True,
     ) -> None:
         if fs is not None and not fsync:
             raise ValueError("fsync=False is for the operating system's files; a given file system decides by itself")
@@ -112,6 +114,7 @@ class FileStorage:
         self._make_worker = worker
         self._random = SystemRandom() if random is None else random
         self._segment_bytes_max = segment_bytes_max
+        self._create = create
         self._opened: _Opened | None = None
         self._failure: StorageFailed | None = None
         self._closed = True
@@ -180,6 +183,8 @@ class FileStorage:
 
     def _open(self) -> _Opened:
         fs, path = self._fs, self.path
+        if not self._create:
+            self._check_used()
         fs.make_dir(path)
         # Even if it stood there: the process that made it may have been killed before it could do this.
         fs.fsync_dir(parent(path))
@@ -223,6 +228,15 @@ class FileStorage:
         return _Opened(
             lock_fd, identity, wal, Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs)
         )
+
+    def _check_used(self) -> None:
+        """Raise `StorageError` if no member was ever started here."""
+        try:
+            names = self._fs.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        if not set(names) & {*SLOT_NAMES, "wal"}:
+            raise StorageError(f"{self.path} is no member's data directory")
 
     def _choose_snapshot(self, wal: Wal, directory: str) -> tuple[SnapshotMeta | None, str]:
         """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
@@ -318,6 +332,18 @@ class FileStorage:
         identity = self._opened.identity
         try:
             bound = await self._call(self._writer, partial(identity.bind, cluster_id=cluster_id, member_id=member_id))
+        except OSError as error:
+            raise self._fail(error) from error
+        self._wal.identity = bound
+        return bound
+
+    async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
+        self._check()
+        assert self._opened is not None
+        identity = self._opened.identity
+        job = partial(identity.rebind, cluster_id=cluster_id, incarnation=incarnation)
+        try:
+            bound = await self._call(self._writer, job)
         except OSError as error:
             raise self._fail(error) from error
         self._wal.identity = bound

@@ -25,7 +25,7 @@ IDENTITY_MAGIC = b"PRKVIDEN"
 SLOT_BYTES = 512
 SLOT_NAMES = ("identity.a", "identity.b")
 
-_FIELDS = Struct("<QQQQQ")
+_FIELDS = Struct("<QQQQQQ")
 
 
 @record
@@ -73,7 +73,7 @@ class IdentityFile:
     def count_boot(self) -> Identity:
         """Count this start, durably."""
         old = self._known()
-        identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + self._boots)
+        identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + self._boots, old.origin)
         self._write(identity)
         return identity
 
@@ -91,7 +91,14 @@ class IdentityFile:
                 f"{self._directory} belongs to member {old.member_id} of cluster {old.cluster_id:x}, "
                 f"not to member {member_id} of cluster {cluster_id:x}"
             )
-        identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count)
+        identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count, old.origin)
+        self._write_both(identity)
+        return identity
+
+    def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
+        """Bind the directory to another cluster and mint another incarnation, in both slots. Raises `OSError`."""
+        old = self._known()
+        identity = Identity(cluster_id, old.member_id, incarnation, old.boot_count, old.mark)
         self._write_both(identity)
         return identity
 
@@ -125,7 +132,12 @@ class IdentityFile:
         """Write the slot that is not the newest."""
         generation, number = self._generation + 1, 1 - self._newest
         fields = _FIELDS.pack(
-            generation, identity.cluster_id, identity.member_id, identity.incarnation, identity.boot_count
+            generation,
+            identity.cluster_id,
+            identity.member_id,
+            identity.incarnation,
+            identity.boot_count,
+            identity.origin,
         )
         name = SLOT_NAMES[number]
         exists = name in self._fs.listdir(self._directory)

@@ -74,7 +74,7 @@ class MemoryStorage:
         kept = (named.term, named.index) if named is not None else None
         self._chunks = {key: chunks for key, chunks in self._chunks.items() if key == kept}
         old = self._identity
-        self._identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + 1)
+        self._identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + 1, old.origin)
         lo = named.index + 1 if named is not None else 1
         entries = self._entries[lo - self.first_index :]
         return Recovered(self._identity, self._hard_state, named, entries, self.first_index)
@@ -87,7 +87,13 @@ class MemoryStorage:
                 f"the storage belongs to member {old.member_id} of cluster {old.cluster_id:x}, "
                 f"not to member {member_id} of cluster {cluster_id:x}"
             )
-        self._identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count)
+        self._identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count, old.origin)
+        return self._identity
+
+    async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
+        self._check()
+        old = self._identity
+        self._identity = Identity(cluster_id, old.member_id, incarnation, old.boot_count, old.mark)
         return self._identity
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:

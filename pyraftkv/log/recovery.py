@@ -165,9 +165,11 @@ class _Replay:
     def _enter(self, opened: _Opened) -> Segment:
         """Check that the segment is ours, and the next one, before anything in it is believed."""
         wal, header, name, identity = self._wal, opened.header, opened.name, self._wal.identity
-        if header.incarnation != identity.incarnation:
+        if header.incarnation != identity.mark:
             raise ForeignDataDir(f"{name} was written in another data directory (incarnation {header.incarnation:x})")
-        if header.cluster_id not in (0, identity.cluster_id) or header.member_id not in (0, identity.member_id):
+        # After a recovery the log's older segments are still marked with the clusters that it belonged to before.
+        is_known = bool(identity.origin) or header.cluster_id in (0, identity.cluster_id)
+        if not is_known or header.member_id not in (0, identity.member_id):
             raise ForeignDataDir(f"{name} belongs to member {header.member_id} of cluster {header.cluster_id:x}")
         if parse_segment_name(name) != (header.sequence, header.first_index):
             refuse(wal, name, 0, "its name and its header differ")

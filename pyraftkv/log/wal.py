@@ -265,7 +265,7 @@ class Wal:
             salt=self._random.getrandbits(32),
             cluster_id=identity.cluster_id,
             member_id=identity.member_id,
-            incarnation=identity.incarnation,
+            incarnation=identity.mark,
             sequence=sequence,
             first_index=self.last_index + 1,
             previous_batch=previous_batch,

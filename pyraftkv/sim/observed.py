@@ -85,6 +85,9 @@ class ObservedStorage:
     async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
         return await self._storage.identify(cluster_id=cluster_id, member_id=member_id)
 
+    async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
+        return await self._storage.rebind(cluster_id=cluster_id, incarnation=incarnation)
+
     def save(self, save: Save, then: Callable[[int], None]) -> None:
         self._observer.saving(self._name, save)
         if then != self._listener:  # One wrapper per listener: a completion may stand for the earlier ones of the same.

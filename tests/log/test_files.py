@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from pyraftkv.errors import (
 )
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
+from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.sim.disk import SimFS
 from tests.log.disks import LoopWorker, blank, fail, heal, trace, twin
 
@@ -112,6 +114,68 @@ def test_a_life_on_a_real_disk(tmp_path):
     run(second(run(first())))
     assert path.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in path.rglob("*") if file.is_file()} == {0o600}
+
+
+def test_a_log_outlives_a_change_of_cluster_and_incarnation(tmp_path):
+    """Segments from before and after a recovery are one log, and another directory's are still refused."""
+
+    async def life(path, *, cluster_id: int, first: int) -> None:
+        storage = FileStorage(path, segment_bytes_max=BLOCK_BYTES + 1)
+        recovered = await storage.start(failed=unexpected)
+        assert recovered.entries == entries(1, first - 1)
+        if recovered.identity.cluster_id == 0:
+            await storage.identify(cluster_id=cluster_id, member_id=3)
+        else:
+            await storage.rebind(cluster_id=cluster_id, incarnation=cluster_id)
+        for index in range(first, first + 3):
+            await save(storage, index, entries(index, 1), state=HardState(1, 0, index))
+        await storage.close()
+
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for cluster_id, first in ((7, 1), (8, 4), (9, 7)):
+        run(life(mine, cluster_id=cluster_id, first=first))
+        run(life(other, cluster_id=cluster_id, first=first))
+    stranger = max((other / "wal").iterdir())
+    shutil.copy(stranger, mine / "wal" / stranger.name)
+    with pytest.raises(ForeignDataDir, match="another data directory"):
+        run(life(mine, cluster_id=10, first=10))
+
+
+def test_an_error_while_rebinding_is_final():
+    """As while binding."""
+    fs = blank()
+
+    async def main():
+        failures = []
+        storage = simulated(fs)
+        await storage.start(failed=failures.append)
+        fail(fs, lambda operation, path: errno.EIO if operation == "fdatasync" and "identity" in path else 0)
+        with pytest.raises(StorageFailed):
+            await storage.rebind(cluster_id=1, incarnation=1)
+        assert len(failures) == 1
+        heal(fs)
+        await storage.close()
+
+    run(main())
+
+
+def test_a_path_without_a_member_is_left_alone(tmp_path):
+    """With `create=False` nothing is made where nothing was; a directory that was used is opened."""
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("missing", "empty", "file"):
+        with pytest.raises(StorageError, match="no member's data directory"):
+            run(FileStorage(tmp_path / name, create=False).start(failed=unexpected))
+    assert not (tmp_path / "missing").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+    async def used():
+        for create in (True, False):
+            storage = FileStorage(tmp_path / "used", create=create)
+            await storage.start(failed=unexpected)
+            await storage.close()
+
+    run(used())
 
 
 def test_the_state_is_told_by_repr(tmp_path):

@@ -89,6 +89,20 @@ def test_binding_again_changes_nothing_and_binding_otherwise_is_refused():
             file.bind(cluster_id=cluster, member_id=member)
 
 
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+def test_a_recovery_changes_cluster_and_incarnation_and_keeps_the_mark(slot):
+    """Both slots learn it before `rebind` returns; what the log's files are marked with stays, however often."""
+    fs = make(1)
+    bound = load(fs).bind(cluster_id=7, member_id=3)
+    rebound = load(fs).rebind(cluster_id=8, incarnation=99)
+    assert rebound == Identity(8, 3, 99, bound.boot_count, origin=bound.incarnation)
+    again = load(fs).rebind(cluster_id=9, incarnation=100)
+    assert (again.origin, again.mark, bound.mark) == (bound.incarnation,) * 3
+    fs.unlink(f"/data/{slot}")
+    assert load(fs).identity == again
+    assert load(fs).count_boot().origin == bound.incarnation
+
+
 def test_both_slots_damaged_is_no_identity():
     """The caller decides what that means."""
     fs = make(1)
