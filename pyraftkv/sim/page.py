@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from pyraftkv.sim.scene import Cut, Scene, Span, parted, slug
 from pyraftkv.sim.svg import HEAD_HEIGHT, LEGEND_WIDTH, PAD, Picture, clean, resource
-from pyraftkv.sim.trace import hosts_of, text_of
+from pyraftkv.sim.trace import hosts_of, nearest, text_of
 
 STORY_MAX = 40
-"""How many sentences the story has: the last ones before the end."""
+"""How many sentences the story has: those nearest to the faults, if they are few, and to the end."""
 NOTES_MAX = 15
-"""How many of them are notes of the application: the last ones, too."""
+"""How many of them are notes of the application, chosen in the same way."""
 ROW_LENGTH_MAX = 300
 HEARTBEATS_MAX = 150
 """With more heartbeats than this in the picture, they are hidden at first."""
@@ -109,9 +109,7 @@ def _paragraphs(scene: Scene, command: str, faults: Sequence[str]) -> str:
         parts.append(f'<p class="replay">Replay it: <code>{clean(command)}</code></p>')
     if faults:
         items = "".join(f"<li>{clean(fault)}</li>" for fault in faults)
-        parts.append(
-            f"<details open><summary>Faults that were needed ({len(faults)})</summary><ul>{items}</ul></details>"
-        )
+        parts.append(f"<details open><summary>Faults ({len(faults)})</summary><ul>{items}</ul></details>")
     told = story(scene)
     if told:
         items = "".join(
@@ -151,7 +149,8 @@ def story(scene: Scene) -> list[tuple[float, str]]:
         elif mark.kind == "start" and mark.at > scene.since:
             told.append((mark.at, f"{mark.host} starts"))
     notes = [mark for mark in scene.marks if mark.kind == "note"]
-    told += [(mark.at, f"{mark.host or 'the test'} notes: {mark.text}") for mark in notes[-NOTES_MAX:]]
+    chosen = nearest([mark.at for mark in notes], scene.moments, NOTES_MAX)
+    told += [(mark.at, f"{mark.host or 'the test'} notes: {mark.text}") for mark in (notes[place] for place in chosen)]
     for each in scene.operations:
         if each.accused:
             answer = "never hears of it" if each.until is None else f"is told: {each.result or each.outcome}"
@@ -159,7 +158,8 @@ def story(scene: Scene) -> list[tuple[float, str]]:
             told.append((end, f"{each.host} asks at {each.since:.3f}: {each.command}, and {answer}"))
     told += [(mark.at, f"violation: {mark.text}") for mark in scene.violations]
     told.sort(key=lambda each: each[0])
-    return told[-STORY_MAX:]
+    moments = [*scene.moments, *(mark.at for mark in scene.violations)]
+    return [told[place] for place in nearest([at for at, _ in told], moments, STORY_MAX)]
 
 
 def _led(span: Span) -> bool:

@@ -28,6 +28,8 @@ from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
 SEEDS_DEFAULT = 5
 OUT_DEFAULT = ".raft"
 NAME_LENGTH_MAX = 150
+LONGER = "--raft-shrink-seconds=60"
+"""What leaves fewer faults, if shrinking was cut short."""
 
 _HERE = str(Path(__file__).parent)
 _REPORT = pytest.StashKey[str]()
@@ -69,7 +71,7 @@ def explained(item: pytest.Function, name: str, error: BaseException) -> BaseExc
             broken = shrunk(_scenario(item, name), broken, seconds_max=seconds_max)
     command = _command(item, broken.seed)
     picture = _draw(item, broken, command)
-    item.stash[_REPORT] = broken.report(command=command, picture=picture)
+    item.stash[_REPORT] = broken.report(command=command, picture=picture, longer=LONGER)
     _detach(broken.error, error)
     return broken.error.with_traceback(_theirs(broken.error.__traceback__))
 

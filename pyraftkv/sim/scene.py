@@ -7,7 +7,7 @@ what had begun before the window is known at its edge, and keeps what touches th
 A run makes tens of thousands of messages, more than anybody looks at and a page should hold. What tells the story is
 kept whole: roles, crashes, cuts, faults, operations, violations. Of the rest, the *chatter*, `CHATTER_MAX` events are
 kept: messages that were lost or spoilt and elections first, then replication, then commits, then heartbeats; and
-within each of these, the nearest to what the picture is about.
+within each of these, the nearest to what the picture is about: the violation, and the faults if they are few.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from pyraftkv._record import record
 from pyraftkv.sim.show import show
-from pyraftkv.sim.trace import Event, Trace, hosts_of, words_of
+from pyraftkv.sim.trace import Event, Trace, hosts_of, moments_of, words_of
 
 CHATTER_MAX = 4_000
 """How many messages, commits and the like a picture holds."""
@@ -28,6 +28,8 @@ WINDOW_SECONDS = 8.0
 """How much time before its focus a picture shows, when nobody says more."""
 AFTER_SECONDS = 0.25
 """How much after it."""
+FAULT_SECONDS_MAX = 60.0
+"""How far back the window may reach for the first of a few faults: what came of it may show only at the end."""
 OPERATION_SECONDS_MAX = 30.0
 """How far back the window may reach for the beginning of an operation that the violation speaks of."""
 LATE_SECONDS = 2.0
@@ -135,6 +137,8 @@ class Scene:
     arrows: list[Arrow] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     violations: list[Mark] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    """What it is about: its focus, and before that faults, if they are few."""
     left_out: int = 0
     """How much chatter of the window is not in it."""
 
@@ -151,9 +155,9 @@ def read_scene(
         chatter_max: How many messages and the like are kept.
     """
     events = sorted(map(_from_sending, trace.events()), key=lambda event: event.at)
-    focus, since, until = _window(events, since, until)
-    scene = Scene(since=since, until=until)
-    places, scene.left_out = _choose(events, since, until, focus, chatter_max, scene)
+    moments, since, until = _window(events, since, until)
+    scene = Scene(since=since, until=until, moments=moments)
+    places, scene.left_out = _choose(events, chatter_max, scene)
     _Reader(scene, _accused(events)).read(events, places)
     scene.hosts, scene.members = _hosts(events)
     return scene
@@ -213,7 +217,7 @@ def _from_sending(event: Event) -> Event:
     return event if sent_at is None else event._replace(at=sent_at)
 
 
-def _window(events: list[Event], since: float | None, until: float | None) -> tuple[float, float, float]:
+def _window(events: list[Event], since: float | None, until: float | None) -> tuple[list[float], float, float]:
     """Return what the picture is about, and its window."""
     last = events[-1].at if events else 0.0
     accused = _accused(events)
@@ -224,10 +228,12 @@ def _window(events: list[Event], since: float | None, until: float | None) -> tu
     if until is None:
         until = min(focus + AFTER_SECONDS, last) if since is None else last
     focus = min(focus, until)
+    struck = [at for at in moments_of(events) if at <= focus]
     if since is None:
         earliest = min([at for at in times if focus - OPERATION_SECONDS_MAX <= at], default=focus)
+        earliest = min([earliest, *(at for at in struck if focus - FAULT_SECONDS_MAX <= at)])
         since = max(0.0, min(until - WINDOW_SECONDS, earliest - 0.5))
-    return focus, since, max(until, since + 1e-3)
+    return [*(at for at in struck if at >= since), focus], since, max(until, since + 1e-3)
 
 
 def _accused(events: list[Event]) -> set[tuple[str, Any]]:
@@ -239,22 +245,21 @@ def _key(event: Event) -> tuple[str, Any]:
     return event.host, event.detail.get("op")
 
 
-def _choose(
-    events: list[Event], since: float, until: float, focus: float, chatter_max: int, scene: Scene
-) -> tuple[dict[int, int], int]:
+def _choose(events: list[Event], chatter_max: int, scene: Scene) -> tuple[dict[int, int], int]:
     """Fill `scene.events`. Return their places by position in `events`, and how many were left out."""
     chatter: list[tuple[int, float, int]] = []
     kept: list[int] = []
     groups: dict[int, str] = {}
     for position, event in enumerate(events):
-        if not since <= event.at <= until and event.kind != "violation":
+        if not scene.since <= event.at <= scene.until and event.kind != "violation":
             continue
         groups[position] = group = group_of(event)
         if group not in CHATTER:
             kept.append(position)
             continue
         spoilt = event.detail.get("fate", "delivered") != "delivered" and group != "heartbeat"
-        chatter.append((0 if spoilt else CHATTER.index(group), abs(event.at - focus), position))
+        away = min(abs(event.at - moment) for moment in scene.moments)
+        chatter.append((0 if spoilt else CHATTER.index(group), away, position))
     chatter.sort()
     kept += [position for _, _, position in chatter[:chatter_max]]
     kept.sort()

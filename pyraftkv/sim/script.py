@@ -87,6 +87,17 @@ def format_fault(fault: Fault) -> str:
     return " ".join(words)
 
 
+def script_lines(faults: Iterable[Fault]) -> list[str]:
+    """Return faults as the lines of a script, for people; one that cannot stand in a script is said in words."""
+    lines: list[str] = []
+    for fault in faults:
+        try:
+            lines.append(format_fault(fault))
+        except FaultError:
+            lines.append(fault.words)
+    return lines
+
+
 async def play(
     faults: Sequence[Fault], target: FaultTarget, *, tell: Callable[[Step], None] | None = None
 ) -> Counter[str]:

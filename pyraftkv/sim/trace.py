@@ -30,7 +30,7 @@ The kinds that the diagram draws, with their details (others are lines, and mark
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -44,6 +44,8 @@ FATES = ("delivered", "dropped", "duplicated", "corrupted", "late")
 EVENTS_MAX = 500_000
 """How many events a trace holds; when more happen, the oldest half goes (into the digest)."""
 DIGEST_BYTES = 16
+STEPS_TELLING_MAX = 12
+"""When faults began and ended no more often than this, each of these moments is part of the story."""
 
 
 class Event(NamedTuple):
@@ -124,6 +126,35 @@ class Trace:
         del self._events[:count]
         self._hashed -= count
         self._forgotten += count
+
+
+def moments_of(events: Iterable[AnyEvent]) -> list[float]:
+    """Return when faults began and ended, if they were few enough to be looked at one by one; else nothing. O(n)."""
+    moments = [event[0] for event in events if event[2] == "fault"]
+    return moments if len(moments) <= STEPS_TELLING_MAX else []
+
+
+def nearest(times: Sequence[float], moments: Sequence[float], count: int) -> list[int]:
+    """Return the places of the ``count`` times that are nearest to some moments, in order. O(moments * n log n).
+
+    Moments take turns, so that a crowd at one of them leaves room for the others. What follows a moment is nearer than
+    what went before it.
+
+    >>> nearest([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [2.0, 8.0], 5)
+    [2, 3, 4, 7, 8]
+    """
+
+    def order(moment: float) -> Iterator[int]:
+        away = [time - moment if time >= moment else 2 * (moment - time) for time in times]
+        return iter(sorted(range(len(times)), key=lambda place: (away[place], -place)))
+
+    orders = [order(moment) for moment in moments]
+    taken: set[int] = set()
+    while orders and len(taken) < min(count, len(times)):
+        place = next(place for place in orders[0] if place not in taken)
+        taken.add(place)
+        orders.append(orders.pop(0))
+    return sorted(taken)
 
 
 def hosts_of(event: AnyEvent) -> tuple[str, ...]:

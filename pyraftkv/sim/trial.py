@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,11 @@ from pyraftkv.sim.faults import Ability, Fault, FaultError
 from pyraftkv.sim.kinds import KINDS, Aim
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.schedule import random_faults
+from pyraftkv.sim.script import script_lines
 from pyraftkv.sim.shrink import shrink
 from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, random_swarm
-from pyraftkv.sim.trace import Trace
+from pyraftkv.sim.trace import Trace, line_of, moments_of, nearest
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ OVERTIME_SECONDS = 120.0
 LEADER_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.01
 SHRINK_RUNS_MAX = 100
-TAIL_LINES = 25
+STORY_LINES = 25
 TELLING = ("note", "role", "crash", "start", "stop", "pause", "resume", "fault", "invoke", "return", "violation")
 """The kinds of events that a report shows; the picture has them all."""
 FAULTS_SHOWN_MAX = 20
@@ -228,6 +229,8 @@ class Breakage:
     """How many faults there were before shrinking."""
     runs: int = 0
     """How often the scenario ran again to shrink them."""
+    is_minimal: bool = False
+    """Whether no single fault of these can be missed; false if shrinking was cut short, or has not been tried."""
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -241,30 +244,47 @@ class Breakage:
             at = at.tb_next
         return (type(self.error), *place)
 
-    def report(self, *, command: str = "", picture: Path | None = None) -> str:
-        """Return what a person needs to see it again: the seed, the faults, the end of the trace, the picture."""
+    def report(self, *, command: str = "", picture: Path | None = None, longer: str = "more time") -> str:
+        """Return what a person needs to see it again: the seed, the faults, what happened, the picture.
+
+        Args:
+            command: What to type to see it again.
+            picture: Where it is.
+            longer: What leaves fewer faults, if shrinking was cut short.
+        """
         lines = [f"seed: {self.seed}"]
         if command:
             lines.append(f"replay: {command}")
         if picture is not None:
             lines.append(f"picture: {picture}")
-        if self.faults_before > len(self.faults):
-            lines.append(f"faults: {len(self.faults)}, shrunk from {self.faults_before} in {self.runs} runs")
-        else:
-            lines.append(f"faults: {len(self.faults)}")
-        lines += [f"    {fault.words}" for fault in self.faults[:FAULTS_SHOWN_MAX]]
+        shrunk = f", shrunk from {self.faults_before} in {self.runs} runs" if self.runs else ""
+        early = f", stopped early: {longer} may leave fewer" if self.runs and not self.is_minimal else ""
+        lines.append(f"faults: {len(self.faults)}{shrunk}{early}")
+        lines += [f"    {line}" for line in script_lines(self.faults[:FAULTS_SHOWN_MAX])]
         if len(self.faults) > FAULTS_SHOWN_MAX:
             lines.append(f"    ... and {len(self.faults) - FAULTS_SHOWN_MAX} more")
-        return "\n".join([*lines, "what happened last:", *self.story()[-TAIL_LINES:]])
+        return "\n".join([*lines, "what happened:", *self.story()])
 
-    def story(self) -> list[str]:
-        """Return the lines of the trace that tell what happened: all but what a healthy cluster does all the time."""
-        return list(self.trace.lines(TELLING))
+    def story(self, lines_max: int = STORY_LINES) -> list[str]:
+        """Return lines of the trace that tell what happened, around the faults if they are few, and at the end.
+
+        What a healthy cluster does all the time is not among them. A line of three dots stands for others.
+        """
+        events = list(self.trace.events(TELLING))
+        moments = [*moments_of(events), *(event.at for event in events[-1:])]
+        lines: list[str] = []
+        told = -1
+        for place in nearest([event.at for event in events], moments, lines_max):
+            if place > told + 1:
+                lines.append("        ...")
+            lines.append(line_of(events[place]))
+            told = place
+        return lines
 
     def html(self, *, title: str = "", command: str = "") -> str:
         """Return the picture: a page for a browser."""
         name = f"{title}, seed {self.seed}" if title else f"seed {self.seed}"
-        return to_html(self.trace, title=name, command=command, faults=self.faults)
+        return to_html(self.trace, title=name, command=command, faults=script_lines(self.faults))
 
 
 def attempt(scenario: Scenario, seed: int, plan: Plan, *, faults: Sequence[Fault] | None = None) -> Breakage | None:
@@ -280,7 +300,8 @@ def attempt(scenario: Scenario, seed: int, plan: Plan, *, faults: Sequence[Fault
 def breakage(trial: Trial, error: BaseException) -> Breakage:
     """Return how a scenario broke that ended with an error; the error gets its mark in the trace."""
     if not isinstance(error, SimFailure):
-        trial.failed(type(error).__name__, str(error).strip()[:TEXT_LENGTH_MAX] or "without a word")
+        words = str(error).strip().partition("\n")[0]
+        trial.failed(type(error).__name__, words[:TEXT_LENGTH_MAX] or "without a word")
     faults = list(trial.faults)
     return Breakage(trial.seed, trial.plan, error, faults, trial.trace, len(faults))
 
@@ -297,11 +318,12 @@ def shrunk(
         seconds_max: In real time; no run begins after it. How far it gets then depends on the machine.
     """
     best = broken
-    began, runs = time.monotonic(), 0
+    began, runs, is_late = time.monotonic(), 0, False
 
     def fails(faults: list[Fault]) -> bool:
-        nonlocal best, runs
-        if time.monotonic() - began >= seconds_max:
+        nonlocal best, runs, is_late
+        if is_late or time.monotonic() - began >= seconds_max:
+            is_late = True
             return False
         runs += 1
         found = attempt(scenario, broken.seed, broken.plan, faults=faults)
@@ -310,9 +332,8 @@ def shrunk(
         best = found
         return True
 
-    if broken.faults:
-        shrink(fails, broken.faults, runs_max=runs_max)
-    return Breakage(best.seed, best.plan, best.error, best.faults, best.trace, len(broken.faults), runs)
+    is_minimal = not broken.faults or shrink(fails, broken.faults, runs_max=runs_max).is_minimal
+    return replace(best, faults_before=len(broken.faults), runs=runs, is_minimal=is_minimal and not is_late)
 
 
 def search(scenario: Scenario, seeds: Iterable[int], plan: Plan | None = None) -> Breakage | None:

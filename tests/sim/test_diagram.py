@@ -18,7 +18,7 @@ from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.page import NOTES_MAX, story
 from pyraftkv.sim.scene import WINDOW_SECONDS, Scene, group_of, natural, parted, read_scene
 from pyraftkv.sim.svg import LABEL_HEIGHT, LANES_MAX, Label, Picture, declutter
-from pyraftkv.sim.trace import FATES, Event, Trace
+from pyraftkv.sim.trace import FATES, STEPS_TELLING_MAX, Event, Trace
 from pyraftkv.store.commands import PutKey
 from tests.sim.story import VIOLATION, stale_read
 
@@ -190,6 +190,36 @@ def test_the_window_is_around_the_violation() -> None:
     scene = read_scene(trace)
     assert (scene.since, scene.until) == (4.5, 21.25)
     assert [each.accused for each in scene.operations] == [True]
+
+
+def test_the_window_begins_before_the_first_of_a_few_faults() -> None:
+    """What they did shows only at the end, often; the story has them, and what happened about them. Many are noise."""
+    trace = Trace()
+    trace.add(5.0, "", "fault", text="pause w begins")
+    for number in range(100):
+        trace.add(5.0 + number / 4, "n1", "message", target="n2", what="AppendRequest", fate="delivered")
+        trace.add(5.0 + number / 4, "w", "note", text=f"step {number}")
+    trace.add(30.0, "", "violation", text="lost")
+    scene = read_scene(trace, chatter_max=20)
+    assert (scene.since, scene.until, scene.moments) == (4.5, 30.0, [5.0, 30.0])
+    kept = [event.at for event, group in scene.events if group == "append"]
+    assert (min(kept), max(kept)) == (5.0, 29.75)
+    told = [words for _, words in story(scene)]
+    assert told[0] == "fault: pause w begins"
+    assert "w notes: step 0" in told
+    assert "w notes: step 50" not in told
+    assert told[-2:] == ["w notes: step 99", "violation: lost"]
+    for number in range(STEPS_TELLING_MAX):
+        trace.add(30.0, "", "fault", text=f"kill n{number} begins")
+    assert (read_scene(trace).since, read_scene(trace).moments) == (30.0 - WINDOW_SECONDS, [30.0])
+
+
+def test_a_fault_of_long_ago_is_out_of_the_window() -> None:
+    """An hour of peace does not fit into a picture."""
+    trace = Trace()
+    trace.add(1.0, "", "fault", text="pause w begins")
+    trace.add(3_600.0, "", "violation", text="lost")
+    assert read_scene(trace).since == 3_600.0 - WINDOW_SECONDS
 
 
 def test_a_violation_found_late_is_shown_where_it_happened() -> None:

@@ -14,7 +14,8 @@ from pyraftkv.sim.host import Host
 from pyraftkv.sim.kinds import KINDS
 from pyraftkv.sim.loop import SimTimeout, SimUnsupported
 from pyraftkv.sim.report import SimFailure
-from pyraftkv.sim.trial import ALL_KINDS, Breakage, Plan, Trial, attempt, search, shrunk
+from pyraftkv.sim.script import parse_script
+from pyraftkv.sim.trial import ALL_KINDS, STORY_LINES, Breakage, Plan, Trial, attempt, search, shrunk
 
 KILLS = Plan(faults=["kill", "delay"], seconds=10.0)
 
@@ -227,12 +228,53 @@ def test_another_failure_is_not_the_same() -> None:
 
 
 def test_a_report_tells_how_to_see_it_again(less: Breakage) -> None:
-    """The seed, the command, the faults that are left, and what happened last without the chatter."""
+    """The seed, the command, the faults that are left, and what happened without the chatter."""
     text = less.report(command="pytest x --raft-seed=0")
     assert f"seed: {less.seed}\nreplay: pytest x --raft-seed=0\nfaults: 1, shrunk from" in text
+    assert "stopped early" not in text
+    assert parse_script(text.partition(" runs\n")[2].partition("what happened")[0]) == less.faults
     assert "kill worker begins" in text
     assert "violation AssertionError: assert 2 == 1" in text
     assert "Heartbeat" not in text
     page = less.html(title="unkillable", command="pytest x --raft-seed=0")
     assert f"unkillable, seed {less.seed} failed at" in page
     assert "pytest x --raft-seed=0" in page
+
+
+def test_a_report_says_that_shrinking_was_cut_short(found: Breakage, less: Breakage) -> None:
+    """Faults that are left then are not all needed; a list that was not shrunk says nothing of the kind."""
+    assert less.is_minimal
+    early = shrunk(unkillable, found, runs_max=1)
+    assert not early.is_minimal
+    assert ", stopped early: more time may leave fewer\n" in early.report()
+    assert not shrunk(unkillable, found, seconds_max=0.0).is_minimal
+    assert "shrunk" not in found.report()
+
+
+def test_a_report_tells_what_happened_around_the_faults() -> None:
+    """The fault that matters may be long over when a test looks at what came of it."""
+
+    def scenario(sim: Trial) -> None:
+        worker = sim.host("a worker", program=idle)
+
+        async def main(_: Trial) -> None:
+            for number in range(60):
+                sim.note(f"step {number}")
+                await asyncio.sleep(1)
+            assert worker.boots == 1, "more than one life\nand more words"
+
+        sim.run(main)
+
+    found = attempt(scenario, 1, Plan(faults=[Fault(3.0, "kill", ("a worker",), 0.5)]))
+    assert found is not None
+    report = found.report()
+    assert "    at 3 s: kill a worker for 0.5 s\n" in report
+    lines = found.story()
+    assert STORY_LINES <= len(lines) <= STORY_LINES + 3
+    text = "\n".join(lines)
+    assert "kill a worker begins" in text
+    assert "step 4\n" in text
+    assert "step 30\n" not in text
+    assert "step 59\n" in text
+    assert lines[-1].endswith("violation AssertionError: more than one life")
+    assert lines.count("        ...") == 2
