@@ -20,6 +20,7 @@ from typing import Any, ClassVar, get_args
 from pyraftkv._record import record
 from pyraftkv.core.election import ElectionRules
 from pyraftkv.core.follower import FollowerRules
+from pyraftkv.core.membership import check as check_membership
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -300,6 +301,7 @@ class Raft(FollowerRules, ElectionRules):
         self._log.applied_to(applied.index)
         # A received snapshot may have brought a later configuration than entries applied before it was loaded.
         if applied.membership is not None and applied.index > self._membership_index:
+            assert self.role in {FOLLOWER, LEADER}, "nobody campaigns before a change that it knows of is applied"
             self._membership_index = applied.index
             self.membership = applied.membership
             if self.role is LEADER:
@@ -343,6 +345,10 @@ class Raft(FollowerRules, ElectionRules):
         for progress in self._progress.values():
             progress.check()
             assert progress.match <= self._log.last_index, (progress.match, self._log)
+        check_membership(self.membership)
+        if self.role is LEADER:
+            assert self._progress.keys() == self.membership.members - {self.id}, self.membership
+            assert self._pending_membership >= self._term_start, "what is older may be a change"
         assert self.role is LEADER or not (self._progress or self._transferee or len(self._reads)), self.role
         assert (self.leader == self.id) == (self.role is LEADER), (self.leader, self.role)
         assert self.role is not CANDIDATE or self.vote == self.id, self.vote

@@ -4,20 +4,22 @@ Everything that a node would do with a `Ready` is split into steps that a test t
 complete that save, apply this page. `settle` takes them all, in order, until nothing is left.
 
 `Checker` watches every step of every member and asserts Raft's safety properties (Raft Figure 3), that what is
-committed is on the disks of a quorum, and that nothing leaves before what it promises is on its sender's disk.
+committed is on the disks of a quorum, that nothing leaves before what it promises is on its sender's disk, and that the
+membership changes one step at a time, to configurations that overlap. It counts quorums by itself.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
-from pyraftkv.core import Config, Raft, Stored
+from pyraftkv.core import Config, InvalidChange, MembershipChange, Raft, Stored, changed
 from pyraftkv.core.messages import AppendResponse, InstallSnapshot, Message, VoteRequest, VoteResponse
-from pyraftkv.core.quorum import has_quorum
 from pyraftkv.core.ready import (
     Applied,
     EntryFetch,
@@ -96,8 +98,12 @@ class Member:
     saves: deque[PendingSave] = field(default_factory=deque)
     pages: deque[list[Entry] | SnapshotMeta] = field(default_factory=deque)
     fetches: deque[EntryFetch] = field(default_factory=deque)
+    first: Membership = field(default_factory=Membership)
+    """What its machine begins with; empty for one that is yet to hear of a cluster."""
     state: list[bytes] = field(default_factory=list)
     """The state machine: every payload applied so far, index 1 first."""
+    membership: Membership = field(default_factory=Membership)
+    """The state machine's: the cluster's first one, changed by every change applied so far."""
     reads: list[ReadReady] = field(default_factory=list)
     rejected: list[bytes] = field(default_factory=list)
     again: bool = False
@@ -126,8 +132,8 @@ class Cluster:
         self.lost: Callable[[Message], bool] = lambda _: False
         self.snapshots: dict[tuple[int, int], list[bytes]] = {}
         """State machines by (index, term) of their snapshots."""
-        self.changes: dict[bytes, Membership] = {}
-        """What the payload of a MEMBERSHIP entry changes the membership to."""
+        self.changes: dict[bytes, MembershipChange] = {b"": MembershipChange()}
+        """What the payload of a MEMBERSHIP entry stands for; an empty one leaves a joint configuration."""
         self.checker = Checker(self)
         self.knobs = {"heartbeat_ticks": 1, "election_ticks": 10, **knobs}
         self.members: dict[int, Member] = {}
@@ -144,8 +150,9 @@ class Cluster:
     def add(self, node: int, *, membership: Membership | None = None) -> None:
         """Start a member with an empty disk."""
         config = Config(id=node, **self.knobs)
-        stored = Stored(membership=self.first if membership is None else membership)
-        self.members[node] = Member(config, Disk(), Raft(config, stored=stored, rng=self._fork()))
+        first = self.first if membership is None else membership
+        raft = Raft(config, stored=Stored(membership=first), rng=self._fork())
+        self.members[node] = Member(config, Disk(), raft, first=first, membership=self.first)
 
     def _fork(self) -> random.Random:
         return random.Random(self.rng.randrange(1 << 30))
@@ -202,6 +209,7 @@ class Cluster:
         page = member.pages.popleft()
         if isinstance(page, SnapshotMeta):
             member.state = list(self.snapshots[page.index, page.term])
+            member.membership = page.membership
             self.feed(node, Applied(page.index, page.membership))
             return
         membership = None
@@ -209,8 +217,16 @@ class Cluster:
             self.checker.applies(member, entry)
             member.state.append(entry.payload)
             if entry.kind is MEMBERSHIP:
-                membership = self.changes[entry.payload]
+                membership = self._change_membership(member, entry)
         self.feed(node, Applied(page[-1].index, membership))
+
+    def _change_membership(self, member: Member, entry: Entry) -> Membership:
+        """Apply a change; one that does not fit any more changes nothing."""
+        before = member.membership
+        with suppress(InvalidChange):
+            member.membership = changed(before, self.changes[entry.payload])
+        self.checker.changes(entry.index, before, member.membership)
+        return member.membership
 
     def answer_fetch(self, node: int) -> None:
         """Read from the disk what the machine asked for."""
@@ -233,7 +249,7 @@ class Cluster:
         term = raft._log.term_at(index)
         assert index > 0, "nothing is applied yet"
         assert term is not None, index
-        meta = SnapshotMeta(index, term, raft.membership)
+        meta = SnapshotMeta(index, term, member.membership)
         self.snapshots[index, term] = list(member.state)
         member.disk.snapshot = meta
         member.disk.first_index = max(member.disk.first_index, index + 1 - keep)
@@ -259,9 +275,11 @@ class Cluster:
         member = self.members[node]
         stored = member.disk.stored()
         if stored.snapshot is None:
-            stored = Stored(stored.hard_state, None, stored.entries, stored.first_index, self.first)
+            stored = Stored(stored.hard_state, None, stored.entries, stored.first_index, member.first)
             member.state = []
+            member.membership = self.first
         else:
+            member.membership = stored.snapshot.membership
             member.state = list(self.snapshots[stored.snapshot.index, stored.snapshot.term])
         member.raft = Raft(member.config, stored=stored, rng=self._fork())
         member.alive = True
@@ -336,6 +354,20 @@ class Cluster:
         self.lost = lambda _: False
 
 
+def is_quorum(membership: Membership, nodes: Collection[int]) -> bool:
+    """Return whether ``nodes`` hold a majority of the voters, and of the outgoing ones if there are any."""
+    halves = [half for half in (membership.voters, membership.outgoing) if half]
+    return bool(halves) and all(2 * len(half.intersection(nodes)) > len(half) for half in halves)
+
+
+def overlap(first: Membership, second: Membership) -> bool:
+    """Return whether every quorum of the one shares a member with every quorum of the other, by trying them all."""
+    nodes = sorted(first.voters | first.outgoing | second.voters | second.outgoing)
+    groups = [frozenset(group) for size in range(len(nodes) + 1) for group in combinations(nodes, size)]
+    of_second = [group for group in groups if is_quorum(second, group)]
+    return all(group & other for group in groups if is_quorum(first, group) for other in of_second)
+
+
 class Checker:
     """Asserts the safety properties over all history and all members."""
 
@@ -348,8 +380,10 @@ class Checker:
         self.commit_max = 0
         self._commits: dict[int, int] = {}
         self._leader_logs: dict[int, tuple[int, int]] = {}
-        self.memberships: list[Membership] | None = None
-        """When memberships change in a test: any of these may have counted the quorum."""
+        self.configurations: dict[int, Membership] = {}
+        """Index to the configuration that was in force from there on, for every change that was applied anywhere."""
+        self._votes: dict[tuple[int, int], set[int]] = {}
+        """(term, candidate) to those who voted for it."""
 
     def restarted(self, member: Member) -> None:
         self._commits.pop(member.config.id, None)
@@ -367,6 +401,17 @@ class Checker:
             self._commits[node] = raft.commit
         if raft.role is LEADER:
             self._check_leader(raft)
+        # Whoever has a change in its log knows that the one before it is committed, and a leader has it applied.
+        known = raft.applied if raft.role is LEADER else raft.commit
+        entries = raft._log._entries[max(known + 1 - raft._log.memory_index, 0) :]
+        unknown = [entry.index for entry in entries if entry.kind is MEMBERSHIP]
+        assert len(unknown) <= 1, f"changes of the membership under way at {unknown}"
+
+    def changes(self, index: int, before: Membership, after: Membership) -> None:
+        """Check a change that a member applies: the same everywhere, and to a configuration that overlaps."""
+        if index not in self.configurations:
+            assert overlap(before, after), f"{index} leads from {before} to {after}"
+        assert self.configurations.setdefault(index, after) == after, f"another membership at {index}"
 
     def _check_log_matching(self, raft: Raft, entries: list[Entry]) -> None:
         prev_term = raft._log.term_at(entries[0].index - 1)
@@ -392,9 +437,8 @@ class Checker:
         holders = [
             node for node, member in self._cluster.members.items() if member.disk.holds(index=raft.commit, term=term)
         ]
-        memberships = self.memberships or [raft.membership]
-        assert any(has_quorum(each, holders) for each in memberships), (
-            f"{raft.commit}@{term} is committed but only on the disks of {holders}"
+        assert is_quorum(raft.membership, holders), (
+            f"{raft.commit}@{term} is committed but only on the disks of {holders}: {raft.membership}"
         )
 
     def _check_leader(self, raft: Raft) -> None:
@@ -405,6 +449,9 @@ class Checker:
             assert raft.last_index >= last_index, "a leader's log only grows"
         else:
             self._check_completeness(raft)
+            votes = self._votes.get((raft.term, raft.id), set()) | {raft.id}
+            assert is_quorum(raft.membership, votes), f"{raft.id} leads term {raft.term} by the votes of {votes}"
+        assert raft.membership.is_voter(raft.id), f"{raft.id} leads {raft.membership}"
         self._leader_logs[raft.id] = (raft.term, raft.last_index)
 
     def _check_completeness(self, raft: Raft) -> None:
@@ -429,6 +476,7 @@ class Checker:
             assert hard.vote == node, f"its own vote is not saved: {message}"
         if isinstance(message, VoteResponse) and message.granted:
             assert hard.vote == message.to, f"the vote is not saved: {message}"
+            self._votes.setdefault((message.term, message.to), set()).add(node)
         if isinstance(message, AppendResponse) and not message.rejected:
             assert member.disk.last_index >= message.index, f"acknowledges what is not saved: {message}"
         if isinstance(message, InstallSnapshot):

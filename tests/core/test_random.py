@@ -1,7 +1,8 @@
 """A seeded random network over bare machines: everything that may go wrong does, and safety holds after every step.
 
 Loss, repetition, reordering, partitions, crashes that lose unsaved state, slow saves, slow applies, snapshots,
-transfers. `Checker` asserts the safety properties; at the end the cluster is healed and must elect and converge.
+transfers, and in half of the seeds changes of the membership: members come, vote, learn, go, and do not know it.
+`Checker` asserts the safety properties; at the end the cluster is healed and must elect and converge.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ from collections.abc import Callable
 
 import pytest
 
+from pyraftkv.core.membership import ADD_LEARNER, ADD_VOTER, REMOVE, Change, MembershipChange, Transition
 from pyraftkv.core.messages import InstallSnapshot
 from pyraftkv.core.ready import (
     Campaign,
+    ForgetLeader,
     PeerUnreachable,
     Propose,
+    ProposeMembership,
     ReadIndex,
     SnapshotSent,
     Tick,
     TransferLeadership,
 )
-from pyraftkv.core.types import LEADER
+from pyraftkv.core.types import LEADER, Membership
 from tests.core.cluster import Cluster
 
 STEPS = 2_000
+MEMBERS_MAX = 9
+"""Members that ever were: ids are never used again."""
+VOTERS_MAX = 5
 SEEDS_PER_TEST = 20
 SEEDS_PER_TEST_SOAKING = 1_000
 
@@ -49,6 +56,7 @@ class Chaos:
         )
         self.loss = rng.choice((0.0, 0.02, 0.1))
         self.count = 0
+        self.changing = rng.choice((0, 0, 4, 12))
         self.reads: dict[int, tuple[int, int]] = {}
         """Context to (node, what was committed anywhere when the read was asked)."""
         self.steps: dict[Callable[[], None], int] = {
@@ -66,6 +74,8 @@ class Chaos:
             self.transfer: rng.choice((0, 1)),
             self.unreachable: 1,
             self.campaign: rng.choice((0, 1)),
+            self.forget: rng.choice((0, 1)),
+            self.change: self.changing,
             self.calm: 1,
         }
         """How often each step is taken: another mix for every seed."""
@@ -183,6 +193,42 @@ class Chaos:
         if node := self.node():
             self.cluster.feed(node, Campaign())
 
+    def forget(self) -> None:
+        if node := self.node():
+            self.cluster.feed(node, ForgetLeader())
+
+    def change(self) -> None:
+        """Propose a change that may or may not fit by the time it is applied, to a leader or to anyone."""
+        rng, cluster = self.rng, self.cluster
+        node = cluster.leader if rng.random() < 0.8 else self.node()
+        if not node:
+            return
+        membership = cluster[node].membership
+        leave = membership.is_joint if rng.random() < 0.9 else rng.random() < 0.5
+        payload = b"change %d" % len(cluster.changes)
+        if leave:
+            cluster.changes[payload] = MembershipChange()
+        else:
+            cluster.changes[payload] = MembershipChange(self.draw_changes(membership), rng.choice(list(Transition)))
+        cluster.feed(node, ProposeMembership(payload, leave))
+
+    def draw_changes(self, membership: Membership) -> list[Change]:
+        """Return changes of one to four members, a new one among them now and then."""
+        rng, cluster = self.rng, self.cluster
+        if len(cluster.members) < MEMBERS_MAX and rng.random() < 0.5:
+            cluster.add(len(cluster.members) + 1, membership=Membership())
+        known = sorted(membership.members)
+        fresh = [node for node in cluster.members if node > max(known, default=0)]
+        nodes = rng.sample(known + fresh, min(rng.choice((1, 1, 2, 4)), len(known + fresh)))
+        changes: list[Change] = []
+        voters = len(membership.voters - set(nodes))
+        for node in nodes:
+            kinds = [ADD_VOTER] if voters < VOTERS_MAX else []
+            kinds += [ADD_LEARNER, REMOVE] if voters > 0 else []
+            changes.append(Change(rng.choice(kinds), node))
+            voters += changes[-1].kind is ADD_VOTER
+        return changes
+
     def heal(self) -> None:
         """Liveness: everyone up, nothing lost, and soon one leader, one log, one state."""
         cluster = self.cluster
@@ -195,20 +241,34 @@ class Chaos:
                 for to in cluster.members:
                     cluster.feed(node, SnapshotSent(to, ok=False))  # Those under way were lost with the network.
         cluster.settle()
-        for _ in range(30):
+        for _ in range(60):
             cluster.tick(count=10)
-            if cluster.leader and {raft.leader for raft in cluster.rafts()} == {cluster.leader}:
+            if self.is_agreed():
                 break
         leader = cluster.leader
         assert leader, "a healed cluster elects"
+        membership = cluster[leader].membership
+        for node in cluster.members.keys() - membership.members:
+            cluster.crash(node)  # Nobody needs its vote any more, and it may not know that it was removed.
         cluster.feed(leader, Propose([b"healed"]))
         cluster.settle()
         cluster.tick(count=4)
         state = cluster.members[leader].state
         assert state[-1] == b"healed"
-        for node, member in cluster.members.items():
-            assert member.state == state, f"{node} converges"
-        assert [node for node in cluster.members if cluster[node].role is LEADER] == [leader]
+        for node in membership.members:
+            assert cluster.members[node].state == state, f"{node} converges"
+            assert cluster[node].membership == membership
+        assert not membership.auto_leave, "what is to be left by itself is left"
+        assert [raft.id for raft in cluster.rafts() if raft.role is LEADER] == [leader]
+
+    def is_agreed(self) -> bool:
+        """Return whether all members of the leader's configuration follow it, and have the same configuration."""
+        cluster = self.cluster
+        if not cluster.leader:
+            return False
+        membership = cluster[cluster.leader].membership
+        rafts = [cluster[node] for node in membership.members]
+        return all((raft.leader, raft.membership) == (cluster.leader, membership) for raft in rafts)
 
 
 @pytest.mark.parametrize("first", range(0, 10_000, 1_000))
