@@ -87,7 +87,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     from pyraftkv.sim import pytest_plugin
 
     try:
-        return (yield)
+        done = yield
+        pytest_plugin.check_ran(pyfuncitem, used[0])
+        return done
     except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - raised again below
         failure = pytest_plugin.explained(pyfuncitem, used[0], error)
     raise failure

@@ -28,16 +28,23 @@ from pyraftkv.sim.loop import SimLoop, SimUnsupported
 
 NANOSECONDS = 1_000_000_000
 
-REFUSED: tuple[tuple[object, str, str], ...] = (
-    (time, "sleep", "time.sleep"),
-    (threading.Thread, "start", "a thread"),
-    (subprocess.Popen, "__init__", "a subprocess"),
-    (SimLoop, "subprocess_exec", "a subprocess"),
-    (SimLoop, "subprocess_shell", "a subprocess"),
-    (SimLoop, "getaddrinfo", "a name server"),
-    (socket.socket, "__init__", "a socket of the system"),
+_MACHINES = "let a machine of its own stand for it (`Trial.host`)"
+
+REFUSED: tuple[tuple[object, str, str, str], ...] = (
+    (time, "sleep", "time.sleep", "`await asyncio.sleep` does not"),
+    (threading.Thread, "start", "a thread", "`Host.worker` of a simulated machine does not"),
+    (subprocess.Popen, "__init__", "a subprocess", _MACHINES),
+    (SimLoop, "subprocess_exec", "a subprocess", _MACHINES),
+    (SimLoop, "subprocess_shell", "a subprocess", _MACHINES),
+    (SimLoop, "getaddrinfo", "a name server", "hosts are reached by the names of simulated machines"),
+    (
+        socket.socket,
+        "__init__",
+        "a socket of the system",
+        "asyncio's own streams do not",
+    ),
 )
-"""What has no place in virtual time: where it begins, and its name for people."""
+"""What has no place in virtual time: where it begins, its name for people, and what to do instead."""
 
 
 @contextmanager
@@ -55,8 +62,8 @@ def ambient(loop: SimLoop, random: Random) -> Generator[None]:
         for name, clock in _clocks(loop).items():
             patches.enter_context(patch.object(time, name, clock))
         patches.enter_context(patch.object(os, "urandom", random.randbytes))
-        for owner, name, what in REFUSED:
-            patches.enter_context(patch.object(owner, name, _refusal(what)))
+        for owner, name, what, instead in REFUSED:
+            patches.enter_context(patch.object(owner, name, _refusal(what, instead)))
         try:
             yield
         finally:
@@ -82,8 +89,8 @@ def _clocks(loop: SimLoop) -> dict[str, Callable[[], float]]:
     }
 
 
-def _refusal(what: str) -> Callable[..., NoReturn]:
+def _refusal(what: str, instead: str) -> Callable[..., NoReturn]:
     def refuse(*_args: object, **_options: object) -> NoReturn:
-        raise SimUnsupported(f"{what} would run in real time; a simulation has no place for it")
+        raise SimUnsupported(f"{what} would run in real time; {instead}")
 
     return refuse

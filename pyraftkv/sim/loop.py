@@ -512,7 +512,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         *args: *Ts,  # noqa: ARG002
     ) -> asyncio.Future[T]:
         """Refuse: a thread would run in real time."""
-        raise SimUnsupported("threads do not run in virtual time; hand in a worker that does")
+        raise SimUnsupported("threads run in real time; `Host.worker` of a simulated machine does not")
 
     # --- asyncio: the loop itself ---
 

@@ -16,17 +16,20 @@ import logging
 import re
 import shlex
 from collections.abc import Generator, Iterator, Sequence
-from inspect import signature
+from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
 import pytest
 
+from pyraftkv.sim.faults import FaultError
 from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
 
 SEEDS_DEFAULT = 5
 OUT_DEFAULT = ".raft"
+OPTIONS = ("seeds", "members", "faults", "seconds", "faults_per_second")
+"""Of the marker."""
 NAME_LENGTH_MAX = 150
 LONGER = "--raft-shrink-seconds=60"
 """What leaves fewer faults, if shrinking was cut short."""
@@ -40,9 +43,19 @@ class Failed(AssertionError):
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Run a test once for each of its seeds. Raises `FaultError` for a kind of fault that does not exist."""
-    seeds = _seeds(metafunc.config, metafunc.definition)
-    _plan(metafunc.definition, is_ready=False).check()
+    """Run a test once for each of its seeds. Raises `CollectError` for one that cannot be run."""
+    if iscoroutinefunction(metafunc.function):
+        name = next(iter({*metafunc.fixturenames} & {"raft_sim", "raft_cluster"}))
+        raise pytest.Collector.CollectError(
+            f"{metafunc.definition.nodeid}: a simulated test is no coroutine, for the simulation brings its own event "
+            f"loop: write `def {metafunc.definition.name}({name}):`, and in it `async def main(sim):` and "
+            f"`{name}.run(main)`"
+        )
+    try:
+        seeds = _seeds(metafunc.config, metafunc.definition)
+        _plan(metafunc.definition, is_ready=False).check()
+    except (TypeError, FaultError) as error:
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: @pytest.mark.raft: {error}") from None
     metafunc.parametrize("raft_seed", seeds, ids=[f"seed{seed}" for seed in seeds])
 
 
@@ -74,6 +87,12 @@ def explained(item: pytest.Function, name: str, error: BaseException) -> BaseExc
     item.stash[_REPORT] = broken.report(command=command, picture=picture, longer=LONGER)
     _detach(broken.error, error)
     return broken.error.with_traceback(_theirs(broken.error.__traceback__))
+
+
+def check_ran(item: pytest.Function, name: str) -> None:
+    """Raise `Failed` if a test passed without running its simulation: it is right by chance."""
+    if not cast(Trial, item.funcargs[name]).has_begun:
+        raise Failed(f"nothing was simulated: the test passed without calling `{name}.run(main)`")
 
 
 def _scenario(item: pytest.Function, name: str) -> Scenario:
@@ -112,10 +131,14 @@ def add_section(item: pytest.Function, report: pytest.TestReport) -> None:
 
 
 def _options(node: pytest.Item | Any) -> dict[str, Any]:
-    """Return what the markers of a test say, the closest the last word."""
+    """Return what the markers of a test say, the closest the last word. Raises `TypeError`."""
     options: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("raft"))):
+        if marker.args:
+            raise TypeError(f"its options have names, such as faults={marker.args[0]!r}")
         options.update(marker.kwargs)
+    if unknown := [name for name in options if name not in OPTIONS]:
+        raise TypeError(f"there is no option {unknown[0]!r}; there are {', '.join(OPTIONS)}")
     return options
 
 

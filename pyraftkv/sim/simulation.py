@@ -109,7 +109,7 @@ class Simulation:
         self.loop.step_hook = self._after_pass
 
     def __repr__(self) -> str:
-        return f"<Simulation of seed {self.seed}: {list(self.hosts.values())} at {self.now():.3f} s>"
+        return f"<{type(self).__name__} of seed {self.seed}: {list(self.hosts.values())} at {self.now():.3f} s>"
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +142,7 @@ class Simulation:
     # --- Machines --------------------------------------------------------------------------------------------------
 
     def host(self, name: str, *, program: Program | None = None) -> Host:
-        """Make a machine; it is down until `Host.start`.
+        """Make a machine; `run` starts it, or `Host.start` one that was made while the simulation runs.
 
         Args:
             name: Its name and network address.

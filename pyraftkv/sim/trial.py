@@ -15,11 +15,13 @@ A scenario is run again and again, so it must make everything it uses anew.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import field, replace
 from math import inf
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from pyraftkv._record import record
@@ -29,6 +31,7 @@ from pyraftkv.sim.check.verdict import Verdict
 from pyraftkv.sim.diagram import to_html
 from pyraftkv.sim.faults import Ability, Fault, FaultError
 from pyraftkv.sim.kinds import KINDS, Aim
+from pyraftkv.sim.loop import SimTimeout
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.script import script_lines
@@ -53,6 +56,9 @@ TELLING = ("note", "role", "crash", "start", "stop", "pause", "resume", "fault",
 """The kinds of events that a report shows; the picture has them all."""
 FAULTS_SHOWN_MAX = 20
 TEXT_LENGTH_MAX = 500
+
+LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (Path(asyncio.__file__).parent, Path(__file__).parents[1]))
+"""A program waits in these for reasons of its own."""
 
 OWN_NEEDS = Ability.PROCESSES | Ability.POWER | Ability.LINKS | Ability.CLOCKS
 """What is done to the machines of a scenario, of all that may be done to members ..."""
@@ -93,6 +99,18 @@ class Plan:
         return [each for each in self.faults if isinstance(each, Fault)]
 
 
+def waiting_at(coroutine: Coroutine[Any, Any, Any]) -> str:
+    """Return the line in which a suspended coroutine waits: the innermost that is not a library's."""
+    place = "an unknown line"
+    at: Any = coroutine
+    while isinstance(at, CoroutineType):
+        frame = at.cr_frame
+        if frame is not None and not frame.f_code.co_filename.startswith(LIBRARIES):
+            place = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+        at = at.cr_await
+    return place
+
+
 class TrialFailure(SimFailure):
     """A trial broke a rule. Its trace is told beside it, not in its words."""
 
@@ -130,6 +148,11 @@ class Trial(Simulation):
             return random_swarm(self.fork(seed, "swarm"), members=self.plan.members)
         return Swarm(members=self.plan.members, kinds=tuple(self.plan.kinds))
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was run."""
+        return self._has_begun
+
     # --- Running ---------------------------------------------------------------------------------------------------
 
     def run(self, main: Callable[[Any], Coroutine[Any, Any, T]], *, until: float | None = None) -> T:
@@ -141,10 +164,16 @@ class Trial(Simulation):
 
         Raises:
             SimFailure: An invariant broke, a program failed, or a callback did.
-            SimTimeout: ``until`` has come.
+            SimTimeout: ``until`` has come; its note says where ``main`` waits.
+            TypeError: ``main`` was called already.
         """
+        called: object = main
+        if isinstance(called, CoroutineType):
+            called.close()
+            raise TypeError("`run` takes the function itself, run(main), and calls it with the simulation")
         if until is None:
             until = self.now() + self.plan.seconds + OVERTIME_SECONDS
+        began: list[Coroutine[Any, Any, T]] = []
 
         async def begin(sim: Simulation) -> T:
             if self.plan.is_ready:
@@ -152,10 +181,16 @@ class Trial(Simulation):
             if not self._has_begun:
                 self._has_begun = True
                 self.inject(self.chosen_faults() if self._given is None else self._given)
-            return await main(sim)
+            began.append(main(sim))
+            return await began[0]
 
         with ambient(self.loop, self.random("ambient")):
-            return super().run(begin, until=until)
+            try:
+                return super().run(begin, until=until)
+            except SimTimeout as error:
+                for place in map(waiting_at, began):
+                    error.add_note(f"`main` waits at {place}")
+                raise
 
     async def _elected(self) -> None:
         gives_up_at = self.now() + LEADER_SECONDS_MAX

@@ -46,22 +46,29 @@ def names(result: pytest.RunResult) -> list[str]:
 
 
 SEEDS = """
+import asyncio
 import pytest
 
 
+async def main(sim):
+    await asyncio.sleep(0)
+
+
 def test_default(raft_sim):
-    pass
+    raft_sim.run(main)
 
 
 @pytest.mark.raft(seeds=2)
 @pytest.mark.parametrize("word", ["a", "b"])
 def test_marked(raft_cluster, word, raft_seed):
     assert raft_cluster.seed == raft_seed
+    raft_cluster.run(main)
 
 
 @pytest.mark.raft(seeds=[7, 11], members=5)
 def test_chosen(raft_sim):
     assert len(raft_sim.members) == 5
+    raft_sim.run(main)
 
 
 def test_plain():
@@ -197,12 +204,35 @@ def test_it(raft_sim, word):
 
 
 def test_a_wrong_marker_is_an_error_at_once(pytester: pytest.Pytester) -> None:
-    """An unknown kind of fault names those there are; an unknown option is named."""
-    result = run(pytester, "import pytest\n@pytest.mark.raft(faults=['x'])\ndef test_it(raft_sim):\n    pass\n")
-    result.stdout.fnmatch_lines(["*no fault 'x'; there are kill, *"])
+    """In one line, which names the test and what there is."""
+    for options, words in (
+        ("faults=['x']", "there is no fault 'x'; there are kill, *"),
+        ("secs=1", "there is no option 'secs'; there are seeds, members, *"),
+        ("is_ready=True", "there is no option 'is_ready'; *"),
+        ("'all'", "its options have names, such as faults='all'"),
+        ("seeds=1.5", "'float' object is not iterable"),
+    ):
+        result = run(pytester, f"import pytest\n@pytest.mark.raft({options})\ndef test_it(raft_sim):\n    pass\n")
+        result.stdout.fnmatch_lines([f"test_it.py::test_it: @pytest.mark.raft: {words}"])
+        result.assert_outcomes(errors=1)
+        assert "Traceback" not in result.stdout.str()
+        assert "_pytest" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("name", ["raft_sim", "raft_cluster"])
+def test_a_coroutine_is_told_how_to_be_a_test(pytester: pytest.Pytester, name: str) -> None:
+    """No plugin for coroutines could help: none would run it in virtual time."""
+    result = run(pytester, f"async def test_it({name}):\n    pass\n")
     result.assert_outcomes(errors=1)
-    result = run(pytester, "import pytest\n@pytest.mark.raft(secs=1)\ndef test_it(raft_sim):\n    pass\n")
-    result.stdout.fnmatch_lines(["*unexpected keyword argument 'secs'*"])
+    result.stdout.fnmatch_lines([f"test_it.py::test_it: *write `def test_it({name}):`*`{name}.run(main)`"])
+
+
+def test_a_test_that_simulates_nothing_fails(pytester: pytest.Pytester) -> None:
+    """It forgot to run what it describes, and would be right by chance."""
+    source = "def test_it(raft_sim):\n    async def main(sim):\n        assert False\n"
+    result = run(pytester, source, "--raft-seed=0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *nothing was simulated: *`raft_sim.run(main)`"])
 
 
 def test_a_run_without_simulations_imports_nothing(pytester: pytest.Pytester) -> None:

@@ -108,8 +108,37 @@ def test_a_scenario_ends_in_time() -> None:
     async def main(_: Trial) -> None:
         await asyncio.Event().wait()
 
-    with Trial(1, Plan(members=1)) as sim, pytest.raises(SimTimeout):
+    with Trial(1, Plan(members=1)) as sim, pytest.raises(SimTimeout) as caught:
         sim.run(main, until=3.0)
+    line = main.__code__.co_firstlineno + 1
+    assert caught.value.__notes__ == [f"`main` waits at {__file__}:{line}, in main"]
+
+
+def test_where_main_waits_is_a_line_of_the_application() -> None:
+    """The innermost one; whatever waits in a library waits for the application."""
+
+    async def waits() -> None:
+        condition = asyncio.Condition()
+        async with condition:
+            await condition.wait()
+
+    async def main(_: Trial) -> None:
+        await waits()
+
+    with Trial(1, Plan(members=1)) as sim, pytest.raises(SimTimeout) as caught:
+        sim.run(main, until=3.0)
+    line = waits.__code__.co_firstlineno + 3
+    assert caught.value.__notes__ == [f"`main` waits at {__file__}:{line}, in waits"]
+
+
+def test_a_run_takes_a_function() -> None:
+    """Not what it returns, as `asyncio.run` does: whoever mixes them up is told."""
+
+    async def main() -> None: ...
+
+    with Trial(1) as sim, pytest.raises(TypeError, match=r"takes the function itself, run\(main\)"):
+        sim.run(main())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert not sim.has_begun
 
 
 def test_the_clocks_of_a_machine_are_what_its_program_reads() -> None:
