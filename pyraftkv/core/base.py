@@ -53,6 +53,9 @@ class Stored:
     """The first index that an `EntryFetch` can return; it may precede the snapshot."""
     membership: Membership | None = None
     """The configuration as of the snapshot; the snapshot's own when None."""
+    promised: bool = False
+    """Whether an earlier life may have answered a leader's heartbeat: its promise binds this one, which has forgotten
+    when that was, for an election timeout from now."""
 
     def __post_init__(self) -> None:
         last_index, last_term = (self.snapshot.index, self.snapshot.term) if self.snapshot is not None else (0, 0)
@@ -90,6 +93,7 @@ class RaftBase:
         "_messages",
         "_pending_membership",
         "_progress",
+        "_promised_tick",
         "_read_ready",
         "_reads",
         "_rejected",
@@ -99,6 +103,7 @@ class RaftBase:
         "_soft_reported",
         "_term_start",
         "_ticks",
+        "_timed_out",
         "_transferee",
         "_votes",
         "id",
@@ -135,6 +140,8 @@ class RaftBase:
         self._election_timeout = 0
         self._draw_election_timeout()
         self._votes: dict[int, bool] = {}
+        self._promised_tick = config.election_ticks if stored.promised else 0
+        """The tick until which this member has promised to elect nobody, whoever leads by then and in whatever term."""
 
         self._progress: dict[int, Progress] = {}
         """Leader: every other member."""
@@ -145,6 +152,8 @@ class RaftBase:
         it is applied. At first that of the empty entry: what stands before may be anything (core/membership.py)."""
         self._transferee = NO_NODE
         """Leader: whom it hands over to."""
+        self._timed_out = False
+        """Leader: whether it has told anybody of this term to campaign, which nobody's promise stands against."""
         self._reads = ReadRounds(reads_max=config.reads_max)
         self._announced_commit = 0
         """Leader: the commit index as of the last `ready()`; what is newer may still ride along with entries."""
@@ -193,6 +202,25 @@ class RaftBase:
     def is_changing_membership(self) -> bool:
         """Leader: whether a change of the membership may be under way, so that another one has to wait."""
         return self._log.applied < self._pending_membership
+
+    @property
+    def round(self) -> int:
+        """The number of the newest round of heartbeats that was sent; never falls."""
+        return self._reads.newest
+
+    @property
+    def lease_round(self) -> int:
+        """The newest round upon which a quorum promised to elect nobody else; 0 when that would not make a lease.
+
+        It says nothing of time: `node.lease` does. See there for why each of these ends a lease. O(voters).
+        """
+        if self.role is not LEADER or self._timed_out or self.is_changing_membership:
+            return 0
+        return self._reads.promised(self.membership, leader=self.id)
+
+    @property
+    def _is_promised(self) -> bool:
+        return self._ticks < self._promised_tick
 
     # --- Sending -----------------------------------------------------------------------------------------------------
 
@@ -282,6 +310,7 @@ class RaftBase:
         self._term_start = 0
         self._pending_membership = 0
         self._transferee = NO_NODE
+        self._timed_out = False
         self._reads.clear()
         self._fetches.clear()
 

@@ -47,6 +47,9 @@ class Config:
     """Ask whether an election could be won before raising the term (thesis §9.6)."""
     check_quorum: bool = True
     """A leader that hears no quorum for an election timeout steps down, and nobody votes while a leader is heard."""
+    lease_reads: bool = False
+    """Answer heartbeats with the promise to elect nobody else for an election timeout, and keep it in whatever comes
+    between; number every heartbeat while leading, so that its driver can tell how old the promises are."""
 
     def __post_init__(self) -> None:
         for name in ("id", "heartbeat_ticks", *_BOUNDS):

@@ -6,6 +6,10 @@ election timeout. A requested transfer passes both.
 
 A member that rejoins with a higher term is not locked out by them: it answers an append or a heartbeat of the lower
 term with its own, and the leader steps down for an election that both can take part in.
+
+Where leases are in use (`Config.lease_reads`) a third guard is stricter, for a leader answers reads on the strength of
+it: a *promise* given with the answer to a heartbeat holds whatever its giver hears of leaders and terms meanwhile, and
+binds its own candidacy too. What the leader itself asks for is not held up by it.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class ElectionRules(LeaderRules):
         return all(entry.kind is not MEMBERSHIP for entry in self._log.unapplied())
 
     def _campaign(self, *, by_transfer: bool) -> None:
-        if not self._can_campaign():
+        if not self._can_campaign() or (self._is_promised and not by_transfer and not self._is_alone()):
             return
         if self._config.pre_vote and not by_transfer:
             self._become_pre_candidate()
@@ -46,6 +50,16 @@ class ElectionRules(LeaderRules):
             self._maybe_win()
         else:
             self._stand(by_transfer=by_transfer)
+
+    def _is_alone(self) -> bool:
+        """Return whether no one else votes, or is going to as far as the log goes: no one then has its promise.
+
+        1. A votes alone, and leads; a change lets B in. B leads next, and A promises.
+        2. A starts again from a snapshot that says it is alone. The change stands in its log: it made it.
+        """
+        if self.membership.voters != {self.id} or self.membership.is_joint:
+            return False
+        return all(entry.kind is not MEMBERSHIP for entry in self._log.following(self._log.applied))
 
     def _stand(self, *, by_transfer: bool) -> None:
         self._become_candidate()
@@ -60,7 +74,11 @@ class ElectionRules(LeaderRules):
 
     def _is_leased(self, message: VoteRequest) -> bool:
         """Return whether a leader was heard so recently that nobody else should be elected (thesis §4.2.3, §6.4.1)."""
-        guarded = (self._config.check_quorum or message.pre) and not message.by_transfer
+        if message.by_transfer:
+            return False  # The leader itself asked for it, and has given its lease up.
+        if self._is_promised:
+            return True
+        guarded = self._config.check_quorum or message.pre
         return guarded and self.leader != NO_NODE and self._election_elapsed < self._config.election_ticks
 
     def _on_vote_request(self, message: VoteRequest) -> None:
@@ -68,6 +86,8 @@ class ElectionRules(LeaderRules):
 
         Who asks need not be a member here: it may have been promoted by an entry that this member has not applied.
         """
+        if self._is_promised and not message.by_transfer:
+            return  # A message of this term, which another one than its leader's has taught: the promise stands.
         free = self.vote == NO_NODE and self.leader == NO_NODE
         may = self.vote == message.sender or free or (message.pre and message.term > self.term)
         if may and self._log.is_up_to_date(last_index=message.last_index, last_term=message.last_term):

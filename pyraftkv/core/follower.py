@@ -65,7 +65,10 @@ class FollowerRules(RaftBase):
         # it had confirmed; committing what stands there now could commit something else.
         if message.commit <= self._log.last_index:
             self._log.commit_to(message.commit)
-        self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context))
+        promises = self._config.lease_reads
+        if promises:
+            self._promised_tick = self._ticks + self._config.election_ticks
+        self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context, promises))
 
     def _on_install_snapshot(self, message: InstallSnapshot) -> None:
         self._follow(message.sender)

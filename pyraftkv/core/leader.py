@@ -71,6 +71,8 @@ class LeaderRules(RaftBase):
             self._maybe_leave_joint()
         self._heartbeat_elapsed += 1
         if self._heartbeat_elapsed >= config.heartbeat_ticks:
+            if config.lease_reads:
+                self._reads.number()
             self._broadcast_heartbeat()
 
     def _broadcast_heartbeat(self) -> None:
@@ -314,7 +316,7 @@ class LeaderRules(RaftBase):
         if progress.match < self._log.last_index or progress.state is PROBE:
             progress.due = True
         if message.context:
-            self._reads.ack(sender=message.sender, context=message.context)
+            self._reads.ack(sender=message.sender, context=message.context, promised=message.promised)
             self._confirm_reads()
 
     def _maybe_commit(self) -> None:
@@ -387,4 +389,5 @@ class LeaderRules(RaftBase):
     def _maybe_time_out(self, progress: Progress) -> None:
         """Tell the transfer's target to campaign, but only once it has everything (thesis §3.10)."""
         if progress.match == self._log.last_index:
+            self._timed_out = True
             self._messages.append(TimeoutNow(progress.node, self.id, self.term))

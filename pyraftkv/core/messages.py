@@ -82,6 +82,8 @@ class HeartbeatResponse:
     sender: int
     term: int
     context: int
+    promised: bool = False
+    """Whether the sender elects nobody else for an election timeout from now (see `node.lease`)."""
 
 
 @record

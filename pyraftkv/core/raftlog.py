@@ -187,6 +187,10 @@ class RaftLog:
         """Return the entries that are committed and not yet applied."""
         return self._entries[max(self.applied + 1 - self._base, 0) : self.commit + 1 - self._base]
 
+    def following(self, index: int) -> list[Entry]:
+        """Return the entries in memory after ``index``, committed or not."""
+        return self._entries[max(index + 1 - self._base, 0) :]
+
     # --- Writing -----------------------------------------------------------------------------------------------------
 
     def append_payloads(self, *, term: int, payloads: list[bytes]) -> None:

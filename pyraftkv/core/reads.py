@@ -1,4 +1,4 @@
-"""Linearizable reads without writing: the leader's side of ReadIndex (thesis §6.4).
+"""Linearizable reads without writing: the leader's side of ReadIndex, and of leases (thesis §6.4).
 
 A leader may answer a read from its commit index once it knows that it was still the leader *after* the read arrived.
 So reads join a round; the round's number goes out with a heartbeat to everyone; when a quorum has answered with that
@@ -10,6 +10,10 @@ term is committed, reads wait (`open` is not called); afterwards the index cover
 Hazard 2. Contexts are chosen by the nodes that ask, and two of them may choose the same. A context is only ever given
 back to the node that sent it; what travels in heartbeats is the round's own number, which is never used twice: an
 answer to an old round can confirm nothing newer.
+
+Where leases are in use every heartbeat has a number of its own, with reads or without, and an answer may carry a
+promise to elect nobody else for a while. The newest number that a quorum has promised upon is what a lease is made of;
+the time that goes with it is not known here.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ class ReadRound:
 class ReadRounds:
     """The leader's pending reads: those that joined no round yet, then the rounds under way, oldest first."""
 
-    __slots__ = ("_acked", "_count", "_joining", "_reads_max", "_rounds", "newest")
+    __slots__ = ("_acked", "_count", "_is_numbered", "_joining", "_promised", "_reads_max", "_rounds", "newest")
 
     def __init__(self, *, reads_max: int) -> None:
         self._reads_max = reads_max
@@ -52,6 +56,9 @@ class ReadRounds:
         self._joining: list[PendingRead] = []
         self._rounds: deque[ReadRound] = deque()
         self._acked: dict[int, int] = {}
+        self._promised: dict[int, int] = {}
+        """The newest round that each member has answered with a promise."""
+        self._is_numbered = False
         self.newest = 0
         """The number of the last round that was opened. Never falls, whoever leads."""
 
@@ -65,8 +72,8 @@ class ReadRounds:
 
     @property
     def context(self) -> int:
-        """What heartbeats carry: the newest round under way, or 0."""
-        return self.newest if self._rounds else 0
+        """What heartbeats carry: the newest round, or 0 when nobody waits for an answer."""
+        return self.newest if self._rounds or self._is_numbered else 0
 
     def add(self, *, sender: int, context: int) -> bool:
         """Let a read join the next round; return False, having dropped it, when there are too many."""
@@ -82,10 +89,21 @@ class ReadRounds:
         joining, self._joining = self._joining, []
         self._rounds.append(ReadRound(self.newest, index, joining))
 
-    def ack(self, *, sender: int, context: int) -> None:
-        """Note that ``sender`` answered the heartbeat of round ``context``."""
+    def number(self) -> None:
+        """Give the heartbeats that leave next a number of their own, from now on until `clear`."""
+        self.newest += 1
+        self._is_numbered = True
+
+    def ack(self, *, sender: int, context: int, promised: bool = False) -> None:
+        """Note that ``sender`` answered the heartbeat of round ``context``, with a promise or without."""
         if context <= self.newest:
             self._acked[sender] = max(self._acked.get(sender, 0), context)
+            if promised:
+                self._promised[sender] = max(self._promised.get(sender, 0), context)
+
+    def promised(self, membership: Membership, *, leader: int) -> int:
+        """Return the newest round that a quorum has promised upon, counting ``leader`` for all of them. O(voters)."""
+        return committed_index(membership, {**self._promised, leader: self.newest})
 
     def confirmed(self, membership: Membership, *, leader: int) -> list[ReadRound]:
         """Take the rounds that a quorum has answered, counting ``leader`` as having answered all."""
@@ -104,9 +122,12 @@ class ReadRounds:
         self._joining = []
         self._rounds.clear()
         self._acked.clear()
+        self._promised.clear()
+        self._is_numbered = False
 
     def check(self) -> None:
         """Assert the invariants of this class."""
         assert self._count == len(self._joining) + sum(len(round_.reads) for round_ in self._rounds)
         assert self._count <= self._reads_max
         assert all(number <= self.newest for number in self._acked.values())
+        assert all(number <= self._acked[sender] for sender, number in self._promised.items())

@@ -27,6 +27,9 @@ logger = logging.getLogger("pyraftkv.node")
 MEMBERS_MAX = 64
 """Members that a cluster may begin with."""
 
+GENESIS_TERM = 1
+"""The term of entry 1. Nobody leads in it, so whoever has heard no later one has heard no leader."""
+
 WAIT_LOG_SECONDS = 5.0
 """How often a first start says for whom it waits."""
 
@@ -46,7 +49,7 @@ def genesis_of(hellos: Mapping[int, Hello]) -> Genesis:
 
 def genesis_entry(payload: bytes) -> tuple[Entry, HardState]:
     """Return entry 1 and the hard state that says it is committed."""
-    return Entry(1, 1, payload, MEMBERSHIP), HardState(term=1, commit=1)
+    return Entry(1, GENESIS_TERM, payload, MEMBERSHIP), HardState(term=GENESIS_TERM, commit=1)
 
 
 class Bootstrap:

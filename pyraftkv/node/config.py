@@ -17,6 +17,13 @@ class NodeConfig:
     """How often an idle leader says so."""
     election_timeout_seconds: float = 1.0
     """How long a follower waits for its leader: a random time between this and twice this."""
+    lease_reads: bool = False
+    """Whether reads with ``consistency="lease"`` cost no message while this member leads (see `node.lease`).
+
+    Set it on every member: only who has it set prolongs a leader's lease. The election timeout must be the same then.
+    """
+    clock_drift_max: float = 0.1
+    """How much less time may pass on the clock of a leader than on that of any other member: 0.1 is a tenth."""
     request_timeout_seconds: float = 5.0
     """The deadline of a call that names none."""
     retry_seconds: float = 1.0
@@ -55,6 +62,8 @@ class NodeConfig:
                 raise errors.ConfigurationError(
                     f"{large} ({high}) must be at least {factor} times {small} ({low}), and both above 0"
                 )
+        if not 0 <= self.clock_drift_max < 1:
+            raise errors.ConfigurationError(f"clock_drift_max ({self.clock_drift_max}) must be at least 0, and below 1")
         if not 0 < self.append_bytes_max <= PAYLOAD_BYTES_MAX:
             raise errors.ConfigurationError(
                 f"append_bytes_max ({self.append_bytes_max}) must be between 1 and {PAYLOAD_BYTES_MAX}"
@@ -67,3 +76,11 @@ class NodeConfig:
     @property
     def election_ticks(self) -> int:
         return max(2, round(self.election_timeout_seconds / self.tick_seconds))
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long after a heartbeat left, by the leader's clock, the promises upon it hold by everybody's.
+
+        A promise is so many ticks of its giver's, of which the first may come at once.
+        """
+        return (self.election_ticks - 1) * self.tick_seconds * (1 - self.clock_drift_max)

@@ -15,6 +15,7 @@ from pyraftkv.core import FOLLOWER, EntryFetch, Fetched, Input, InstallSnapshot,
 from pyraftkv.log.base import Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.inbox import Inbox
+from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.reads import ReadRounds
 from pyraftkv.node.snapshots import SnapshotSender
 from pyraftkv.transport.base import Transport
@@ -35,6 +36,7 @@ class Driver:
         reads: ReadRounds,
         writes: PendingWrites,
         snapshots: SnapshotSender,
+        lease: LeaderLease | None,
         led: Callable[[SoftState], None],
     ) -> None:
         self._raft = raft
@@ -45,6 +47,7 @@ class Driver:
         self._reads = reads
         self._writes = writes
         self._snapshots = snapshots
+        self._lease = lease
         self._led = led
         self._saved_number = 0
         self._is_delivering = False
@@ -79,8 +82,12 @@ class Driver:
     def _turn(self) -> None:
         self._writes.seal()
         self._reads.seal()
+        lease = self._lease
+        before = lease.now() if lease is not None else 0.0
         self._raft.feed(self._inbox.take())
         ready = self._raft.ready()
+        if lease is not None:
+            lease.sent(before)
         if ready.save is not None:
             self._storage.save(ready.save, self._saved)
         self._send(ready)

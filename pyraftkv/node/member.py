@@ -37,10 +37,12 @@ from pyraftkv.core import (
 from pyraftkv.core.messages import ForwardedProposals
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
+from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
 from pyraftkv.node.inbox import Inbox
+from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
@@ -77,6 +79,7 @@ class Member:
         events: EventHub,
         config: NodeConfig,
         rng: random.Random,
+        clock: Callable[[], float] | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -112,6 +115,11 @@ class Member:
         self.receiver = SnapshotReceiver(
             storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered, term=self._term
         )
+        self.lease: LeaderLease | None = None
+        if config.lease_reads and clock is not None:
+            self.lease = LeaderLease(
+                self.raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
+            )
         self.driver = Driver(
             self.raft,
             inbox=self.inbox,
@@ -121,6 +129,7 @@ class Member:
             reads=self.reads,
             writes=self.writes,
             snapshots=self.sender,
+            lease=self.lease,
             led=self._led,
         )
         if recovered.snapshot is not None and self._goes_first(replica.membership):
@@ -129,6 +138,11 @@ class Member:
     @property
     def replica(self) -> Replica:
         return self.applier.replica
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether the state, read without an ``await`` from here on, is as fresh as a linearizable read's."""
+        return self.lease is not None and self.lease.holds()
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 
@@ -204,7 +218,7 @@ class Member:
     def _goes_first(self, membership: Membership) -> bool:
         """Whether nobody is gained by waiting for an election timeout: nobody else votes, or nobody led before."""
         return membership.voters == frozenset({self.raft.id}) or (
-            self.raft.term <= 1 and self.raft.id == min(membership.voters)
+            self.raft.term <= GENESIS_TERM and self.raft.id == min(membership.voters)
         )
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
@@ -329,6 +343,7 @@ def _core_config(member_id: int, config: NodeConfig) -> Config:
         id=member_id,
         heartbeat_ticks=config.heartbeat_ticks,
         election_ticks=config.election_ticks,
+        lease_reads=config.lease_reads,
         append_bytes_max=config.append_bytes_max,
         uncommitted_bytes_max=config.uncommitted_bytes_max,
         committed_bytes_max=config.apply_backlog_bytes_max,
@@ -342,4 +357,5 @@ def _stored(recovered: Recovered) -> Stored:
         snapshot=recovered.snapshot,
         entries=recovered.entries,
         first_index=recovered.first_index,
+        promised=recovered.hard_state.term > GENESIS_TERM,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 from pyraftkv import codec, errors
@@ -19,6 +19,7 @@ from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
+from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.member import Member
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.watches import NodeWatch
@@ -55,6 +56,7 @@ class Node(Engine):
         transport: How messages reach the other members.
         config: Timing and limits.
         rng: The source of election jitter and nonces; give a seeded one for repeatable tests.
+        clock: A clock in seconds that counts the time for which the machine is suspended; the system's by default.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Node(Engine):
         transport: Transport,
         config: NodeConfig | None = None,
         rng: random.Random | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.name = name
         self.config = config or NodeConfig()
@@ -74,6 +77,7 @@ class Node(Engine):
         self._storage = storage
         self._transport = transport
         self._rng = rng or random.Random()
+        self._clock = clock or boot_clock()
         self._events = EventHub()
         self._clients = ClientPort(self)
         self._hello: Hello | None = None
@@ -225,6 +229,7 @@ class Node(Engine):
             events=self._events,
             config=self.config,
             rng=self._rng,
+            clock=self._clock,
         )
         for name, loop in {**member.loops(), "offers": self._offer_genesis}.items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
@@ -344,10 +349,10 @@ class Node(Engine):
     async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
 
-        "lease" is answered as "linearizable" until lease reads exist: never weaker than asked for.
+        "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
         member = self._running()
-        if consistency != "local":
+        if consistency != "local" and not (consistency == "lease" and member.has_lease):
             await member.reads.join(member.deadline(timeout))
         result = member.replica.store.read(query)
         while isinstance(result, Work):

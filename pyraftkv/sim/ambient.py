@@ -70,7 +70,7 @@ def ambient(loop: SimLoop, random: Random) -> Generator[None]:
             shared.setstate(state)
 
 
-def _clocks(loop: SimLoop) -> dict[str, Callable[[], float]]:
+def _clocks(loop: SimLoop) -> dict[str, Callable[..., float]]:
     """Return the clocks of the module `time` that have a simulated counterpart."""
 
     def wall() -> float:
@@ -79,7 +79,13 @@ def _clocks(loop: SimLoop) -> dict[str, Callable[[], float]]:
     def nanoseconds(clock: Callable[[], float]) -> Callable[[], float]:
         return lambda: int(clock() * NANOSECONDS)
 
+    def by_number(number: int) -> float:
+        if number == time.CLOCK_REALTIME:
+            return wall()
+        return loop.current.clock.boot() if number == getattr(time, "CLOCK_BOOTTIME", None) else loop.time()
+
     return {
+        "clock_gettime": by_number,
         "time": wall,
         "time_ns": nanoseconds(wall),
         "monotonic": loop.time,

@@ -1,10 +1,12 @@
-"""`SimClock`: the two clocks of a simulated machine, which may run at another speed than the world.
+"""`SimClock`: the clocks of a simulated machine, which may run at another speed than the world.
 
-Both are straight lines over the world's time: ``local = offset + rate * world``. Every change of a line starts a new
+They are straight lines over the world's time: ``local = offset + rate * world``. Every change of a line starts a new
 one where the old one stands, so the monotonic clock never goes back, whatever is done to it.
 
 The wall clock shares the oscillator, so it drifts with the monotonic one. It goes on while the machine is suspended
 (a battery keeps it), and it can be set at will: nothing of the product may depend on it.
+
+The boot clock is the monotonic one and the time for which the machine was suspended, as ``CLOCK_BOOTTIME`` is.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ class SimClock:
     Invariant: `time` never goes back.
     """
 
-    __slots__ = ("_frozen", "_offset", "_rate", "_wall_offset", "_world", "changed")
+    __slots__ = ("_frozen", "_frozen_at", "_offset", "_rate", "_suspended", "_wall_offset", "_world", "changed")
 
     def __init__(self, world: Callable[[], float]) -> None:
         self._world = world
         self._offset = 0.0
         self._rate = 1.0
         self._frozen = False
+        self._frozen_at = 0.0
+        self._suspended = 0.0
+        """For how long it was suspended before, by its own oscillator."""
         self._wall_offset = WALL_EPOCH
         self.changed: list[Callable[[], object]] = []
         """Called after every change of the monotonic clock: pending timers move."""
@@ -61,7 +66,7 @@ class SimClock:
     def set_rate(self, rate: float) -> None:
         """Run at ``rate`` local seconds per second of the world from now on."""
         assert 0 < rate < math.inf, "a clock that stands still is frozen"
-        wall = self.wall()
+        wall, self._suspended, self._frozen_at = self.wall(), self._asleep(), self._world()
         self._move(self.time(), rate=rate)
         self.set_wall(wall)
         self._tell()
@@ -78,14 +83,23 @@ class SimClock:
         if not self._frozen:
             local, self._frozen = self.time(), True
             self._offset = local
+            self._frozen_at = self._world()
             self._tell()
 
     def thaw(self) -> None:
         """Go on where `freeze` stopped. Idempotent."""
         if self._frozen:
+            self._suspended = self._asleep()
             local, self._frozen = self._offset, False
             self._move(local, rate=self._rate)
             self._tell()
+
+    def boot(self) -> float:
+        """The boot clock, in seconds: it counts suspended time as well."""
+        return self.time() + self._asleep()
+
+    def _asleep(self) -> float:
+        return self._suspended + (self._rate * (self._world() - self._frozen_at) if self._frozen else 0.0)
 
     def wall(self) -> float:
         """The wall clock, in seconds since the epoch."""

@@ -222,6 +222,7 @@ class Simulation:
             ),
             config=self.swarm.config,
             rng=host.fork(),
+            clock=host.clock.boot,
         )
         host.node = node
         async with node:
