@@ -79,7 +79,7 @@ class Member:
         events: EventHub,
         config: NodeConfig,
         rng: random.Random,
-        clock: Callable[[], float] | None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop

@@ -18,7 +18,7 @@ from pyraftkv.core.messages import (
     VoteResponse,
 )
 from pyraftkv.core.reads import ReadRounds
-from pyraftkv.core.ready import Applied, Campaign, ReadIndex, Tick, TransferLeadership
+from pyraftkv.core.ready import Applied, Campaign, ForgetLeader, ReadIndex, Tick, TransferLeadership
 from pyraftkv.core.types import (
     CANDIDATE,
     FOLLOWER,
@@ -225,6 +225,14 @@ def test_a_promise_binds_the_own_candidacy() -> None:
     assert raft.role is FOLLOWER
     step_all(raft, TimeoutNow(1, 2, 1))
     assert raft.role is CANDIDATE
+
+
+def test_a_promise_outlives_the_leader_in_mind() -> None:
+    """`ForgetLeader` forgets whom to follow, and nothing that was promised to it."""
+    raft = follower()
+    step_all(raft, ForgetLeader())
+    assert raft.leader == 0
+    assert not granted(step_all(raft, request(2)))
 
 
 def test_a_promise_is_over_when_the_election_timeout_has_run_out() -> None:
