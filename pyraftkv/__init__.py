@@ -12,7 +12,7 @@ from pyraftkv.cluster import Cluster
 from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
 from pyraftkv.kv import KV, Status
 from pyraftkv.node import Node, NodeConfig
-from pyraftkv.opening import connect, open  # noqa: A004  (pyraftkv.open, as one opens a file)
+from pyraftkv.opening import connect, open, recover  # noqa: A004  (pyraftkv.open, as one opens a file)
 from pyraftkv.store.commands import (
     Compare,
     CompareResult,
@@ -67,6 +67,7 @@ __all__ = [
     "__version__",
     "connect",
     "open",
+    "recover",
 ]
 
 logging.getLogger("pyraftkv").addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""The short forms: `open` a node on a data directory, `connect` to a cluster."""
+"""The short forms: `open` a node on a data directory, `connect` to a cluster, `recover` one whose quorum is lost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
+from pyraftkv.node.recovery import Agree, Recovery, agreed
+from pyraftkv.node.recovery import recover as recover_storage
 from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
 from pyraftkv.transport.address import parse_address
 
@@ -81,6 +83,43 @@ def connect(
     for address in listed:
         parse_address(address)
     return Client(listed, dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
+
+
+async def recover(
+    data_dir: str | Path,
+    *,
+    name: str | None = None,
+    advertise: str | None = None,
+    from_learner: bool = False,
+    agree: Agree = agreed,
+) -> Recovery:
+    """Make the member in ``data_dir``, which does not run, the first and only member of a new cluster.
+
+    For when a quorum is lost for good (docs/operations.md). Every key, revision and session that this member has is
+    kept; what only the lost members had is lost. The others can never take part again: wipe them, and let them join.
+    It can be interrupted anywhere: the directory is then what it was, or is the new cluster's, and the same call, or
+    a start of the member, goes on from there.
+
+    Args:
+        data_dir: Of one member that is left; if there are several, of the one with the longest log.
+        name: What the member is called from now on; as before when None.
+        advertise: ``host:port`` where it is reached from now on; as before when None.
+        from_learner: Accept a member that did not vote, and may lack more than a voter.
+        agree: Is shown what is about to be done, and returns whether to do it; by default it is done.
+
+    Returns: What was done; its ``is_done`` is False if ``agree`` declined, and nothing has changed then.
+
+    Raises:
+        DataDirLocked: The member runs.
+        StorageError: The directory is damaged, empty, or of a member that cannot be recovered.
+        ConfigurationError: A name or an address that cannot work.
+    """
+    if name is not None:
+        _check_name(name)
+    if advertise is not None:
+        parse_address(advertise)
+    storage = FileStorage(data_dir, create=False)
+    return await recover_storage(storage, name=name, address=advertise, from_learner=from_learner, agree=agree)
 
 
 def parse_members(text: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pyraftkv.core import LEADER, PAYLOAD_BYTES_MAX, Save, TransferLeadership
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.node import recovery
 from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
@@ -160,7 +161,7 @@ class Node(Engine):
         recovered = await self._storage.start(failed=self._storage_failed)
         if recovered.repaired:
             logger.warning("%s: %s", self.name, recovered.repaired)
-        await self._join(recovered)
+        await self._join(await recovery.finish(self._storage, recovered))
 
     async def _join(self, recovered: Recovered) -> None:
         """Become somebody: the member that the directory says, or one of the first of a new cluster."""
@@ -199,6 +200,9 @@ class Node(Engine):
             genesis = codec.decode_logged(recovered.entries[0].payload)
             assert isinstance(genesis, Genesis)
             cluster_id, table = genesis.cluster_id, {m.id: m for m in genesis.members}
+        begun = recovery.own_recovery(recovered)
+        if begun is not None:
+            cluster_id, table = begun.cluster_id, {begun.member.id: begun.member}
         ids = {m.name: m.id for m in table.values()}
         if self.name not in ids:
             raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {self.name!r}")
