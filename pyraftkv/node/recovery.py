@@ -134,7 +134,9 @@ async def recover(
 async def finish(storage: Storage, recovered: Recovered) -> Recovered:
     """Bind the identity as the log says, if a recovery of this member was interrupted between the two."""
     command, identity = own_recovery(recovered), recovered.identity
-    if command is None or identity.incarnation == command.member.incarnation:
+    if command is None:
+        return recovered
+    if (identity.cluster_id, identity.incarnation) == (command.cluster_id, command.member.incarnation):
         return recovered
     identity = await storage.rebind(cluster_id=command.cluster_id, incarnation=command.member.incarnation)
     return replace(recovered, identity=identity)
