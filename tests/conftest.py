@@ -24,13 +24,14 @@ settings.register_profile(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--soak``."""
+    """Add ``--soak`` and ``--rewrite``."""
     parser.addoption(
         "--soak",
         action="store_true",
         default=os.environ.get("PYRAFTKV_SOAK") == "1",
         help="run the long versions of the random tests (also: PYRAFTKV_SOAK=1)",
     )
+    parser.addoption("--rewrite", action="store_true", help="write the outcomes in tests/core/transcripts anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,3 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def soak(pytestconfig: pytest.Config) -> bool:
     """Whether random tests should run long."""
     return bool(pytestconfig.getoption("--soak"))
+
+
+@pytest.fixture(scope="session")
+def rewrite(pytestconfig: pytest.Config) -> bool:
+    """Whether transcripts should be written anew."""
+    return bool(pytestconfig.getoption("--rewrite"))

@@ -2,7 +2,7 @@
 
 from pyraftkv.core.base import Stored
 from pyraftkv.core.config import PAYLOAD_BYTES_MAX, Config
-from pyraftkv.core.describe import describe_entry, describe_message, describe_ready
+from pyraftkv.core.describe import describe_entry, describe_membership, describe_message, describe_ready
 from pyraftkv.core.membership import Change, ChangeKind, InvalidChange, MembershipChange, Transition, changed
 from pyraftkv.core.messages import InstallSnapshot, Message
 from pyraftkv.core.progress import PeerStatus, ProgressState
@@ -93,6 +93,7 @@ __all__ = [
     "Transition",
     "changed",
     "describe_entry",
+    "describe_membership",
     "describe_message",
     "describe_ready",
 ]

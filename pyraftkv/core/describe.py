@@ -20,7 +20,7 @@ from pyraftkv.core.messages import (
     VoteResponse,
 )
 from pyraftkv.core.ready import Ready, Save
-from pyraftkv.core.types import NORMAL, Entry, SnapshotMeta
+from pyraftkv.core.types import NORMAL, Entry, Membership, SnapshotMeta
 
 PAYLOAD_BYTES_MAX = 24
 """How much of a payload is shown."""
@@ -67,6 +67,18 @@ def describe_ready(ready: Ready) -> str:
     return "\n".join(lines) or "nothing"
 
 
+def describe_membership(membership: Membership) -> str:
+    """Return a configuration as ``voters=[...]`` and whatever else of it is not empty."""
+    groups = {
+        "outgoing": membership.outgoing,
+        "learners": membership.learners,
+        "learners_next": membership.learners_next,
+    }
+    text = f"voters={sorted(membership.voters)}"
+    text += "".join(f" {name}={sorted(nodes)}" for name, nodes in groups.items() if nodes)
+    return text + (" auto_leave" if membership.auto_leave else "")
+
+
 def _describe_range(entries: list[Entry]) -> str:
     if not entries:
         return "[]"
@@ -89,7 +101,7 @@ def _describe_save(save: Save) -> str:
 
 
 def _describe_snapshot(snapshot: SnapshotMeta) -> str:
-    return f"snapshot {snapshot.index}@{snapshot.term} voters={sorted(snapshot.membership.voters)}"
+    return f"snapshot {snapshot.index}@{snapshot.term} {describe_membership(snapshot.membership)}"
 
 
 def _describe_vote_request(message: VoteRequest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv.core import describe_entry, describe_message, describe_ready
+from pyraftkv.core import describe_entry, describe_membership, describe_message, describe_ready
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -21,7 +21,7 @@ from pyraftkv.core.messages import (
     VoteResponse,
 )
 from pyraftkv.core.ready import EntryFetch, ReadReady, Ready, Save, SoftState
-from pyraftkv.core.types import LEADER, MEMBERSHIP, Entry, HardState
+from pyraftkv.core.types import LEADER, MEMBERSHIP, Entry, HardState, Membership
 from tests.core.machines import entries, snapshot
 
 
@@ -69,6 +69,16 @@ def test_an_entry_shows_the_start_of_its_payload() -> None:
     """Long payloads are cut."""
     assert describe_entry(Entry(3, 2, b"x")) == "3@2 'x'"
     assert describe_entry(Entry(3, 2, b"x" * 30, MEMBERSHIP)) == f"3@2 MEMBERSHIP '{'x' * 24}'... (30 bytes)"
+
+
+def test_a_configuration_shows_what_is_not_empty() -> None:
+    """Voters always; the rest when there is any."""
+    assert describe_membership(Membership()) == "voters=[]"
+    assert describe_membership(Membership(voters=frozenset({2, 1}), learners=frozenset({4}))) == (
+        "voters=[1, 2] learners=[4]"
+    )
+    joint = Membership(voters=frozenset({1}), outgoing=frozenset({1, 2}), learners_next=frozenset({2}), auto_leave=True)
+    assert describe_membership(joint) == "voters=[1] outgoing=[1, 2] learners_next=[2] auto_leave"
 
 
 def test_a_ready_has_a_line_for_each_thing_that_it_asks_for() -> None:
