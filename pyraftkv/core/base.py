@@ -157,7 +157,10 @@ class RaftBase:
         self._reads = ReadRounds(reads_max=config.reads_max)
         self._announced_commit = 0
         """Leader: the commit index as of the last `ready()`; what is newer may still ride along with entries."""
+        self._init_outputs()
 
+    def _init_outputs(self) -> None:
+        """Nothing is to be saved, sent or told."""
         self._save_number = 0
         """The last save handed out."""
         self._saved_number = 0

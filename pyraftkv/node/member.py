@@ -110,16 +110,8 @@ class Member:
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
         self.watches = WatchHub(self.replica.store, loop)
-        self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
-        self.sender = SnapshotSender(storage, config, send=transport.send, feed=self.inbox.put)
-        self.receiver = SnapshotReceiver(
-            storage, send=transport.send, feed=self.inbox.put, is_covered=self._is_covered, term=self._term
-        )
-        self.lease: LeaderLease | None = None
-        if config.lease_reads and clock is not None:
-            self.lease = LeaderLease(
-                self.raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
-            )
+        self._wire_snapshots(storage, transport)
+        self.lease = self._lease(clock)
         self.driver = Driver(
             self.raft,
             inbox=self.inbox,
@@ -134,6 +126,20 @@ class Member:
         )
         if recovered.snapshot is not None and self._goes_first(replica.membership):
             self.inbox.put(Campaign())
+
+    def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
+        send, feed = transport.send, self.inbox.put
+        self.taker = SnapshotTaker(storage, self._config, taken=self._snapshot_taken)
+        self.sender = SnapshotSender(storage, self._config, send=send, feed=feed)
+        self.receiver = SnapshotReceiver(storage, send=send, feed=feed, is_covered=self._is_covered, term=self._term)
+
+    def _lease(self, clock: Callable[[], float] | None) -> LeaderLease | None:
+        config = self._config
+        if not config.lease_reads or clock is None:
+            return None
+        return LeaderLease(
+            self.raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
+        )
 
     @property
     def replica(self) -> Replica:
