@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -57,12 +58,12 @@ def seconds(text: str) -> float:
 
 
 def seeds(text: str) -> range:
-    """Parse ``A..B``: every seed from A to B, both included."""
-    first, dots, last = text.partition("..")
-    found = range(count(first), count(last) + 1)
-    if not dots or not found:
-        raise ValueError(text)
-    return found
+    """Parse ``A..B``: every seed from A to B, both included. Raises `ArgumentTypeError`."""
+    first, _, last = text.partition("..")
+    with contextlib.suppress(ValueError):
+        if found := range(count(first), count(last) + 1):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no range A..B, such as 1..20")
 
 
 def count(text: str) -> int:
@@ -165,6 +166,7 @@ def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("sim", sim, "run a whole cluster in virtual time, under every fault; replay a failure by its seed")
     which = verb.add_mutually_exclusive_group(required=True)
     which.add_argument("--seed", type=count, help="the one to run")
+    which.add_argument("--kinds", action="store_true", help="run nothing: list the kinds of faults")
     which.add_argument("--seeds", type=seeds, help="A..B: all of these, both included, and a table")
     verb.add_argument("--seconds", type=seconds, help="how long a run is, in virtual time (30s)")
     verb.add_argument("--members", type=count, help="how many members, in place of the seed's choice")

@@ -13,6 +13,7 @@ from pyraftkv.cli.common import DONE, NOT_APPLIED
 from pyraftkv.cli.printing import emit
 from pyraftkv.cli.terminal import print_table
 from pyraftkv.sim import Fault, Run, SimFailure, SimReport, Trace, shrink, to_html, to_svg
+from pyraftkv.sim.kinds import kinds_table
 from pyraftkv.sim.run import SECONDS
 from pyraftkv.sim.script import format_fault, format_script, parse_script
 from pyraftkv.sim.shrink import RUNS_MAX
@@ -22,9 +23,14 @@ SEEDS_MAX = 100_000
 
 COLUMNS = ["SEED", "MEMBERS", "SECONDS", "SPEED", "OPERATIONS", "WATCHED", "LEADERS", "FAULTS", "RESULT"]
 
+KINDS_COLUMNS = ["KIND", "WHAT HAPPENS", "AMOUNT", "NEEDS"]
+
 
 def run(args: argparse.Namespace) -> int:
     """Run the seeds that the command line asks for. Raises `ConfigurationError`, `FaultError`."""
+    if args.kinds:
+        print_table(sys.stdout, KINDS_COLUMNS, kinds_table())
+        return DONE
     return _run_one(args) if args.seeds is None else _run_several(args)
 
 

@@ -21,6 +21,7 @@ from pyraftkv.sim.loop import Deadlock, SimLoop, SimTimeout, SimUnsupported
 from pyraftkv.sim.report import SimFailure, SimReport
 from pyraftkv.sim.run import Run, liveness_bound, simulate
 from pyraftkv.sim.schedule import random_faults
+from pyraftkv.sim.script import ScriptError, format_script, parse_script, play
 from pyraftkv.sim.shrink import Shrunk, shrink
 from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, Workload, random_swarm
@@ -39,6 +40,7 @@ __all__ = [
     "LinkFault",
     "Plan",
     "Run",
+    "ScriptError",
     "Shrunk",
     "SimFailure",
     "SimLoop",
@@ -54,7 +56,10 @@ __all__ = [
     "attempt",
     "faults_from_json",
     "faults_to_json",
+    "format_script",
     "liveness_bound",
+    "parse_script",
+    "play",
     "random_faults",
     "random_swarm",
     "search",

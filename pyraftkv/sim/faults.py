@@ -50,7 +50,8 @@ class Fault:
     kind: str
     """A name in `pyraftkv.sim.kinds.KINDS`."""
     targets: tuple[str, ...] = ()
-    """Hosts, `LEADER`, and `BESIDE` between groups; none at all: every member."""
+    """Hosts, `LEADER`, and `BESIDE` between groups; none at all: the leader or a majority if the kind is named after
+    them, else every member."""
     seconds: float = 0.0
     """How long it lasts; 0 for what is done in an instant."""
     amount: float = 0.0

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pyraftkv._record import record
 from pyraftkv.sim.faults import BESIDE, FAULTS_MAX, LEADER, Fault, FaultError, FaultTarget, UnsupportedFault
 from pyraftkv.sim.holds import Grip, Holds
-from pyraftkv.sim.kinds import kind_of, windows
+from pyraftkv.sim.kinds import Aim, Kind, kind_of, windows
 
 
 @record
@@ -46,7 +47,8 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
     """Raise `FaultError` if a list makes no sense for this target, `UnsupportedFault` if it is beyond its abilities."""
     if len(faults) > FAULTS_MAX:
         raise FaultError(f"{len(faults)} faults, over {FAULTS_MAX}")
-    hosts = {*target.members, *target.clients, LEADER, BESIDE}
+    here = [*target.members, *target.clients]
+    hosts = {*here, LEADER, BESIDE}
     for fault in faults:
         kind = kind_of(fault)
         if missing := kind.needs & ~target.abilities:
@@ -57,7 +59,21 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
             raise FaultError(f"{fault.kind} needs {kind.members_min} members, there are {len(target.members)}")
         for name in fault.targets:
             if name not in hosts:
-                raise FaultError(f"{fault.kind} at {fault.at} s: there is no host {name!r}")
+                raise FaultError(
+                    f"{fault.kind} at {fault.at} s: there is no host {name!r}; there are {', '.join(here)}"
+                )
+
+
+def _meant(kind: Kind, target: FaultTarget) -> tuple[str, ...]:
+    """Return whom a fault befalls that names nobody: whom its kind is aimed at. Nobody stands for every member.
+
+    A script says ``at 3s kill_leader`` and means the leader, not whoever there is.
+    """
+    if kind.aim is Aim.LEADER:
+        return (LEADER,)
+    if kind.aim is Aim.MAJORITY:
+        return tuple(target.members[: len(target.members) // 2 + 1])
+    return ()
 
 
 class Injector:
@@ -114,6 +130,8 @@ class Injector:
 
     def _strike(self, key: tuple[int, int], fault: Fault) -> None:
         kind = kind_of(fault)
+        if not fault.targets:
+            fault = replace(fault, targets=_meant(kind, self._holds.target))
         grip = Grip(self._holds, fault, amount=fault.amount or kind.amount[0])
         self.struck[fault.kind] += key[1] == 0
         self._grips[key] = grip

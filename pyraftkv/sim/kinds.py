@@ -13,6 +13,7 @@ Who is hit stands in `Fault.targets`:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from enum import Enum
 from itertools import combinations, product
 
@@ -51,6 +52,8 @@ class Kind:
     """One kind of fault."""
 
     name: str
+    does: str
+    """What happens, in words that follow its name."""
     needs: Ability
     strike: Strike
     """What it does; its end is undoing that."""
@@ -228,96 +231,246 @@ def _processes() -> Iterator[Kind]:
     """Yield what befalls single processes, all of them at once, and their machines' power."""
     needs = Ability.PROCESSES
     kill, pause, end = _each_host(Grip.kill), _each_host(Grip.pause), _each_host(Grip.shut_down)
-    yield Kind("kill", needs, kill, Aim.ONE, _SHORT)
-    yield Kind("kill_leader", needs, kill, Aim.LEADER, _SHORT)
-    yield Kind("kill_majority", needs, kill, Aim.MAJORITY, _SHORT)
-    yield Kind("kill_all", needs, kill, Aim.ALL, _SHORT)
-    yield Kind("restart_storm", needs, kill, Aim.ONE, (1.0, 5.0), windows=STRIKES)
-    yield Kind("shut_down", needs, end, Aim.ONE, _SHORT)
-    yield Kind("shut_down_leader", needs, end, Aim.LEADER, _SHORT)
-    yield Kind("pause", needs, pause, Aim.SOME, _BLINK)
-    yield Kind("pause_long", needs, pause, Aim.ONE, _LONG)
-    yield Kind("pause_leader", needs, pause, Aim.LEADER, _LONG)
+    yield Kind(
+        "kill", "the process ends at once (SIGKILL), and starts again when the time is up", needs, kill, Aim.ONE, _SHORT
+    )
+    yield Kind("kill_leader", "the same, of whoever leads", needs, kill, Aim.LEADER, _SHORT)
+    yield Kind("kill_majority", "the same, of so many that nothing can be decided", needs, kill, Aim.MAJORITY, _SHORT)
+    yield Kind("kill_all", "the same, of every member at once", needs, kill, Aim.ALL, _SHORT)
+    yield Kind("restart_storm", "killed and started, five times", needs, kill, Aim.ONE, (1.0, 5.0), windows=STRIKES)
+    yield Kind(
+        "shut_down",
+        "the process is asked to end (SIGTERM), and starts again when the time is up",
+        needs,
+        end,
+        Aim.ONE,
+        _SHORT,
+    )
+    yield Kind("shut_down_leader", "the same, of whoever leads", needs, end, Aim.LEADER, _SHORT)
+    yield Kind("pause", "the process does nothing for a moment (SIGSTOP)", needs, pause, Aim.SOME, _BLINK)
+    yield Kind("pause_long", "the same, for longer than an election takes", needs, pause, Aim.ONE, _LONG)
+    yield Kind("pause_leader", "the same, of whoever leads", needs, pause, Aim.LEADER, _LONG)
     needs, power_loss = Ability.POWER, _each_host(Grip.power_loss)
-    yield Kind("power_loss", needs, power_loss, Aim.ONE, _SHORT)
-    yield Kind("power_loss_leader", needs, power_loss, Aim.LEADER, _SHORT)
-    yield Kind("power_loss_all", needs, power_loss, Aim.ALL, _SHORT)
-    yield Kind("power_loss_mid_write", needs, _each_host(_mid_write), Aim.SOME, _SHORT, (1, 400), "operations")
+    yield Kind(
+        "power_loss",
+        "the machine goes dark: what was not synced is lost or torn, connections go silent",
+        needs,
+        power_loss,
+        Aim.ONE,
+        _SHORT,
+    )
+    yield Kind("power_loss_leader", "the same, of whoever leads", needs, power_loss, Aim.LEADER, _SHORT)
+    yield Kind("power_loss_all", "the same, of every member at once", needs, power_loss, Aim.ALL, _SHORT)
+    yield Kind(
+        "power_loss_mid_write",
+        "the same, in the middle of a later disk operation",
+        needs,
+        _each_host(_mid_write),
+        Aim.SOME,
+        _SHORT,
+        (1, 400),
+        "operations",
+    )
 
 
 def _networks() -> Iterator[Kind]:
     """Yield what befalls the links between hosts."""
     needs = Ability.LINKS
     isolate, mute, deafen = _each_host(_isolate), _each_host(_mute), _each_host(_deafen)
-    yield Kind("partition", needs, _partition, Aim.SIDES, _LONG, members_min=2)
-    yield Kind("partition_one_way", needs, _one_way, Aim.SIDES, _LONG, members_min=2)
-    yield Kind("partition_partial", needs, _partition, Aim.PAIR, _LONG, members_min=3)
-    yield Kind("partition_bridge", needs, _partition, Aim.BRIDGE, _LONG, members_min=3)
-    yield Kind("partition_ring", needs, _ring, Aim.ALL, _LONG, members_min=4)
-    yield Kind("isolate", needs, isolate, Aim.ONE, _LONG)
-    yield Kind("isolate_leader", needs, isolate, Aim.LEADER, _LONG)
-    yield Kind("isolate_all", needs, isolate, Aim.ALL, _SHORT)
-    yield Kind("mute", needs, mute, Aim.ONE, _LONG, members_min=2)
-    yield Kind("mute_leader", needs, mute, Aim.LEADER, _LONG, members_min=2)
-    yield Kind("deafen", needs, deafen, Aim.ONE, _LONG, members_min=2)
-    yield Kind("deafen_leader", needs, deafen, Aim.LEADER, _LONG, members_min=2)
-    yield Kind("cut_client", needs, _partition, Aim.CLIENT, _LONG)
-    yield Kind("flap", needs, _partition, Aim.PAIR, (1.0, 6.0), windows=STRIKES, members_min=2)
-    yield Kind("reset", needs, _reset, Aim.ALL)
-    yield Kind("reset_leader", needs, _reset, Aim.LEADER)
+    yield Kind("partition", "nothing passes between two sides", needs, _partition, Aim.SIDES, _LONG, members_min=2)
+    yield Kind(
+        "partition_one_way",
+        "nothing passes from one side to the other; the way back is open",
+        needs,
+        _one_way,
+        Aim.SIDES,
+        _LONG,
+        members_min=2,
+    )
+    yield Kind(
+        "partition_partial",
+        "two members do not hear each other, and hear all others",
+        needs,
+        _partition,
+        Aim.PAIR,
+        _LONG,
+        members_min=3,
+    )
+    yield Kind(
+        "partition_bridge",
+        "nothing passes between two sides but through one member that hears both",
+        needs,
+        _partition,
+        Aim.BRIDGE,
+        _LONG,
+        members_min=3,
+    )
+    yield Kind(
+        "partition_ring", "every member hears its two neighbours only", needs, _ring, Aim.ALL, _LONG, members_min=4
+    )
+    yield Kind("isolate", "nothing passes to the host or from it", needs, isolate, Aim.ONE, _LONG)
+    yield Kind("isolate_leader", "the same, for whoever leads", needs, isolate, Aim.LEADER, _LONG)
+    yield Kind("isolate_all", "the same, for every member: nobody hears anybody", needs, isolate, Aim.ALL, _SHORT)
+    yield Kind(
+        "mute", "the host hears the members, and they do not hear it", needs, mute, Aim.ONE, _LONG, members_min=2
+    )
+    yield Kind("mute_leader", "the same, for whoever leads", needs, mute, Aim.LEADER, _LONG, members_min=2)
+    yield Kind(
+        "deafen", "the members hear the host, and it does not hear them", needs, deafen, Aim.ONE, _LONG, members_min=2
+    )
+    yield Kind("deafen_leader", "the same, for whoever leads", needs, deafen, Aim.LEADER, _LONG, members_min=2)
+    yield Kind("cut_client", "nothing passes between a client and the members", needs, _partition, Aim.CLIENT, _LONG)
+    yield Kind(
+        "flap",
+        "two hosts are parted and joined, five times",
+        needs,
+        _partition,
+        Aim.PAIR,
+        (1.0, 6.0),
+        windows=STRIKES,
+        members_min=2,
+    )
+    yield Kind("reset", "connections break; new ones can be made", needs, _reset, Aim.ALL)
+    yield Kind("reset_leader", "the same, for whoever leads", needs, _reset, Aim.LEADER)
     late = _bad_links(lambda seconds: LinkFault(delay_seconds=seconds))
-    yield Kind("delay", needs, late, Aim.SOME, _LONG, (0.02, 0.5), "seconds")
+    yield Kind("delay", "everything that passes takes longer", needs, late, Aim.SOME, _LONG, (0.02, 0.5), "seconds")
     slow = _bad_links(lambda rate: LinkFault(bandwidth_bytes=rate))
-    yield Kind("slow_link", needs, slow, Aim.ONE, _LONG, (5_000, 200_000), "bytes per second")
+    yield Kind(
+        "slow_link", "little passes at a time", needs, slow, Aim.ONE, _LONG, (5_000, 200_000), "bytes per second"
+    )
     noisy = _bad_links(lambda rate: LinkFault(corrupt_rate=rate))
-    yield Kind("corrupt", needs, noisy, Aim.SOME, _SHORT, (0.005, 0.05), "share of pieces")
+    yield Kind(
+        "corrupt",
+        "bits flip on the way, and no checksum of the network notices",
+        needs,
+        noisy,
+        Aim.SOME,
+        _SHORT,
+        (0.005, 0.05),
+        "share of pieces",
+    )
     needs, share = Ability.MESSAGES, "share of messages"
     lossy = _bad_links(lambda rate: LinkFault(drop_rate=rate))
-    yield Kind("lose", needs, lossy, Aim.SOME, _LONG, _RATE, share, members_min=2)
+    yield Kind("lose", "messages between members are lost", needs, lossy, Aim.SOME, _LONG, _RATE, share, members_min=2)
     double = _bad_links(lambda rate: LinkFault(duplicate_rate=rate))
-    yield Kind("duplicate", needs, double, Aim.SOME, _LONG, _RATE, share, members_min=2)
+    yield Kind(
+        "duplicate",
+        "messages between members arrive twice",
+        needs,
+        double,
+        Aim.SOME,
+        _LONG,
+        _RATE,
+        share,
+        members_min=2,
+    )
     mixed = _bad_links(lambda seconds: LinkFault(reorder_rate=REORDER_RATE, reorder_seconds=seconds))
-    yield Kind("reorder", needs, mixed, Aim.SOME, _LONG, (0.02, 0.5), "seconds", members_min=2)
+    yield Kind(
+        "reorder",
+        "messages between members overtake each other",
+        needs,
+        mixed,
+        Aim.SOME,
+        _LONG,
+        (0.02, 0.5),
+        "seconds",
+        members_min=2,
+    )
 
 
 def _disks() -> Iterator[Kind]:
     """Yield what befalls disks."""
     needs = Ability.DISKS
     slow = _bad_disk(lambda factor: DiskFault(slow_factor=factor))
-    yield Kind("slow_disk", needs, slow, Aim.SOME, _LONG, (2.0, 20.0), "times")
+    yield Kind("slow_disk", "everything takes the disk longer", needs, slow, Aim.SOME, _LONG, (2.0, 20.0), "times")
     late = _bad_disk(lambda seconds: DiskFault(sync_seconds=seconds))
-    yield Kind("slow_syncs", needs, late, Aim.SOME, _LONG, (0.05, 1.5), "seconds")
-    yield Kind("disk_full", needs, _bad_disk(lambda _: DiskFault(is_full=True)), Aim.ONE, _SHORT)
+    yield Kind("slow_syncs", "syncs take longer", needs, late, Aim.SOME, _LONG, (0.05, 1.5), "seconds")
+    yield Kind(
+        "disk_full",
+        "nothing more fits on the disk (ENOSPC)",
+        needs,
+        _bad_disk(lambda _: DiskFault(is_full=True)),
+        Aim.ONE,
+        _SHORT,
+    )
     bad_writes = _bad_disk(lambda rate: DiskFault(write_error_rate=rate))
-    yield Kind("write_errors", needs, bad_writes, Aim.ONE, _SHORT, (0.02, 1.0), "share of writes")
+    yield Kind("write_errors", "writes fail (EIO)", needs, bad_writes, Aim.ONE, _SHORT, (0.02, 1.0), "share of writes")
     bad_reads = _bad_disk(lambda rate: DiskFault(read_error_rate=rate))
-    yield Kind("read_errors", needs, bad_reads, Aim.ONE, _SHORT, (0.02, 1.0), "share of reads")
-    yield Kind("syncs_drop", needs, _bad_disk(lambda _: DiskFault(sync_failure="dropped")), Aim.ONE, _BLINK)
-    yield Kind("syncs_keep", needs, _bad_disk(lambda _: DiskFault(sync_failure="kept")), Aim.ONE, _BLINK)
-    yield Kind("syncs_lie", needs, _bad_disk(lambda _: DiskFault(sync_failure="durable")), Aim.ONE, _BLINK)
+    yield Kind("read_errors", "reads fail (EIO)", needs, bad_reads, Aim.ONE, _SHORT, (0.02, 1.0), "share of reads")
+    yield Kind(
+        "syncs_drop",
+        "syncs fail (EIO), and what should be synced is forgotten",
+        needs,
+        _bad_disk(lambda _: DiskFault(sync_failure="dropped")),
+        Aim.ONE,
+        _BLINK,
+    )
+    yield Kind(
+        "syncs_keep",
+        "syncs fail (EIO), and what should be synced may be yet",
+        needs,
+        _bad_disk(lambda _: DiskFault(sync_failure="kept")),
+        Aim.ONE,
+        _BLINK,
+    )
+    yield Kind(
+        "syncs_lie",
+        "syncs fail (EIO), and were done",
+        needs,
+        _bad_disk(lambda _: DiskFault(sync_failure="durable")),
+        Aim.ONE,
+        _BLINK,
+    )
     short = _bad_disk(lambda rate: DiskFault(short_write_rate=rate))
-    yield Kind("short_writes", needs, short, Aim.SOME, _LONG, (0.1, 0.9), "share of writes")
-    yield Kind("rot", needs, _each_host(_rot), Aim.DOOMED)
-    yield Kind("wipe", needs, _each_host(_wipe), Aim.DOOMED)
+    yield Kind(
+        "short_writes",
+        "writes take fewer bytes than they were given",
+        needs,
+        short,
+        Aim.SOME,
+        _LONG,
+        (0.1, 0.9),
+        "share of writes",
+    )
+    yield Kind("rot", "bits flip in what the disk holds", needs, _each_host(_rot), Aim.DOOMED)
+    yield Kind("wipe", "the disk is lost, and the host stays down", needs, _each_host(_wipe), Aim.DOOMED)
 
 
 def _clocks() -> Iterator[Kind]:
     """Yield what befalls clocks. Raft's safety rests on none of them."""
     needs, rate = Ability.CLOCKS, _each_host(_set_rate)
-    yield Kind("jump_clock", needs, _each_host(_jump_clock), Aim.SOME, _INSTANT, (0.5, 30.0), "seconds")
-    yield Kind("fast_clock", needs, rate, Aim.SOME, _LONG, (1.2, 3.0), "times")
-    yield Kind("slow_clock", needs, rate, Aim.SOME, _LONG, (0.3, 0.9), "times")
-    yield Kind("suspend", needs, _each_host(Grip.freeze), Aim.ONE, _LONG)
-    yield Kind("suspend_leader", needs, _each_host(Grip.freeze), Aim.LEADER, _LONG)
-    yield Kind("jump_wall_clock", needs, _each_host(_jump_wall_clock), Aim.SOME, _INSTANT, (-86_400, 86_400), "seconds")
+    yield Kind(
+        "jump_clock",
+        "the monotonic clock jumps ahead",
+        needs,
+        _each_host(_jump_clock),
+        Aim.SOME,
+        _INSTANT,
+        (0.5, 30.0),
+        "seconds",
+    )
+    yield Kind("fast_clock", "the clocks run fast", needs, rate, Aim.SOME, _LONG, (1.2, 3.0), "times")
+    yield Kind("slow_clock", "the clocks run slow", needs, rate, Aim.SOME, _LONG, (0.3, 0.9), "times")
+    yield Kind("suspend", "the machine sleeps, its monotonic clock too", needs, _each_host(Grip.freeze), Aim.ONE, _LONG)
+    yield Kind("suspend_leader", "the same, of whoever leads", needs, _each_host(Grip.freeze), Aim.LEADER, _LONG)
+    yield Kind(
+        "jump_wall_clock",
+        "the wall clock jumps",
+        needs,
+        _each_host(_jump_wall_clock),
+        Aim.SOME,
+        _INSTANT,
+        (-86_400, 86_400),
+        "seconds",
+    )
 
 
 def _requests() -> Iterator[Kind]:
     """Yield what a busy operator asks of the cluster at a bad moment."""
     needs = Ability.CLUSTER
-    yield Kind("transfer", needs, _transfer, Aim.ONE, members_min=2)
-    yield Kind("compact", needs, _compact, Aim.ALL)
-    yield Kind("burst", needs, _burst, Aim.ALL, _INSTANT, (50_000, 300_000), "bytes")
+    yield Kind("transfer", "the leader is asked to hand over", needs, _transfer, Aim.ONE, members_min=2)
+    yield Kind("compact", "history is compacted", needs, _compact, Aim.ALL)
+    yield Kind("burst", "much is written at once", needs, _burst, Aim.ALL, _INSTANT, (50_000, 300_000), "bytes")
 
 
 KINDS: dict[str, Kind] = {
@@ -328,9 +481,33 @@ KINDS: dict[str, Kind] = {
 
 def kind_of(fault: Fault) -> Kind:
     """Return a fault's row. Raises `FaultError`."""
-    if fault.kind not in KINDS:
-        raise FaultError(f"there is no fault {fault.kind!r}; there are {', '.join(KINDS)}")
-    return KINDS[fault.kind]
+    return kind_named(fault.kind)
+
+
+def kind_named(name: str) -> Kind:
+    """Return a row. Raises `FaultError`, with the names that are nearest.
+
+    >>> kind_named("puase")
+    Traceback (most recent call last):
+    pyraftkv.sim.faults.FaultError: there is no fault 'puase', but 'pause'; `pyraftkv sim --kinds` lists all
+    """
+    if name not in KINDS:
+        near = ", ".join(map(repr, get_close_matches(name, KINDS)))
+        raise FaultError(
+            f"there is no fault {name!r}{f', but {near}' if near else ''}; `pyraftkv sim --kinds` lists all"
+        )
+    return KINDS[name]
+
+
+def kinds_table() -> list[list[str]]:
+    """Return every kind as a row for people: its name, what happens, its amount, and what a target must be able to do.
+
+    The amount is the one that a fault gets which names none, and its unit.
+    """
+    return [
+        [kind.name, kind.does, f"{kind.amount[0]:g} {kind.unit}" if kind.unit else "", str(kind.needs.name).lower()]
+        for kind in KINDS.values()
+    ]
 
 
 def windows(fault: Fault) -> Iterator[Window]:

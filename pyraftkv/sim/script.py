@@ -10,8 +10,9 @@
     at 10s reset
 
 A line is ``at TIME [for TIME] KIND [HOST ...] [by AMOUNT] [seed NUMBER]``. The kinds, and what an amount of each
-means, stand in `pyraftkv.sim.kinds.KINDS`; ``|`` stands between groups of hosts, ``leader`` is whoever leads at that
-moment, and no host at all means every member. Times are in ``ms``, ``s`` or ``m``. ``#`` begins a comment.
+means, stand in `pyraftkv.sim.kinds.KINDS`; ``|`` stands between groups of hosts, and ``leader`` is whoever leads at
+that moment. Without any host, kinds that are named after the leader or a majority befall these, and others every
+member. Times are in ``ms``, ``s`` or ``m``. ``#`` begins a comment.
 
 `play` runs a script beside whatever else the event loop runs: virtual time if the loop is a simulation's, real time
 with `pyraftkv.sim.processes.ProcessCluster`.

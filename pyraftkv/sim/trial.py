@@ -29,8 +29,8 @@ from pyraftkv.sim.ambient import ambient
 from pyraftkv.sim.check.history import Op
 from pyraftkv.sim.check.verdict import Verdict
 from pyraftkv.sim.diagram import to_html
-from pyraftkv.sim.faults import Ability, Fault, FaultError
-from pyraftkv.sim.kinds import KINDS, Aim
+from pyraftkv.sim.faults import Ability, Fault
+from pyraftkv.sim.kinds import KINDS, Aim, kind_named
 from pyraftkv.sim.loop import SimTimeout
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.schedule import random_faults
@@ -82,9 +82,8 @@ class Plan:
 
     def check(self) -> None:
         """Raise `FaultError` if a kind does not exist."""
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown:
-            raise FaultError(f"there is no fault {unknown[0]!r}; there are {', '.join(KINDS)}")
+        for kind in self.kinds:
+            kind_named(kind)
 
     @property
     def kinds(self) -> list[str]:

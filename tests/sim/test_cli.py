@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pyraftkv.cli.arguments import parser, seeds
 from pyraftkv.cli.common import DONE, NOT_APPLIED, USAGE
 from pyraftkv.cli.simulating import COLUMNS, replay_command, row_of, shrunk
 from pyraftkv.sim import Fault, SimFailure, Trace
+from pyraftkv.sim.kinds import KINDS, kinds_table
 from pyraftkv.sim.script import parse_script
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -155,10 +157,27 @@ def test_a_script_that_makes_no_sense_is_refused(cli: Cli, tmp_path: Path) -> No
     assert "line 1" in err
 
 
+def test_the_kinds_of_faults_are_listed(cli: Cli) -> None:
+    """Every one, with what it does, what its amount means, and what a target must be able to do."""
+    status, out, _ = cli("--kinds")
+    lines = out.splitlines()
+    assert status == DONE
+    assert [line.split()[1] for line in lines[3:-1]] == list(KINDS)
+    assert "| 0.02 seconds " in next(line for line in lines if "| delay " in line)
+    assert all(kind.does in line for kind, line in zip(KINDS.values(), lines[3:-1], strict=True))
+
+
+def test_the_kinds_of_faults_are_documented() -> None:
+    """The page on faults has the table that ``--kinds`` prints."""
+    page = (Path(__file__).parents[2] / "docs" / "concepts" / "faults.md").read_text(encoding="utf-8")
+    table = "".join(f"| `{kind}` | {does} | {amount} | {needs} |\n" for kind, does, amount, needs in kinds_table())
+    assert table in page
+
+
 @pytest.mark.parametrize("text", ["1", "1..", "..2", "2..1", "a..b", "-1..2", ""])
 def test_no_range_of_seeds(text: str) -> None:
     """A range names its first and its last."""
-    with pytest.raises(ValueError):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"is no range A\.\.B"):
         seeds(text)
 
 

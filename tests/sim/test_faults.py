@@ -18,7 +18,7 @@ from pyraftkv.sim.faults import (
     faults_to_json,
 )
 from pyraftkv.sim.injector import Injector, timeline
-from pyraftkv.sim.kinds import KINDS, STRIKES, Aim
+from pyraftkv.sim.kinds import KINDS, STRIKES, Aim, kind_named
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.swarm import Swarm
 from tests.sim.machines import Machines
@@ -76,6 +76,36 @@ def test_every_kind_knows_what_it_means_without_targets(name: str) -> None:
     target = Machines(5)
     run(target, [Fault(0.0, name, (), 1.0)])
     assert target.is_well
+
+
+@pytest.mark.parametrize(
+    ("name", "victims"),
+    [
+        ("kill_leader", ["n1"]),
+        ("pause_leader", ["n1"]),
+        ("kill_majority", ["n1", "n2", "n3"]),
+        ("kill", ["n1", "n2", "n3", "n4", "n5"]),
+    ],
+)
+def test_a_kind_befalls_whom_it_is_named_after(name: str, victims: list[str]) -> None:
+    """Without targets: a fault of the leader that killed everybody would be another fault."""
+    target = Machines(5)
+    run(target, [Fault(0.0, name, (), 1.0)], until=0.5)
+    assert [call[1] for call in target.calls] == victims
+
+
+def test_an_unknown_kind_is_answered_with_those_like_it() -> None:
+    """And with where all stand: there are too many for a message."""
+    with pytest.raises(FaultError, match=r"no fault 'kill_leaders', but 'kill_leader'.*--kinds"):
+        kind_named("kill_leaders")
+    with pytest.raises(FaultError, match="no fault 'x'; `pyraftkv sim --kinds` lists all"):
+        kind_named("x")
+
+
+def test_an_unknown_host_is_answered_with_those_there_are() -> None:
+    """Members and clients."""
+    with pytest.raises(FaultError, match="no host 'n4'; there are n1, n2, n3"):
+        Injector(Machines(), [Fault(0.0, "kill", ("n4",))])
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -206,7 +206,7 @@ def test_it(raft_sim, word):
 def test_a_wrong_marker_is_an_error_at_once(pytester: pytest.Pytester) -> None:
     """In one line, which names the test and what there is."""
     for options, words in (
-        ("faults=['x']", "there is no fault 'x'; there are kill, *"),
+        ("faults=['puase']", "there is no fault 'puase', but 'pause'; `pyraftkv sim --kinds` lists all"),
         ("secs=1", "there is no option 'secs'; there are seeds, members, *"),
         ("is_ready=True", "there is no option 'is_ready'; *"),
         ("'all'", "its options have names, such as faults='all'"),
