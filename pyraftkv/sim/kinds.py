@@ -273,8 +273,8 @@ def _processes() -> Iterator[Kind]:
     )
 
 
-def _networks() -> Iterator[Kind]:
-    """Yield what befalls the links between hosts."""
+def _partitions() -> Iterator[Kind]:
+    """Yield what closes links between hosts."""
     needs = Ability.LINKS
     isolate, mute, deafen = _each_host(_isolate), _each_host(_mute), _each_host(_deafen)
     yield Kind("partition", "nothing passes between two sides", needs, _partition, Aim.SIDES, _LONG, members_min=2)
@@ -330,6 +330,11 @@ def _networks() -> Iterator[Kind]:
         windows=STRIKES,
         members_min=2,
     )
+
+
+def _bad_networks() -> Iterator[Kind]:
+    """Yield what befalls links that stay open."""
+    needs = Ability.LINKS
     yield Kind("reset", "connections break; new ones can be made", needs, _reset, Aim.ALL)
     yield Kind("reset_leader", "the same, for whoever leads", needs, _reset, Aim.LEADER)
     late = _bad_links(lambda seconds: LinkFault(delay_seconds=seconds))
@@ -474,7 +479,7 @@ def _requests() -> Iterator[Kind]:
 
 
 KINDS: dict[str, Kind] = {
-    kind.name: kind for rows in (_processes, _networks, _disks, _clocks, _requests) for kind in rows()
+    kind.name: kind for rows in (_processes, _partitions, _bad_networks, _disks, _clocks, _requests) for kind in rows()
 }
 """Every kind of fault by its name."""
 
