@@ -14,6 +14,7 @@ from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
 from pyraftkv.cli.printing import emit
+from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
 
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
@@ -145,7 +146,7 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add serve and demo."""
+    """Add serve, recover and demo."""
     verb = add("serve", serve, "run a member")
     verb.add_argument("--name", default="default", help="this member's name (default)")
     verb.add_argument("--data-dir", help="where its log lives, for ever (NAME.pyraftkv)")
@@ -153,6 +154,15 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--advertise", help="host:port that the others dial (its own address in --members)")
     verb.add_argument("--members", help="the first members, a=host:port,b=host:port (itself alone)")
     verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
+
+    verb = add("recover", recover, "after a quorum was lost for good: make one member the first of a new cluster")
+    verb.add_argument("data_dir", metavar="DIR", help="the directory of one member that is left, and does not run")
+    verb.add_argument("--force-new-cluster", action="store_true", help="say it: what comes out is another cluster")
+    verb.add_argument("--name", help="what the member is called from now on (as before)")
+    verb.add_argument("--advertise", "--address", help="host:port where it is reached from now on (as before)")
+    verb.add_argument("--from-learner", action="store_true", help="accept a member that did not vote")
+    verb.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
 
     verb = add("demo", demo, "kill a leader under load, then everybody; count what was lost")
     verb.add_argument("path", nargs="?", help="a directory tree to load (Python's standard library)")

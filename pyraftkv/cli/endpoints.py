@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyraftkv import errors
@@ -32,24 +32,38 @@ STATUS_COLUMNS = (
 )
 
 
+NO_QUORUM = "No quorum: start the members that are down; if they are lost for good, see `pyraftkv recover --help`.\n"
+"""Said when members answer and none of them hears from a majority."""
+
+
+async def ask_status(args: argparse.Namespace, address: str) -> Status | errors.PyraftkvError:
+    """Ask one endpoint how it is."""
+    async with client(args, address) as one:
+        try:
+            return await one.status()
+        except errors.PyraftkvError as error:
+            return error
+
+
+def say_if_quorum_is_lost(answers: Iterable[Status | errors.PyraftkvError]) -> None:
+    """Tell on standard error what to do, if members answer and none of them hears from a majority."""
+    found = [answer.has_quorum for answer in answers if isinstance(answer, Status)]
+    if found and not any(found):
+        sys.stderr.write(NO_QUORUM)
+
+
 async def endpoint_status(args: argparse.Namespace) -> int:
     """Ask every endpoint how it is."""
-
-    async def ask(address: str) -> Status | errors.PyraftkvError:
-        async with client(args, address) as one:
-            try:
-                return await one.status()
-            except errors.PyraftkvError as error:
-                return error
-
     endpoints = listed(args.endpoints)
-    answers = dict(zip(endpoints, await asyncio.gather(*map(ask, endpoints)), strict=True))
+    found = await asyncio.gather(*[ask_status(args, address) for address in endpoints])
+    answers = dict(zip(endpoints, found, strict=True))
     committed = max((each.commit_index for each in answers.values() if isinstance(each, Status)), default=0)
     if args.write_out == "json":
         emit_json([status_json(address, answer, committed) for address, answer in answers.items()])
     else:
         rows = [status_row(address, answer, committed) for address, answer in answers.items()]
         print_rows(STATUS_COLUMNS, rows, args.write_out)
+    say_if_quorum_is_lost(found)
     return DONE if all(isinstance(each, Status) for each in answers.values()) else NOT_APPLIED
 
 
@@ -121,6 +135,8 @@ async def endpoint_health(args: argparse.Namespace) -> int:
 
     endpoints = listed(args.endpoints)
     answers = dict(zip(endpoints, await asyncio.gather(*map(ask, endpoints)), strict=True))
+    if all(error for _, error in answers.values()):
+        say_if_quorum_is_lost(await asyncio.gather(*[ask_status(args, address) for address in endpoints]))
     if args.write_out == "json":
         rows = [
             {
