@@ -183,6 +183,7 @@ class ProcessCluster(FaultTarget):
     def __init__(
         self, folder: Path, *, members: Sequence[str] = NAMES, clients: Sequence[str] = ("c1",), seed: int = 0
     ) -> None:
+        folder = folder.absolute()  # members run in a directory of their own choice
         folder.mkdir(parents=True, exist_ok=True)
         ports = iter(free_ports(2 * len(members)))
         self.links = ProxyLinks(Random(seed))

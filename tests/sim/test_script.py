@@ -210,6 +210,15 @@ def test_the_script_with_real_processes(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_folder_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative one is below the directory of whoever makes the cluster, not below that of its processes."""
+    monkeypatch.chdir(tmp_path)
+    cluster = ProcessCluster(Path("cluster"))
+    assert [process.data_dir for process in cluster.processes.values()] == [
+        tmp_path / "cluster" / name for name in cluster.members
+    ]
+
+
 @pytest.mark.parametrize("kind", ["power_loss", "rot", "disk_full", "fast_clock", "lose", "compact"])
 def test_what_real_processes_cannot_do_is_said_before_anything_starts(tmp_path: Path, kind: str) -> None:
     """Scripts that need disks, clocks, power or messages are refused, by name, by a cluster that does not run yet."""
