@@ -239,10 +239,12 @@ class Client(Engine):
         session = await self._sessions.with_room(deadline)
         return await self._running().put(session, key, value, deadline)
 
-    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
         seconds = float(self._timeout if timeout is None else timeout)
-        result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds), timeout)
+        result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds, at_least), timeout)
         assert isinstance(result, RangeResult)
         return result
 

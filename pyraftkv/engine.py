@@ -97,6 +97,12 @@ def _key(key: Bytes) -> bytes:
     return raw
 
 
+def _revision(at_least: int) -> int:
+    if at_least < 0:
+        raise errors.InvalidRequest(f"at_least= is a revision, not {at_least}")
+    return at_least
+
+
 def mod_revision_is(key: bytes, revision: int) -> Compare:
     """Compare that the key was last changed at ``revision`` (0: does not exist)."""
     return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, revision)
@@ -178,8 +184,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
-        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
+        """Answer a query, from no state before revision ``at_least``.
+
+        Raises: `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
+        """
 
     @abstractmethod
     def watch_range(
@@ -197,10 +208,12 @@ class Engine(ABC):
         *,
         revision: int = 0,
         consistency: Consistency = "linearizable",
+        at_least: int = 0,
         timeout: float | None = None,
     ) -> KeyValue | None:
         """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
-        result = await self.read(RangeQuery(_key(key), revision=revision), consistency, timeout)
+        query = RangeQuery(_key(key), revision=revision)
+        result = await self.read(query, consistency, timeout, at_least=_revision(at_least))
         return result.kvs[0] if result.kvs else None
 
     async def range(
@@ -216,6 +229,7 @@ class Engine(ABC):
         keys_only: bool = False,
         count_only: bool = False,
         consistency: Consistency = "linearizable",
+        at_least: int = 0,
         timeout: float | None = None,
     ) -> RangeResult:
         """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`."""
@@ -230,7 +244,7 @@ class Engine(ABC):
             keys_only=keys_only,
             count_only=count_only,
         )
-        return await self.read(query, consistency, timeout)
+        return await self.read(query, consistency, timeout, at_least=_revision(at_least))
 
     async def scan(
         self,

@@ -123,9 +123,13 @@ class KV(Protocol):
         *,
         revision: int = 0,
         consistency: Consistency = "linearizable",
+        at_least: int = 0,
         timeout: float | None = None,
     ) -> KeyValue | None:
-        """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
+        """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`.
+
+        With `at_least`, the member that answers waits until it has that revision: `ReadTimeout` if it does not get it.
+        """
         ...
 
     async def range(
@@ -141,9 +145,13 @@ class KV(Protocol):
         keys_only: bool = False,
         count_only: bool = False,
         consistency: Consistency = "linearizable",
+        at_least: int = 0,
         timeout: float | None = None,
     ) -> RangeResult:
-        """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`."""
+        """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`.
+
+        `at_least` is as for `get`.
+        """
         ...
 
     def scan(

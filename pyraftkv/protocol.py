@@ -159,6 +159,8 @@ class ReadCall:
     query: RangeQuery
     consistency: str
     timeout: float
+    at_least: int = 0
+    """Wait until the member has this revision."""
 
 
 @record

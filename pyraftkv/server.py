@@ -82,7 +82,9 @@ class Member(Protocol):
         """Register a session for a client and return its id."""
         ...
 
-    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult: ...
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult: ...
 
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
@@ -206,7 +208,7 @@ class ClientConnection:
         consistency = CONSISTENCIES.get(call.consistency)
         if consistency is None:
             raise errors.InvalidRequest(f"there is no consistency {call.consistency!r}")
-        result = await self._member.read(call.query, consistency, call.timeout)
+        result = await self._member.read(call.query, consistency, call.timeout, at_least=call.at_least)
         size_bytes = sum([len(kv.key) + len(kv.value) for kv in result.kvs])
         if size_bytes > CLIENT_FRAME_BYTES_MAX:
             raise _too_large(size_bytes)

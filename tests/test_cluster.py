@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pyraftkv import Cluster, Node, errors
+from pyraftkv import Client, Cluster, Node, errors
 from pyraftkv.core import InstallSnapshot, SnapshotMeta
 from pyraftkv.node import RoleChanged, SnapshotInstalled
 from pyraftkv.protocol import Hello
@@ -94,6 +94,51 @@ async def test_followers_forward_and_answer_from_their_own_apply() -> None:
             assert status.revision >= result.revision
             kept = await follower.get(follower.name, consistency="local")
             assert kept is not None
+
+
+@asynchronous
+async def test_a_local_read_waits_for_the_revision_that_it_names() -> None:
+    """1. A follower is cut off, and a put goes on without it.
+
+    2. A local read there that names the put's revision waits and is refused at its deadline; a client's likewise.
+    3. Once the follower hears of the put, both are answered.
+    """
+    async with cluster_of(3) as cluster:
+        follower, *other = cluster.followers
+        other.append(cluster.leader)
+        async with Client([follower.address], dialer=cluster.network.dialer()) as client:
+            assert await client.get("k", consistency="local") is None
+            for node in other:
+                cluster.network.cut(follower.address, node.address)
+            result = await cluster.leader.put("k", "new")
+            for kv in (follower, client):
+                assert await kv.get("k", consistency="local") is None
+                error = await refused(
+                    kv.get("k", consistency="local", at_least=result.revision, timeout=0.2), errors.ReadTimeout
+                )
+                assert error.retryable
+            waiting = [
+                asyncio.create_task(kv.range("k", consistency="local", at_least=result.revision, timeout=20))
+                for kv in (follower, client)
+            ]
+            cluster.network.heal()
+            for read in waiting:
+                assert [kv.text for kv in (await read).kvs] == ["new"]
+
+
+@asynchronous
+async def test_at_least_is_a_revision() -> None:
+    """Of one that nobody has yet nothing is read, however strict the read; a negative one is no revision."""
+    async with cluster_of(1) as cluster:
+        node = cluster.leader
+        await refused(node.get("k", at_least=-1), errors.InvalidRequest)
+        revision = (await node.put("k", "v")).revision
+        early = asyncio.create_task(node.get("k", at_least=revision + 1, timeout=20))
+        await refused(node.get("k", at_least=revision + 2, timeout=0.1), errors.ReadTimeout)
+        await node.put("k", "later")
+        found = await early
+        assert found is not None
+        assert found.text == "later"
 
 
 @asynchronous

@@ -727,7 +727,7 @@ def test_a_wait_is_a_finite_number_of_seconds(timeout: float) -> None:
     with pytest.raises(InvalidRequest):
         codec.encode_call(WriteCall(1, b"", timeout))
     with pytest.raises(FrameError):
-        _decodes(codec.decode_call, 1, _wire_query(), "lease", timeout, lead=b"\x03")
+        _decodes(codec.decode_call, 1, _wire_query(), "lease", timeout, 0, lead=b"\x03")
 
 
 def _wire_query() -> list[Any]:
@@ -739,7 +739,7 @@ def test_choices_are_checked() -> None:
     query = _wire_query()
     query[4] = 17
     with pytest.raises(FrameError, match="17"):
-        _decodes(codec.decode_call, 1, query, "lease", 1.0, lead=b"\x03")
+        _decodes(codec.decode_call, 1, query, "lease", 1.0, 0, lead=b"\x03")
 
 
 def test_a_whole_number_of_seconds_is_a_float_on_the_wire() -> None:

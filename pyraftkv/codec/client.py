@@ -57,7 +57,7 @@ _WRITE = Struct("<BQd")
 _QUERY = Shape(RANGE_QUERY.encode, lambda items: RANGE_QUERY.decode(array_of(items)))
 _CALLS: Final[dict[int, Schema]] = {
     1: Schema(OpenSessionCall, id=NATURAL),
-    3: Schema(ReadCall, id=NATURAL, query=_QUERY, consistency=TEXT, timeout=SECONDS),
+    3: Schema(ReadCall, id=NATURAL, query=_QUERY, consistency=TEXT, timeout=SECONDS, at_least=NATURAL),
     4: Schema(
         WatchCall,
         id=NATURAL,

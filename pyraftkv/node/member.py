@@ -44,7 +44,7 @@ from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, Snaps
 from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.peers import Peers
-from pyraftkv.node.reads import ReadRounds
+from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.watches import WatchHub
 from pyraftkv.protocol import Envelope, GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
@@ -106,6 +106,7 @@ class Member:
             first_context=rng.getrandbits(48),
             applied_index=replica.applied_index,
         )
+        self.revisions = RevisionWaits(loop, revision=replica.store.published_revision)
         self.applier = Applier(
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
@@ -219,6 +220,7 @@ class Member:
         self.sessions.acknowledge(self.writes)
         self.watches.advance()
         self.reads.applied(applied.index)
+        self.revisions.published(self.replica.store.published_revision)
         self._applied_changed.set()
 
     def _goes_first(self, membership: Membership) -> bool:
@@ -236,6 +238,7 @@ class Member:
                 self.writes.resolve(session, sequence, outcome)
         self.inbox.put(Applied(snapshot.index, replica.membership))
         self.reads.applied(snapshot.index)
+        self.revisions.published(replica.store.published_revision)
         self._events.emit(SnapshotInstalled(snapshot.index))
         self._applied_changed.set()
 
@@ -299,6 +302,7 @@ class Member:
         self.writes.fail_all(error)
         self.sessions.forget()
         self.reads.fail_all(lambda: error(False))
+        self.revisions.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
         await self.sender.close()
         await self.taker.close()
@@ -322,6 +326,7 @@ class Member:
             self.writes.scan()
             self.sessions.acknowledge(self.writes)
             self.reads.scan()
+            self.revisions.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
 

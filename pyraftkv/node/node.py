@@ -350,12 +350,16 @@ class Node(Engine):
         session = await member.sessions.with_room(deadline)
         return await member.writes.put(session, key, value, deadline)
 
-    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
 
         "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
         member = self._running()
+        if at_least > member.replica.store.published_revision:
+            await member.revisions.join(at_least, member.deadline(timeout))
         if consistency != "local" and not (consistency == "lease" and member.has_lease):
             await member.reads.join(member.deadline(timeout))
         result = member.replica.store.read(query)

@@ -4,12 +4,15 @@ A read joins the round that has not been sent yet; when the round is confirmed a
 applied up to it, its reads may be answered from local state. A round that is not answered (the leader changed, a
 message was lost) is begun again with a *fresh* context: an answer to the old one could be from before the reads in
 question even arrived.
+
+Reads of local state ask nobody; one that names a revision waits until it is there (`RevisionWaits`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
@@ -135,3 +138,60 @@ class ReadRounds:
                 keep.append((future, deadline))
         self._count -= len(round_.waiters) - len(keep)
         round_.waiters = keep
+
+
+class RevisionWaits:
+    """The reads that wait until this member's store has a revision, the lowest first."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, revision: int) -> None:
+        self._loop = loop
+        self._revision = revision
+        self._serial = 0
+        self._waiting: list[tuple[int, int, float, asyncio.Future[None]]] = []
+        """A heap of revisions, with what keeps equal ones apart, the deadline and who waits."""
+
+    def join(self, revision: int, deadline: float) -> asyncio.Future[None]:
+        """Return a future that resolves once ``revision`` is there, or fails as `ReadTimeout`. O(log waiting).
+
+        Raises: `Overloaded`.
+        """
+        if len(self._waiting) >= READS_WAITING_MAX:
+            raise errors.Overloaded(f"{len(self._waiting)} reads wait for a revision already")
+        future: asyncio.Future[None] = self._loop.create_future()
+        if revision <= self._revision:
+            future.set_result(None)
+        else:
+            self._serial += 1
+            heappush(self._waiting, (revision, self._serial, deadline, future))
+        return future
+
+    def published(self, revision: int) -> None:
+        """The store has everything up to ``revision``. O(log waiting) for each that waited for it."""
+        self._revision = revision
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= revision:
+            future = heappop(waiting)[3]
+            if not future.done():
+                future.set_result(None)
+
+    def scan(self) -> None:
+        """Give up reads past their deadline, and forget those that nobody waits for. Call every 100 ms or so."""
+        if not self._waiting:
+            return
+        now = self._loop.time()
+        keep: list[tuple[int, int, float, asyncio.Future[None]]] = []
+        for entry in self._waiting:
+            revision, _, deadline, future = entry
+            if not future.done() and now >= deadline:
+                future.set_exception(errors.ReadTimeout(f"revision {revision} is not here, {self._revision} is"))
+            if not future.done():
+                keep.append(entry)
+        heapify(keep)
+        self._waiting = keep
+
+    def fail_all(self, error: Callable[[], errors.PyraftkvError]) -> None:
+        """Fail every read: the node is going away."""
+        waiting, self._waiting = self._waiting, []
+        for *_, future in waiting:
+            if not future.done():
+                future.set_exception(error())

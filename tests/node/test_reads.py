@@ -9,7 +9,7 @@ import pytest
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
 from pyraftkv.node import reads
-from pyraftkv.node.reads import ReadRounds
+from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from tests.node.support import asynchronous, refused
 
 
@@ -131,3 +131,59 @@ async def test_the_end_fails_every_read_with_an_error_of_its_own() -> None:
     asked.rounds.fail_all(lambda: errors.Closed("gone"))
     raised = [await refused(read, errors.Closed) for read in (one, two, three)]
     assert len({id(error) for error in raised}) == 3
+
+
+# --- Revisions -------------------------------------------------------------------------------------------------------
+
+
+class Waits:
+    """A `RevisionWaits` of a store at revision 5."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.waits = RevisionWaits(self.loop, revision=5)
+
+    def join(self, revision: int, seconds: float = 5.0) -> asyncio.Future[None]:
+        """Begin to wait."""
+        return self.waits.join(revision, self.loop.time() + seconds)
+
+
+@asynchronous
+async def test_a_read_waits_until_its_revision_is_there() -> None:
+    """Whoever waits for less is not held up by whoever waits for more, in whatever order they came."""
+    store = Waits()
+    nine, seven, seven_too, five = store.join(9), store.join(7), store.join(7), store.join(5)
+    assert [wait.done() for wait in (nine, seven, seven_too, five)] == [False, False, False, True]
+    store.waits.published(6)
+    assert not seven.done()
+    store.waits.published(8)
+    assert [wait.done() for wait in (nine, seven, seven_too)] == [False, True, True]
+    store.waits.published(9)
+    assert nine.done()
+
+
+@asynchronous
+async def test_a_revision_that_does_not_come_is_a_timeout() -> None:
+    """At the deadline; who is cancelled leaves, and the others go on waiting."""
+    store = Waits()
+    late, gone, waiting = store.join(7, -1.0), store.join(6), store.join(8)
+    gone.cancel()
+    store.waits.scan()
+    assert "revision 7 is not here, 5 is" in str(await refused(late, errors.ReadTimeout))
+    assert len(store.waits._waiting) == 1
+    store.waits.published(8)
+    assert waiting.done()
+    store.waits.scan()
+
+
+@asynchronous
+async def test_waits_for_revisions_are_bounded_and_end_with_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more than `READS_WAITING_MAX` is refused; at the end each caller gets its own exception."""
+    monkeypatch.setattr(reads, "READS_WAITING_MAX", 2)
+    store = Waits()
+    one, two = store.join(7), store.join(7)
+    with pytest.raises(errors.Overloaded):
+        store.join(7)
+    store.waits.fail_all(lambda: errors.Closed("gone"))
+    assert await refused(one, errors.Closed) is not await refused(two, errors.Closed)
+    store.join(7).cancel()

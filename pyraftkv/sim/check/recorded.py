@@ -61,9 +61,13 @@ class RecordedKV(Engine):
         put = PutKey(key, value)
         return await self._recorded(put, "linearizable", lambda: self._engine.write_put(key, value, timeout))
 
-    async def read(self, query: RangeQuery, consistency: Consistency, timeout: float | None) -> RangeResult:
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        return await self._recorded(query, consistency, lambda: self._engine.read(query, consistency, timeout))
+        return await self._recorded(
+            query, consistency, lambda: self._engine.read(query, consistency, timeout, at_least=at_least)
+        )
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

@@ -151,7 +151,7 @@ class Oracle(Engine):
     async def write_put(self, key, value, timeout):
         return await self._answer()
 
-    async def read(self, query, consistency, timeout):
+    async def read(self, query, consistency, timeout, *, at_least=0):
         return await self._answer()
 
     def watch_range(self, key, end, **options):
