@@ -15,9 +15,11 @@ A scenario is run again and again, so it must make everything it uses anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from dataclasses import field, replace
 from math import inf
 from pathlib import Path
@@ -96,6 +98,21 @@ class Plan:
     def script(self) -> list[Fault]:
         """The faults that are given to the letter."""
         return [each for each in self.faults if isinstance(each, Fault)]
+
+
+@contextlib.contextmanager
+def untroubled() -> Generator[None]:
+    """Keep members from warning at every start that they listen without TLS: nobody else is on a simulated network."""
+
+    def is_news(message: logging.LogRecord) -> bool:
+        return "without TLS" not in str(message.msg)
+
+    transport = logging.getLogger("pyraftkv.transport")
+    transport.addFilter(is_news)
+    try:
+        yield
+    finally:
+        transport.removeFilter(is_news)
 
 
 def waiting_at(coroutine: Coroutine[Any, Any, Any]) -> str:
@@ -183,7 +200,7 @@ class Trial(Simulation):
             began.append(main(sim))
             return await began[0]
 
-        with ambient(self.loop, self.random("ambient")):
+        with ambient(self.loop, self.random("ambient")), untroubled():
             try:
                 return super().run(begin, until=until)
             except SimTimeout as error:

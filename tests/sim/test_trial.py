@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -16,6 +17,7 @@ from pyraftkv.sim.loop import SimTimeout, SimUnsupported
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.script import parse_script
 from pyraftkv.sim.trial import ALL_KINDS, STORY_LINES, Breakage, Plan, Trial, attempt, search, shrunk
+from pyraftkv.transport import TcpTransport
 
 KILLS = Plan(faults=["kill", "delay"], seconds=10.0)
 
@@ -129,6 +131,22 @@ def test_where_main_waits_is_a_line_of_the_application() -> None:
         sim.run(main, until=3.0)
     line = waits.__code__.co_firstlineno + 3
     assert caught.value.__notes__ == [f"`main` waits at {__file__}:{line}, in waits"]
+
+
+def test_members_do_not_warn_of_a_simulated_network(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning at every start of every member would bury what the application says. Afterwards they warn as ever."""
+
+    async def main(sim: Trial) -> None:
+        logging.getLogger("pyraftkv.transport").warning("something else")
+        sim.members[0].kill()
+        sim.members[0].start()
+        await asyncio.sleep(1)
+
+    with Trial(1) as sim:
+        sim.run(main)
+    assert [each.getMessage() for each in caplog.records] == ["something else"]
+    TcpTransport(listen="192.0.2.1:2380", insecure=True)
+    assert "without TLS" in caplog.records[-1].getMessage()
 
 
 def test_a_run_takes_a_function() -> None:
