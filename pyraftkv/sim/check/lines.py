@@ -64,8 +64,10 @@ def from_lines(lines: Iterable[str]) -> History:
             continue
         try:
             _take(history, line)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"line {number}: {error!r}") from None
+        except KeyError as error:
+            raise ValueError(f"line {number}: there is no {error}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"line {number}: {error}") from None
     history.arrange()
     return history
 
@@ -74,6 +76,8 @@ def _take(history: History, line: str) -> None:
     if len(line) > LINE_BYTES_MAX:
         raise ValueError("too long")
     table = json.loads(line)
+    if not isinstance(table, dict):
+        raise ValueError("no JSON object")
     if "watch" in table:
         history.watches.append(_watch_from(table))
     else:

@@ -291,13 +291,13 @@ class _Work:
         assert self._evidence is not None
         sightings = list(self._evidence.sightings.get(revision, {}).values())
         if not sightings:
-            return HistoryError(f"nobody can have made revision {revision}")
+            return HistoryError(f"nobody in the history can have made revision {revision}")
         sighting = sightings[0]
         witness = sighting.seen_by
         what = kv_words(sighting.kv) if sighting.kv is not None else f"{show(sighting.key)} deleted"
         involved = [witness] if isinstance(witness, Op) else []
         who = f"#{witness.number}" if isinstance(witness, Op) else str(witness)
-        reason = f"nobody can have made revision {revision}, of which {who} saw: {what}"
+        reason = f"nobody in the history can have made revision {revision}, of which {who} saw: {what}"
         for op in self.history.ops:
             if _wrote(op, sighting):
                 made = f"made revision {op.result.revision}" if op.result is not None else _came_of(op)

@@ -194,7 +194,7 @@ BAD = {
         a 0-1 put x 1 -> ?
         b 2-3 get x -> x=7@2 at 2
         """,
-        "nobody can have made revision 2, of which #1 saw: 'x' = '7'",
+        "nobody in the history can have made revision 2, of which #1 saw: 'x' = '7'",
     ),
     "a value from the future": (
         """
@@ -208,7 +208,7 @@ BAD = {
         b 0-1 get x -> x=1@2 at 2
         a 2- put x 1 -> ?
         """,
-        "nobody can have made revision 2",
+        "nobody in the history can have made revision 2",
     ),
     "an unknown write was seen and then not": (
         """
@@ -224,14 +224,14 @@ BAD = {
         b 1-2 get x -> x=1@2 at 2
         b 3-4 get x -> x=1@3/2,2 at 3
         """,
-        "nobody can have made revision 3",
+        "nobody in the history can have made revision 3",
     ),
     "a revision that nobody made": (
         """
         a 0-1 put x 1 -> 2
         a 2-3 put x 2 -> 4
         """,
-        "nobody can have made revision 3",
+        "nobody in the history can have made revision 3",
     ),
     "two creations win": (
         """

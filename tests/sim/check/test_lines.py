@@ -66,19 +66,19 @@ def test_without_an_order_times_count_and_the_same_time_is_concurrent() -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "words"),
     [
-        "{",
-        "[]",
-        "{}",
-        '{"client": "a", "invoked": 0, "outcome": "ok", "request": ["PutKey", {"key": "x", "value": "1"}]}',
-        '{"client": "a", "invoked": 0, "outcome": "failed", "request": ["PutKey", {"key": "x", "value": "1"}]}',
-        '{"client": "a", "invoked": 0, "outcome": "fine", "request": ["PutKey", {"key": "x", "value": "1"}]}',
-        '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["Nothing", {}]}',
-        '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutKey", {"nothing": 1}]}',
+        ("{", "Expecting property name"),
+        ("[]", "no JSON object"),
+        ("{}", "there is no 'client'"),
+        ('{"client": "a", "invoked": 0, "outcome": "ok", "request": %s}', "a result exactly if it is ok"),
+        ('{"client": "a", "invoked": 0, "outcome": "failed", "request": %s}', "an answer without a time"),
+        ('{"client": "a", "invoked": 0, "outcome": "fine", "request": %s}', "'fine' is not a valid Outcome"),
+        ('{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["Nothing", {}]}', "there is no 'Nothing'"),
+        ('{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutKey", {"nothing": 1}]}', "'nothing'"),
     ],
 )
-def test_a_line_that_is_none_is_named(line: str) -> None:
-    """Garbage is told by its line."""
-    with pytest.raises(ValueError, match="line 2"):
-        from_lines(["", line])
+def test_a_line_that_is_none_is_named(line: str, words: str) -> None:
+    """Garbage is told by its line, and by what is wrong with it."""
+    with pytest.raises(ValueError, match=f"^line 2: .*{words}"):
+        from_lines(["", line.replace("%s", '["PutKey", {"key": "x", "value": "1"}]')])

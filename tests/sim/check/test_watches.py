@@ -106,7 +106,7 @@ def test_an_event_tells_which_unknown_write_it_was() -> None:
         watch a zz from 1: 9 x=1@2 -x@3 z=1@4
     """
     assert check_watches(parse(text)).ok
-    assert "nobody can have made revision 3" in check_watches(parse(text.replace("-x@3", "-w@3"))).reason
+    assert "nobody in the history can have made revision 3" in check_watches(parse(text.replace("-x@3", "-w@3"))).reason
 
 
 def test_what_was_before_may_be_missing_when_it_was_compacted() -> None:
@@ -130,4 +130,4 @@ def test_nothing_is_said_of_watches_when_it_is_not_known_what_was_done() -> None
     """The replay's verdict comes first."""
     verdict = check_watches(parse("a 0-1 put x 1 -> 3\nwatch x from 1: 3 x=1@2"))
     assert Finding.WRONG is verdict.finding
-    assert "nobody can have made revision 2" in verdict.reason
+    assert "nobody in the history can have made revision 2" in verdict.reason
