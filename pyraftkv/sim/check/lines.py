@@ -77,7 +77,7 @@ def _take(history: History, line: str) -> None:
         raise ValueError("too long")
     table = json.loads(line)
     if not isinstance(table, dict):
-        raise ValueError("no JSON object")
+        raise TypeError("no JSON object")
     if "watch" in table:
         history.watches.append(_watch_from(table))
     else:
