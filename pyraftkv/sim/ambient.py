@@ -1,26 +1,35 @@
 """`ambient`: what an application takes from the interpreter without asking its loop, while a simulation runs.
 
-Clocks of the module `time` show the simulated machine's clocks, and the global randomness (`random`, `os.urandom`, and
-so `uuid.uuid4`) comes from the seed; both are put back afterwards. What would happen in real time beside the
-simulation is refused with `SimUnsupported`, where it begins: threads, subprocesses, sockets of the system, and a
-`time.sleep`, which would stop everybody.
+Clocks of the module `time` show the simulated machine's clocks, and all randomness that begins in Python (`random`,
+a `Random()` without a seed, `os.urandom`, and so `uuid.uuid4` and `secrets`) comes from the seed; everything is put
+back afterwards. What would happen in real time beside the simulation is refused with `SimUnsupported`, where it begins:
+threads, processes, sockets of the system, and whatever would make everybody wait, like `time.sleep`.
+
+Hazard 1. A test process has other threads, which know nothing of the simulation: a time limit's, a debugger's, those
+of a test runner that talks to its workers. Were a ``time.sleep`` of theirs refused, the runner would break, and were
+their random bytes the seed's, the simulation would not repeat. So only the thread that simulates is concerned.
 
 What cannot be reached from here: ``datetime.now()`` (written in C; ``datetime.fromtimestamp(time.time())`` is right),
-names that were imported before (``from time import time``), and the order of sets of strings, which changes with
-PYTHONHASHSEED.
+names that were imported before (``from time import time``), locks of the module `threading` that nobody will ever
+release, and the order of sets of strings and of plain objects, which change with PYTHONHASHSEED and with addresses.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+import uuid
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from random import Random
+from types import ModuleType
 from typing import Any, NoReturn
 from unittest.mock import patch
 
@@ -28,28 +37,51 @@ from pyraftkv.sim.loop import SimLoop, SimUnsupported
 
 NANOSECONDS = 1_000_000_000
 
+_SLEEP = "`await asyncio.sleep` does not"
+_WORKER = "`Host.worker` of a simulated machine does not"
 _MACHINES = "let a machine of its own stand for it (`Trial.host`)"
+_NAMES = "hosts are reached by the names of simulated machines"
+_CLOCKS = "`time.perf_counter` shows a simulated clock"
 
 REFUSED: tuple[tuple[object, str, str, str], ...] = (
-    (time, "sleep", "time.sleep", "`await asyncio.sleep` does not"),
-    (threading.Thread, "start", "a thread", "`Host.worker` of a simulated machine does not"),
+    (time, "sleep", "time.sleep", _SLEEP),
+    (signal, "alarm", "an alarm", _SLEEP),
+    (signal, "setitimer", "an alarm", _SLEEP),
+    (threading.Thread, "start", "a thread", _WORKER),
+    (sys.modules["_thread"], "start_new_thread", "a thread", _WORKER),
     (subprocess.Popen, "__init__", "a subprocess", _MACHINES),
+    (sys.modules.get("_posixsubprocess"), "fork_exec", "a subprocess", _MACHINES),  # by way of `multiprocessing`
+    (os, "fork", "a subprocess", _MACHINES),
+    (os, "forkpty", "a subprocess", _MACHINES),
+    (os, "posix_spawn", "a subprocess", _MACHINES),
+    (os, "posix_spawnp", "a subprocess", _MACHINES),
+    (os, "system", "a subprocess", _MACHINES),
+    (asyncio, "new_event_loop", "another event loop", "`asyncio.create_task` goes on in this one"),
+    (asyncio.events, "new_event_loop", "another event loop", "`asyncio.create_task` goes on in this one"),
     (SimLoop, "subprocess_exec", "a subprocess", _MACHINES),
     (SimLoop, "subprocess_shell", "a subprocess", _MACHINES),
-    (SimLoop, "getaddrinfo", "a name server", "hosts are reached by the names of simulated machines"),
-    (
-        socket.socket,
-        "__init__",
-        "a socket of the system",
-        "asyncio's own streams do not",
-    ),
+    (SimLoop, "getaddrinfo", "a name server", _NAMES),
+    (socket, "getaddrinfo", "a name server", _NAMES),
+    (socket, "gethostbyname", "a name server", _NAMES),
+    (socket.socket, "__init__", "a socket of the system", "asyncio's own streams do not"),
+    (time, "process_time", "the CPU's clock", _CLOCKS),
+    (time, "process_time_ns", "the CPU's clock", _CLOCKS),
+    (time, "thread_time", "the CPU's clock", _CLOCKS),
+    (time, "thread_time_ns", "the CPU's clock", _CLOCKS),
+    (uuid, "uuid1", "a name of this computer's address and time", "`uuid.uuid4` does not"),
 )
-"""What has no place in virtual time: where it begins, its name for people, and what to do instead."""
+"""What has no place in virtual time: where it begins, its name for people, and what to do instead.
+
+Some systems lack some of it.
+"""
+
+Replacement = tuple[object, str, Callable[..., Any]]
+"""Whose attribute is replaced, which one, and by what."""
 
 
 @contextmanager
 def ambient(loop: SimLoop, random: Random) -> Generator[None]:
-    """Let clocks and global randomness be those of the simulation, until the end of the block.
+    """Let clocks and global randomness be those of the simulation, in this thread, until the end of the block.
 
     Args:
         loop: Whose time; the clocks are those of the process whose pass is running.
@@ -58,41 +90,25 @@ def ambient(loop: SimLoop, random: Random) -> Generator[None]:
     shared: Any = sys.modules["random"]  # the one place that touches it, to give it back as it was
     state = shared.getstate()
     shared.seed(random.getrandbits(64))
+    refused = ((owner, name, _refusal(*words)) for owner, name, *words in REFUSED if hasattr(owner, name))
     with ExitStack() as patches:
-        for name, clock in _clocks(loop).items():
-            patches.enter_context(patch.object(time, name, clock))
-        patches.enter_context(patch.object(os, "urandom", random.randbytes))
-        for owner, name, what, instead in REFUSED:
-            patches.enter_context(patch.object(owner, name, _refusal(what, instead)))
+        for owner, name, ours in (*refused, *_clocks(loop), *_randomness(shared, random), _wait(), *_orders()):
+            patches.enter_context(patch.object(owner, name, _in_this_thread(getattr(owner, name), ours)))
         try:
             yield
         finally:
             shared.setstate(state)
 
 
-def _clocks(loop: SimLoop) -> dict[str, Callable[..., float]]:
-    """Return the clocks of the module `time` that have a simulated counterpart."""
+def _in_this_thread(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what is ``ours`` in this thread, and in all others as it was."""
+    get_ident, simulating = threading.get_ident, threading.get_ident()
 
-    def wall() -> float:
-        return loop.current.clock.wall()
+    @wraps(theirs)
+    def choose(*args: Any, **options: Any) -> Any:
+        return (ours if get_ident() == simulating else theirs)(*args, **options)
 
-    def nanoseconds(clock: Callable[[], float]) -> Callable[[], float]:
-        return lambda: int(clock() * NANOSECONDS)
-
-    def by_number(number: int) -> float:
-        if number == time.CLOCK_REALTIME:
-            return wall()
-        return loop.current.clock.boot() if number == getattr(time, "CLOCK_BOOTTIME", None) else loop.time()
-
-    return {
-        "clock_gettime": by_number,
-        "time": wall,
-        "time_ns": nanoseconds(wall),
-        "monotonic": loop.time,
-        "monotonic_ns": nanoseconds(loop.time),
-        "perf_counter": loop.time,
-        "perf_counter_ns": nanoseconds(loop.time),
-    }
+    return choose
 
 
 def _refusal(what: str, instead: str) -> Callable[..., NoReturn]:
@@ -100,3 +116,85 @@ def _refusal(what: str, instead: str) -> Callable[..., NoReturn]:
         raise SimUnsupported(f"{what} would run in real time; {instead}")
 
     return refuse
+
+
+def _wait() -> Replacement:
+    """Refuse to wait for another thread, under which lies every wait of `threading` and `queue`; looking is allowed."""
+    wait, refuse = threading.Condition.wait, _refusal("a wait for a thread", "what `asyncio` offers instead does not")
+
+    def wait_or_look(self: threading.Condition, timeout: float | None = None) -> bool:
+        return wait(self, timeout) if timeout is not None and timeout <= 0 else refuse()
+
+    return threading.Condition, "wait", wait_or_look
+
+
+def _clocks(loop: SimLoop) -> Iterator[Replacement]:
+    """Yield the clocks of the module `time`, and what there looks at one if it is given no time."""
+
+    def wall() -> float:
+        return loop.current.clock.wall()
+
+    def by_number(number: int) -> float:
+        if number in (time.CLOCK_PROCESS_CPUTIME_ID, time.CLOCK_THREAD_CPUTIME_ID):
+            _refusal("the CPU's clock", _CLOCKS)()
+        if number == time.CLOCK_REALTIME:
+            return wall()
+        return loop.current.clock.boot() if number == getattr(time, "CLOCK_BOOTTIME", None) else loop.time()
+
+    shown: dict[str, Callable[..., float]] = {
+        "time": wall,
+        "monotonic": loop.time,
+        "perf_counter": loop.time,
+        "clock_gettime": by_number,
+    }
+    for name, clock in shown.items():
+        if hasattr(time, name):
+            yield time, name, clock
+            yield time, f"{name}_ns", _nanoseconds(clock)
+    for name in ("gmtime", "localtime", "ctime"):
+        yield time, name, _of_now(getattr(time, name), wall)
+    localtime = time.localtime
+    yield time, "asctime", _of_now(time.asctime, lambda: localtime(wall()))
+    strftime = time.strftime
+    yield time, "strftime", lambda format_, *then: strftime(format_, *(then or (localtime(wall()),)))
+
+
+def _nanoseconds(clock: Callable[..., float]) -> Callable[..., int]:
+    return lambda *args: int(clock(*args) * NANOSECONDS)
+
+
+def _of_now(function: Callable[..., Any], now: Callable[[], Any]) -> Callable[..., Any]:
+    """Return a function of a time that takes the simulated one where it is given none."""
+    return lambda then=None: function(now() if then is None else then)
+
+
+def _randomness(shared: ModuleType, random: Random) -> Iterator[Replacement]:
+    """Yield every way in which Python code comes to random bits that no seed explains."""
+    seed, seed_shared = Random.seed, shared.seed
+
+    def seeded(self: Random, a: Any = None, version: int = 2) -> None:
+        seed(self, random.getrandbits(64) if a is None else a, version)
+
+    yield Random, "seed", seeded
+    yield shared, "seed", lambda a=None, version=2: seed_shared(random.getrandbits(64) if a is None else a, version)
+    yield shared, "_urandom", random.randbytes  # of `SystemRandom`, and so of `secrets`
+    yield os, "urandom", random.randbytes
+    if hasattr(os, "getrandom"):
+        yield os, "getrandom", lambda size, _flags=0: random.randbytes(size)
+
+
+def _orders() -> Iterator[Replacement]:
+    """Yield what asyncio does in the order of a set of whatever it is given.
+
+    `asyncio.as_completed` starts coroutines in the order of their addresses. Tasks have a fixed place (`SimTask`), so
+    it gets tasks.
+    """
+    as_completed: Any = asyncio.as_completed
+
+    def in_order(fs: Iterable[Awaitable[Any]], **options: Any) -> Any:
+        if asyncio.isfuture(fs) or asyncio.iscoroutine(fs):
+            return as_completed(fs, **options)  # which says what is wrong with it
+        return as_completed([asyncio.ensure_future(each) for each in dict.fromkeys(fs)], **options)
+
+    yield asyncio, "as_completed", in_order
+    yield asyncio.tasks, "as_completed", in_order

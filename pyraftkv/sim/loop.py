@@ -26,7 +26,7 @@ from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from math import inf
 from random import Random
-from typing import Any, Protocol, TypeVar, TypeVarTuple, cast
+from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
 
 from pyraftkv.sim.clock import SimClock
 from pyraftkv.sim.process import PROCESS, SimHandle, SimProcess, SimTimer
@@ -538,11 +538,31 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Never: debugging would look at the real clock."""
         return False
 
+    def get_task_factory(self) -> None:
+        """None: tasks are this loop's own."""
+
     async def shutdown_asyncgens(self) -> None:
         """Do nothing: abandoned generators are closed as they are dropped."""
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Do nothing: there is none."""
+
+
+def _refuse_the_rest(loop: type[Any]) -> None:
+    """Give a loop a method that raises `SimUnsupported`, by its name, for every one of asyncio's that it lacks."""
+
+    def refusing(name: str) -> Callable[..., NoReturn]:
+        def refuse(*_args: object, **_options: object) -> NoReturn:
+            raise SimUnsupported(f"{name} of an event loop has no place in a simulation")
+
+        return refuse
+
+    for name in vars(asyncio.AbstractEventLoop).keys() - vars(loop).keys():
+        if not name.startswith("_"):
+            setattr(loop, name, refusing(name))
+
+
+_refuse_the_rest(SimLoop)
 
 
 def _happen(event: Event) -> None:

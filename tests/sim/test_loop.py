@@ -540,3 +540,14 @@ def test_a_seed_is_one_run_in_another_interpreter() -> None:
         for hash_seed in ("1", "2")
     }
     assert outputs == {repr(scramble(1))}
+
+
+@pytest.mark.parametrize("name", ["add_reader", "add_signal_handler", "create_unix_server", "set_debug", "stop"])
+def test_what_a_loop_lacks_is_refused_by_its_name(name: str) -> None:
+    """With the error that says so, and not with one without a word."""
+
+    async def main() -> None:
+        getattr(asyncio.get_running_loop(), name)(1, 2)
+
+    with pytest.raises(SimUnsupported, match=name):
+        simulate(main())
