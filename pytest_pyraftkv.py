@@ -36,9 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--raft-shrink-seconds",
         type=float,
-        default=5.0,
+        default=10.0,
         metavar="SECONDS",
-        help="how long to look for fewer faults that fail, in real time per failure; 0: not at all (default: 5)",
+        help="how long to look for fewer faults that fail, in real time per failure; 0: not at all (default: 10)",
     )
 
 

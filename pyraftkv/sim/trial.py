@@ -158,6 +158,8 @@ class Trial(Simulation):
         super().__init__(seed, swarm=self._swarm(seed), members=self.plan.members)
         self._given = None if faults is None else list(faults)
         self._has_begun = False
+        self._injected: list[Fault] = []
+        self._injected_at = 0.0
 
     def _swarm(self, seed: int) -> Swarm:
         if self.plan.faults == ALL_KINDS:
@@ -196,7 +198,9 @@ class Trial(Simulation):
                 await self._elected()
             if not self._has_begun:
                 self._has_begun = True
-                self.inject(self.chosen_faults() if self._given is None else self._given)
+                self._injected = self.chosen_faults() if self._given is None else self._given
+                self._injected_at = self.now()
+                self.inject(self._injected)
             began.append(main(sim))
             return await began[0]
 
@@ -233,11 +237,22 @@ class Trial(Simulation):
         swarm = Swarm(kinds=kinds, faults_per_second=self.plan.faults_per_second)
         return random_faults(self.random(name), swarm, members=members, clients=clients, seconds=self.plan.seconds)
 
+    @property
+    def begun_faults(self) -> list[Fault]:
+        """Those of the plan and the seed that have struck by now: what comes later has no part in a failure."""
+        return [fault for fault in self._injected if self._injected_at + fault.at <= self.now()]
+
     # --- For scenarios ---------------------------------------------------------------------------------------------
 
     def wall_clock(self) -> float:
         """What the wall clock of the machine that asks shows, in seconds since the epoch; `time.time` is the same."""
         return self.loop.current.clock.wall()
+
+    async def healed(self) -> None:
+        """Wait until all faults of the plan and the seed are over; it may take the members a moment more to agree."""
+        healed_at = self._injected_at + max([fault.ends for fault in self._injected], default=0.0)
+        while self.now() < healed_at:  # noqa: ASYNC110 - the clock of the machine that asks may run fast
+            await asyncio.sleep(healed_at - self.now())
 
     def note(self, text: str) -> None:
         """Write something of the application's own into the trace and the picture, at the machine that says it."""
@@ -353,7 +368,7 @@ def breakage(trial: Trial, error: BaseException) -> Breakage:
     if not isinstance(error, SimFailure):
         words = str(error).strip().partition("\n")[0]
         trial.failed(type(error).__name__, words[:TEXT_LENGTH_MAX] or "without a word")
-    faults = list(trial.faults)
+    faults = trial.begun_faults
     return Breakage(trial.seed, trial.plan, error, faults, trial.trace, len(faults))
 
 

@@ -256,6 +256,37 @@ def test_faults_that_do_not_matter_are_left_out(found: Breakage, less: Breakage)
     assert shrunk(unkillable, found, seconds_max=0.0).faults == found.faults
 
 
+def test_faults_after_the_failure_have_no_part_in_it() -> None:
+    """Nobody runs anything to leave them out. What a scenario injects by itself it will inject again."""
+
+    def scenario(sim: Trial) -> None:
+        async def main(_: Trial) -> None:
+            sim.inject([Fault(0.0, "reset")])
+            await asyncio.sleep(2)
+            raise KeyError("x")
+
+        sim.run(main)
+
+    before, after = Fault(1.0, "kill", ("n1",), 5.0), Fault(3.0, "kill", ("n2",), 1.0)
+    found = attempt(scenario, 1, Plan(faults=[before, after]))
+    assert found is not None
+    assert found.faults == [before]
+
+
+def test_a_scenario_can_wait_until_everything_is_well() -> None:
+    """The last fault is over then; without faults, that is at once."""
+
+    async def main(sim: Trial) -> float:
+        began = sim.now()
+        await sim.healed()
+        assert all(host.is_up for host in sim.members)
+        return sim.now() - began
+
+    for faults, seconds in (([], 0.0), ([Fault(1.0, "kill", ("n1",), 5.0), Fault(2.0, "kill", ("n2",), 1.0)], 6.0)):
+        with Trial(1, Plan(faults=faults, is_ready=True)) as sim:
+            assert sim.run(main) == pytest.approx(seconds, abs=0.001)
+
+
 def test_another_failure_is_not_the_same() -> None:
     """Shrinking does not slip into a failure in another line."""
 
