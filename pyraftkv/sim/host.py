@@ -85,6 +85,8 @@ class Host:
         """The member that runs here, if the program is one."""
         self.boots = 0
         """How many lives it has had."""
+        self.stepped: Callable[[SimProcess], object] | None = None
+        """Called after each pass of each of its processes."""
         self.held = False
         """Whether somebody took it down who will start it again: no supervisor does."""
         self.is_out = False
@@ -127,6 +129,7 @@ class Host:
         self.boots += 1
         name = f"{self.name}/{self.boots}"
         self.process = process = self.loop.process(name, host_name=self.name, clock=self.clock)
+        process.stepped = self.stepped
         self.random = Random(self._random.getrandbits(64))
         """Of this life."""
         self.files = self.disk.mount()

@@ -7,7 +7,8 @@ passes only while nobody can run. Some events are the world's own (bytes arrive,
 1. A pass moves the timers that are due to the ready queue and runs what was ready when it began, first in, first out.
 2. A pass takes no time, but the next one of that process begins a few random microseconds later at the earliest
    (`PASS_SECONDS`). So processes interleave at random, and a busy loop cannot stop the time.
-3. Events at the same time run in the order they were scheduled.
+3. Events at the same time run in the order they were scheduled; a pass of a process whose CPU is free runs before
+   the next of them.
 4. A callback belongs to the process that its context names (`pyraftkv.sim.process`).
 
 All randomness comes from one `Random`. The garbage collector runs at fixed virtual times only (`COLLECT_SECONDS`), so
@@ -20,6 +21,7 @@ import asyncio
 import gc
 import sys
 from asyncio import events
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
@@ -36,6 +38,7 @@ Ts = TypeVarTuple("Ts")
 
 PASS_SECONDS = (5e-6, 50e-6)
 """How much CPU time a pass is counted for."""
+_PASS_SECONDS_MIN, _PASS_SECONDS_SPAN = PASS_SECONDS[0], PASS_SECONDS[1] - PASS_SECONDS[0]
 
 TIMER_RESOLUTION_SECONDS = 1e-9
 """Timers that are due within this run now: a time that went through a clock and back is a little off."""
@@ -131,8 +134,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.now = 0.0
         """Virtual seconds since the start, for the whole world."""
         self.network: Network | None = None
-        self.step_hook: Callable[[SimProcess], object] | None = None
-        """Called after every pass of a process."""
+        self.failure: Exception | None = None
+        """Ends `run` at the end of the present pass, or of the next one."""
         self.processes: list[SimProcess] = []
         """All of them, dead ones too, in the order they were made."""
         self.machines: dict[str, SimProcess] = {}
@@ -143,6 +146,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.passes_count = 0
         self._random = random.random
         self._heap: list[tuple[float, int, Callable[[Any], object], Any]] = []
+        self._free: deque[SimProcess] = deque()
+        """Processes whose next pass begins now. At most all of them."""
         self._order = 0
         self._task_count = 0
         self._collect_at = COLLECT_SECONDS
@@ -195,12 +200,15 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def wake(self, process: SimProcess) -> None:
         """Run a pass of the process as soon as its CPU is free."""
-        when = process.busy_until
-        when = max(when, self.now)
-        if when < process.ready_at and process.runs:
+        now, when = self.now, process.busy_until
+        if when <= now:
+            if now < process.ready_at and process.runs:
+                process.ready_at = now
+                self._free.append(process)  # most passes: the heap would cost as much again as all else here
+        elif when < process.ready_at and process.runs:
             process.ready_at = when
             self._order = order = self._order + 1
-            heappush(self._heap, (when, order, self._pass_ready, process))
+            heappush(self._heap, (when, order, self._pass, process))
 
     def arm(self, process: SimProcess) -> None:
         """Run a pass of the process when its next timer is due, unless one is due before that anyway."""
@@ -259,9 +267,12 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _turn(self, task: asyncio.Task[Any], until: float) -> None:
         """Let events happen, in order, until the task is done."""
-        heap = self._heap
+        heap, free, is_done = self._heap, self._free, task.done
         try:
-            while not task.done():
+            while not is_done():
+                if free:
+                    self._pass(free.popleft())
+                    continue
                 if not heap:
                     raise Deadlock(f"nothing can happen any more at {self.now:.6f} s, and {task.get_name()} waits")
                 when, _, function, argument = heap[0]
@@ -294,11 +305,6 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # --- Passes ---
 
-    def _pass_ready(self, process: SimProcess) -> None:
-        process.ready_at = inf
-        if process.runs:
-            self._pass(process)
-
     def _pass_timer(self, process: SimProcess) -> None:
         if process.timer_at > self.now:
             return  # an earlier pass has run its timer
@@ -314,7 +320,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         return bool(timers) and timers[0][0] <= process.clock.at(self.now) + TIMER_RESOLUTION_SECONDS
 
     def _pass(self, process: SimProcess) -> None:
-        """Run what is due in one process: one turn of its loop."""
+        """Run what is due in one process: one turn of its loop. Nothing happens in a dead or a paused one."""
+        if not process.runs:
+            process.ready_at = inf
+            return
         ready = process.ready
         if process.timer_at <= self.now:
             process.timer_at = inf
@@ -347,10 +356,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         finally:
             self.current = self.harness
             process.ready_at = inf
-            low, high = PASS_SECONDS
-            process.busy_until = self.now + low + (high - low) * self._random()
-        if self.step_hook is not None:
-            self.step_hook(process)
+            process.busy_until = self.now + _PASS_SECONDS_MIN + _PASS_SECONDS_SPAN * self._random()
+        if process.stepped is not None:
+            process.stepped(process)
+        if self.failure is not None:
+            raise self.failure
         if process.runs:
             if process.ready:
                 self.wake(process)
@@ -533,6 +543,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         for process in self.processes:
             process.dispose()
         self._heap.clear()
+        self._free.clear()
 
     def get_debug(self) -> bool:
         """Never: debugging would look at the real clock."""

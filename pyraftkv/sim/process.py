@@ -124,6 +124,8 @@ class SimProcess:
         """Alive and not paused."""
         self.on_exit: list[Callable[[SimProcess], object]] = []
         """Called at once when it is killed; `silent` tells how."""
+        self.stepped: Callable[[SimProcess], object] | None = None
+        """Called after each of its passes."""
         self.exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None = None
         self.context = copy_context()
         """What code that the world calls in this process runs in."""

@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import Membership, Save
+from pyraftkv.core import Membership, Role, Save
 from pyraftkv.engine import Engine
 from pyraftkv.log import FileStorage
 from pyraftkv.log.base import Recovered
@@ -105,8 +105,7 @@ class Simulation:
         """What the members' own programs do beside running their node."""
         self._seen: dict[str, tuple[object, ...]] = {}
         for name in self.addresses:
-            self.host(name, program=self._member)
-        self.loop.step_hook = self._after_pass
+            self.host(name, program=self._member).stepped = self._after_pass
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of seed {self.seed}: {list(self.hosts.values())} at {self.now():.3f} s>"
@@ -119,7 +118,6 @@ class Simulation:
 
     def close(self) -> None:
         """End every process. Idempotent."""
-        self.loop.step_hook = None
         self.loop.close()
 
     def now(self) -> float:
@@ -291,8 +289,13 @@ class Simulation:
     def violated(self, rule: str, text: str, cause: BaseException | None = None) -> None:
         """Note that a rule was broken: the run ends at the end of the pass. The first counts."""
         if self.failure is None:
-            self.failure = self.failed(rule, text)
-            self.failure.__cause__ = cause
+            self.end_with(self.failed(rule, text)).__cause__ = cause
+
+    def end_with(self, failure: SimFailure) -> SimFailure:
+        """End the run at the end of the pass with this, or with what was to end it already; return what does."""
+        if self.failure is None:
+            self.failure = self.loop.failure = failure
+        return self.failure
 
     def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
         """Return a failure of this run, as of now."""
@@ -312,27 +315,22 @@ class Simulation:
             raise self.failure
 
     def _after_pass(self, process: SimProcess) -> None:
-        if self.failure is not None:
-            raise self.failure
-        host = self.hosts.get(process.host_name)
-        if host is None or host.process is not process:
+        """Look at a member after a pass of its process."""
+        name = process.host_name
+        host = self.hosts[name]
+        if host.process is not process or (member := host.member) is None:
             return
-        member = host.member
-        if member is None:
-            return
-        raft, name = member.raft, host.name
+        raft = member.raft
         if self.invariants.observe(name, raft):
             replica = member.replica
             self.invariants.applied(name, replica.applied_index, replica.store.published_revision)
-            self._trace_marks(name, raft.role.name.lower(), raft.term, raft.commit, replica.applied_index)
-            if self.failure is not None:
-                raise self.failure
+            self._trace_marks(name, raft.role, raft.term, raft.commit, replica.applied_index)
 
-    def _trace_marks(self, name: str, role: str, term: int, commit: int, applied: int) -> None:
+    def _trace_marks(self, name: str, role: Role, term: int, commit: int, applied: int) -> None:
         before = self._seen.get(name)
         now = self._seen[name] = (role, term, commit, applied)
         if before is None or before[:2] != now[:2]:
-            self.trace.add(self.now(), name, "role", role=role, term=term)
+            self.trace.add(self.now(), name, "role", role=role.name.lower(), term=term)
         if before is None or before[2] != commit:
             self.trace.add(self.now(), name, "commit", index=commit)
         if before is None or before[3] != applied:

@@ -268,7 +268,7 @@ class Trial(Simulation):
         """
         if not verdict.ok:
             failure = self.failed(verdict.finding.value, verdict.reason, verdict.ops)
-            self.failure = self.failure or failure
+            self.end_with(failure)
             raise failure
 
     def failed(self, rule: str, text: str, ops: Sequence[Op] = ()) -> SimFailure:
