@@ -287,13 +287,8 @@ def _decode_plain(items: tuple[Any, ...]) -> Logged:
         return logged
     if tag == TAG_RANGE or (tag not in _FLAT and tag != TAG_TRANSACTION):
         raise UnknownTag(f"tag {tag}")
-    session, sequence, acked_below = (_natural_at(items, place) for place in (1, 2, 3))
+    if len(items) < 4:
+        raise Malformed("cut short")
+    session, sequence, acked_below = map(NATURAL.decode, items[1:4])
     command = _decode_operation((tag, *items[4:]), depth=1)
     return Envelope(session, sequence, acked_below, command)
-
-
-def _natural_at(items: tuple[Any, ...], place: int) -> int:
-    if len(items) <= place:
-        raise Malformed("cut short")
-    number: int = NATURAL.decode(items[place])
-    return number

@@ -321,7 +321,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _pass(self, process: SimProcess) -> None:
         """Run what is due in one process: one turn of its loop. Nothing happens in a dead or a paused one."""
-        if not process.runs:
+        if process.paused or not process.alive:
             process.ready_at = inf
             return
         ready = process.ready
