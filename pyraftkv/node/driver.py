@@ -101,10 +101,26 @@ class Driver:
             self._handle_rare(ready)
 
     async def tick(self, seconds: float) -> None:
-        """Tell the machine that time passes. A late tick counts once, however late (design: never replayed in bulk)."""
-        while True:
-            await asyncio.sleep(seconds)
-            self.deliver(Tick())
+        """Tell the machine that time passes, until cancelled.
+
+        A late tick counts once, however late (design: never replayed in bulk). A timer calls, and not this coroutine:
+        waking a task takes a pass of the event loop of its own, and most of what an idle member does is ticks.
+        """
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def tick() -> None:
+            nonlocal timer
+            if timer is not None:
+                self.deliver(Tick())
+            timer = loop.call_later(seconds, tick)
+
+        tick()
+        try:
+            await loop.create_future()
+        finally:
+            assert timer is not None
+            timer.cancel()
 
     def _send(self, ready: Ready) -> None:
         """Send what may leave now; hold what waits for a save that is not on disk yet."""

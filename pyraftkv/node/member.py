@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from typing import get_args
 
 from pyraftkv import codec, errors
 from pyraftkv.codec import PeerMessage
@@ -34,7 +35,7 @@ from pyraftkv.core import (
     SoftState,
     Stored,
 )
-from pyraftkv.core.messages import ForwardedProposals
+from pyraftkv.core.messages import ForwardedProposals, Message
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.bootstrap import GENESIS_TERM
@@ -47,7 +48,7 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.watches import WatchHub
-from pyraftkv.protocol import Envelope, GenesisOffer, RegisterSession, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import Envelope, RegisterSession, SnapshotAck, SnapshotChunk
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import PendingWrites, SessionKeeper
@@ -183,14 +184,14 @@ class Member:
         """Take what a peer sent."""
         inputs: list[Input] = []
         for message in messages:
-            if isinstance(message, SnapshotAck):
+            if type(message) in _CORE_ALONE:
+                inputs.append(message)  # type: ignore[arg-type]
+            elif isinstance(message, ForwardedProposals):
+                inputs.append(self._applicable(message))
+            elif isinstance(message, SnapshotAck):
                 self.sender.acknowledged(message)
             elif isinstance(message, InstallSnapshot | SnapshotChunk):
                 self.receiver.received(message)
-            elif isinstance(message, ForwardedProposals):
-                inputs.append(self._applicable(message))
-            elif not isinstance(message, GenesisOffer):
-                inputs.append(message)
         if inputs:
             self.driver.deliver(*inputs)
 
@@ -339,6 +340,10 @@ class Member:
             work = self.replica.store.compaction()
             is_done = work is None or work.step(COMPACTION_BUDGET) is not None
             pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
+
+
+_CORE_ALONE = frozenset(get_args(Message)) - {ForwardedProposals, InstallSnapshot}
+"""Messages that concern the Raft machine and nobody else: nearly all."""
 
 
 def _is_forwardable(payload: bytes) -> bool:

@@ -86,8 +86,8 @@ class NodeWatch(EventStream):
                 self._synced.set()
             if batch is None:
                 await self._ready.wait()
-            else:
-                await asyncio.sleep(0)
+            elif self._watcher.has_more:
+                await asyncio.sleep(0)  # others have their turn
 
     def _take(self) -> WatchBatch | None:
         """Take from the store what there is. Raises `WatchCancelled`, and so it will whenever asked again."""

@@ -107,6 +107,11 @@ class Watcher:
         """Whether history is caught up with: from here on events come as they happen."""
         return self._cursor is None and not self._cancelled
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next `take` returns a batch."""
+        return self.has_complete(self._hub.distributed_revision)
+
     def wants(self, kind: EventType) -> bool:
         """Tell whether events of this kind pass the filters."""
         return not (self.no_put if kind is EventType.PUT else self.no_delete)

@@ -123,8 +123,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def _deliver(self) -> None:
         """Hand the frames that are complete to the role; garbage closes this connection and nothing else."""
+        transport, next_frame = self._transport, self.decoder.next_frame
+        assert transport is not None, "bytes come from a transport"
         try:
-            while not self._held and not self._closing and (frame := self.decoder.next_frame()) is not None:
+            while not self._held and not transport.is_closing() and (frame := next_frame()) is not None:
                 self._frames += 1
                 self.role.frame(frame)
             self.role.flush()

@@ -258,7 +258,8 @@ def test_invariants_are_looked_at_after_every_pass() -> None:
     async def main(world: World) -> None:
         process = world.process("n1")
         seen: list[Any] = []
-        process.stepped = world.loop.harness.stepped = lambda stepped: seen.append((stepped.name, world.loop.current.name))
+        harness = world.loop.harness
+        process.stepped = harness.stepped = lambda stepped: seen.append((stepped.name, world.loop.current.name))
         process.post(seen.append, "callback")
         await asyncio.sleep(1)
         assert seen[1:4] == ["callback", ("n1", "harness"), ("harness", "harness")]
