@@ -325,7 +325,7 @@ def test_a_report_says_that_shrinking_was_cut_short(found: Breakage, less: Break
     early = shrunk(unkillable, found, runs_max=1)
     assert not early.is_minimal
     assert ", stopped early: more time may leave fewer\n" in early.report()
-    assert not shrunk(unkillable, found, seconds_max=0.0).is_minimal
+    assert not shrunk(unkillable, found, runs_max=100_000, seconds_max=0.0).is_minimal
     assert "shrunk" not in found.report()
 
 
