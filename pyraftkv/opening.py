@@ -101,7 +101,8 @@ async def recover(
     a start of the member, goes on from there.
 
     Args:
-        data_dir: Of one member that is left; if there are several, of the one with the longest log.
+        data_dir: Of one member that is left; of several, of the one whose last entry has the highest term and, among
+            equals, the longest log.
         name: What the member is called from now on; as before when None.
         advertise: ``host:port`` where it is reached from now on; as before when None.
         from_learner: Accept a member that did not vote, and may lack more than a voter.

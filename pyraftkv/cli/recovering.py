@@ -83,9 +83,10 @@ def asked() -> bool:
 def plan_lines(plan: Recovery, data_dir: str) -> list[str]:
     """Return the plan, for a person who has to decide."""
     member, role = plan.member, "learner" if plan.was_learner else "member"
+    log = f"{plan.last_index} log entries, the last of term {plan.last_term}"
     lines = [
         f"{data_dir}: {role} {member.name} (id {member.id}) of cluster {plan.lost_cluster_id:x}",
-        f"  has      {plan.keys} keys at revision {plan.revision}, {plan.last_index} log entries",
+        f"  has      {plan.keys} keys at revision {plan.revision}; {log}",
         f"  knows    {plan.commit_index} of them to be committed, up to revision {plan.known_revision}",
     ]
     if plan.is_resumed:
@@ -98,7 +99,8 @@ def plan_lines(plan: Recovery, data_dir: str) -> list[str]:
         f"  becomes  the only member of a new cluster, at {member.address}",
         f"  loses    {lost}: members no more, and never again with the directories that they have",
         "What only they had is lost, acknowledged or not. If they may run still, stop them first: they could go on as",
-        "a cluster of their own. If several members are left, recover the one with the most log entries, and no other.",
+        "a cluster of their own. If several members are left, recover only one: whose last entry has the highest term",
+        "and, of those with the same, the one with the most entries.",
     ]
 
 
@@ -130,6 +132,7 @@ def plan_json(plan: Recovery, data_dir: str) -> dict[str, Any]:
         "term": plan.term,
         "commit_index": plan.commit_index,
         "last_index": plan.last_index,
+        "last_term": plan.last_term,
         "adopted": plan.adopted,
         "known_revision": plan.known_revision,
         "revision": plan.revision,

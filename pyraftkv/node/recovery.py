@@ -10,7 +10,9 @@ all of it, and everything before the entry is committed, because it says so.
     off could lose an acknowledged write. To keep it can only bring in writes whose callers were never told what became
     of them.
 2.  *What only the lost members had is lost*, and nobody can say what it was. A write that was acknowledged is on a
-    quorum; this one member need not have been in it. Of several that are left, recover the one with the longest log.
+    quorum; this one member need not have been in it. Of several that are left, recover the one that the others would
+    vote for (Raft §5.4.1): whose last entry has the highest term and, of those, the one with the longest log. A longer
+    log that ends in an older term may be that of a leader which nobody followed any more.
 3.  *It is another cluster*, with a random id. If the others come back after all, or are recovered as well, each side
     refuses the other: two clusters that decide for themselves must not take each other's word. For the same reason the
     directory gets a new incarnation, and an older copy of it takes part in nothing.
@@ -66,6 +68,8 @@ class Recovery:
     """What this member knew to be committed."""
     last_index: int
     """The last entry of its log. What stands behind `commit_index` is adopted."""
+    last_term: int
+    """That entry's term. Of several members that are left, the one with the highest has what the others may lack."""
     revision: int
     """The last revision, of all that is kept."""
     known_revision: int
@@ -234,6 +238,7 @@ class _Survivor:
             term=state.term if self._begun else state.term + 1,
             commit_index=min(state.commit, replica.applied_index),
             last_index=replica.applied_index,
+            last_term=replica.applied_term,
             known_revision=self._known_revision,
             revision=replica.store.published_revision,
             keys=replica.store.key_count,

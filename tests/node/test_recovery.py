@@ -88,6 +88,7 @@ async def test_what_a_recovery_does_and_says() -> None:
     assert (plan.is_done, done.is_done, done.is_resumed, done.was_learner) == (False, True, False, False)
     assert (plan.lost_cluster_id, [row.name for row in plan.lost]) == (CLUSTER, ["b", "c"])
     assert (plan.commit_index, plan.last_index, plan.adopted) == (KNOWN, LAST, LAST - KNOWN)
+    assert plan.last_term == 2, "of the log, and not the member's own"
     assert (plan.known_revision, plan.revision, plan.keys) == (KNOWN - 1, LAST - 1, len(ALL_KEYS))
     assert (plan.term, plan.member.id, plan.member.name, plan.member.address) == (5, 1, "a", "10.0.0.1:2479")
     recovered, replica = await opened(storage)
