@@ -30,6 +30,7 @@ from pyraftkv.protocol import (
     ReadCall,
     Reply,
     StatusCall,
+    TransferCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -264,6 +265,16 @@ class Client(Engine):
         peer_known = {field.name for field in fields(PeerStatus)}
         peers = [PeerStatus(**{k: v for k, v in row.items() if k in peer_known}) for row in table.pop("peers", [])]
         return Status(**{k: v for k, v in table.items() if k in known}, peers=peers)
+
+    async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
+        """Let the member of that name lead, or the best of the others; return who leads now. See `Node`.
+
+        Raises: `MemberNotFound`, `InvalidRequest`, `LeadershipNotTransferred`, `Unavailable`.
+        """
+        seconds = float(self._timeout if timeout is None else timeout)
+        table = await self._ask(lambda id_: TransferCall(id_, to or "", seconds), timeout)
+        leader: str = table["leader"]
+        return leader
 
     # --- Calls -----------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@
     │   ├── KeyExists              `create` of a key that is there; carries `key`, `mod_revision`
     │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
     │   ├── LeaseNotFound          the lease is unknown or expired
+    │   ├── MemberNotFound         there is no such member (any more)
     │   └── Unavailable            nobody could serve it now; a retry may succeed
     │       ├── NoLeader           no leader within the deadline, and nothing was sent to one
     │       ├── Overloaded         a named queue is full
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
+    │       ├── LeadershipNotTransferred   leadership was to be handed over, and the transfer was given up
     │       └── Closed             the node, client or watch is closed
     ├── MaybeApplied               a write whose outcome is unknown: it may have happened, or may yet
     │   ├── WriteTimeout           the deadline passed after the write was sent
@@ -125,6 +127,10 @@ class LeaseNotFound(NotApplied):
     """The lease is unknown, revoked or expired."""
 
 
+class MemberNotFound(NotApplied):
+    """There is no such member, or not any more."""
+
+
 class Unavailable(NotApplied):
     """Nobody could serve the request now; a retry may succeed."""
 
@@ -141,6 +147,10 @@ class Overloaded(Unavailable):
 
 class ReadTimeout(Unavailable):
     """The read was not answered in time."""
+
+
+class LeadershipNotTransferred(Unavailable):
+    """Leadership was to be handed over, and the transfer was given up."""
 
 
 class Closed(Unavailable):

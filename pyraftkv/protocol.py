@@ -133,6 +133,16 @@ class SnapshotAck:
     next_number: int
 
 
+@record
+class TransferRequest:
+    """A follower passes on that leadership is to be handed over. May be lost: whoever asked for it waits, and sees."""
+
+    to: int
+    sender: int
+    target: int
+    """Who is to lead; 0: the best of the others."""
+
+
 # --- What clients ask of a member ----------------------------------------------------------------------------------
 
 
@@ -184,13 +194,23 @@ class StatusCall:
 
 
 @record
+class TransferCall:
+    """Hand leadership over; answered with a map that names the leader."""
+
+    id: int
+    to: str
+    """The name of who is to lead; empty: the best of the others."""
+    timeout: float
+
+
+@record
 class CancelCall:
     """The client no longer wants the answer (or the watch) `id`."""
 
     id: int
 
 
-Call = OpenSessionCall | WriteCall | ReadCall | WatchCall | StatusCall | CancelCall
+Call = OpenSessionCall | WriteCall | ReadCall | WatchCall | StatusCall | TransferCall | CancelCall
 
 
 @record

@@ -19,6 +19,7 @@ from pyraftkv.protocol import (
     ReadCall,
     Reply,
     StatusCall,
+    TransferCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -89,6 +90,8 @@ class Member(Protocol):
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
     async def status(self, *, timeout: float | None = None) -> Status: ...
+
+    async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str: ...
 
 
 class ClientPort:
@@ -192,7 +195,7 @@ class ClientConnection:
         done = self._write_done if isinstance(call, WriteCall) else self._done
         future.add_done_callback(partial(done, call.id))
 
-    def _task(self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall) -> asyncio.Task[Any]:
+    def _task(self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | TransferCall) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
             work = self._read(call)
@@ -200,6 +203,8 @@ class ClientConnection:
             work = self._watch(call)
         elif isinstance(call, StatusCall):
             work = self._status()
+        elif isinstance(call, TransferCall):
+            work = self._transfer(call)
         else:
             work = self._open_session()
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
@@ -222,6 +227,9 @@ class ClientConnection:
 
     async def _status(self) -> dict[str, Any]:
         return dataclasses.asdict(await self._member.status())
+
+    async def _transfer(self, call: TransferCall) -> dict[str, Any]:
+        return {"leader": await self._member.transfer_leadership(call.to or None, timeout=call.timeout)}
 
     def _done(self, call_id: int, future: asyncio.Future[Any]) -> None:
         """Answer a call that changed nothing."""

@@ -60,6 +60,8 @@ from pyraftkv.protocol import (
     SnapshotAck,
     SnapshotChunk,
     StatusCall,
+    TransferCall,
+    TransferRequest,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -124,7 +126,7 @@ peer_messages = st.one_of(
     st.builds(VoteResponse, naturals, naturals, naturals, booleans, booleans),
     st.builds(AppendResponse, naturals, naturals, naturals, naturals, booleans, naturals, naturals),
     st.builds(Heartbeat, naturals, naturals, naturals, naturals, naturals),
-    st.builds(HeartbeatResponse, naturals, naturals, naturals, naturals),
+    st.builds(HeartbeatResponse, naturals, naturals, naturals, naturals, booleans),
     st.builds(InstallSnapshot, naturals, naturals, naturals, snapshots),
     st.builds(ReadIndexRequest, naturals, naturals, naturals, naturals),
     st.builds(ReadIndexResponse, naturals, naturals, naturals, naturals, naturals),
@@ -134,6 +136,7 @@ peer_messages = st.one_of(
     st.builds(GenesisOffer, naturals, naturals, blobs),
     st.builds(SnapshotChunk, naturals, naturals, naturals, naturals, naturals, naturals, blobs, booleans),
     st.builds(SnapshotAck, naturals, naturals, naturals, naturals, integers),
+    st.builds(TransferRequest, naturals, naturals, naturals),
 )
 
 puts = st.builds(PutKey, blobs, blobs, integers, booleans, booleans, booleans)
@@ -212,9 +215,10 @@ error_objects = st.one_of(
 calls = st.one_of(
     st.builds(OpenSessionCall, naturals),
     st.builds(WriteCall, naturals, blobs, seconds),
-    st.builds(ReadCall, naturals, queries, texts, seconds),
+    st.builds(ReadCall, naturals, queries, texts, seconds, naturals),
     st.builds(WatchCall, naturals, blobs, blobs, integers, booleans, booleans, booleans),
     st.builds(StatusCall, naturals),
+    st.builds(TransferCall, naturals, texts, seconds),
     st.builds(CancelCall, naturals),
 )
 
@@ -355,6 +359,7 @@ def test_kinds_and_tags_never_change() -> None:
         13: "SnapshotChunk",
         14: "SnapshotAck",
         15: "ForwardedMembership",
+        17: "TransferRequest",
     }
     golden: list[tuple[Any, str]] = [
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4)), "9801010203c4016bc401760400"),

@@ -42,6 +42,7 @@ from pyraftkv.protocol import (
     ReadCall,
     Reply,
     StatusCall,
+    TransferCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -70,6 +71,7 @@ _CALLS: Final[dict[int, Schema]] = {
     ),
     5: Schema(StatusCall, id=NATURAL),
     6: Schema(CancelCall, id=NATURAL),
+    8: Schema(TransferCall, id=NATURAL, to=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}
 

@@ -50,9 +50,9 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.types import NORMAL, Entry, EntryKind, Membership, SnapshotMeta
 from pyraftkv.errors import FrameError, UnsupportedFormat
-from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk, TransferRequest
 
-PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck
+PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest
 """Everything that travels between members after the HELLO."""
 
 KIND_APPEND_REQUEST: Final = 3
@@ -115,6 +115,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     12: Schema(GenesisOffer, to=NATURAL, sender=NATURAL, payload=BLOB),
     13: _message(SnapshotChunk, index=NATURAL, snapshot_term=NATURAL, number=NATURAL, data=BLOB, last=BOOLEAN),
     14: Schema(SnapshotAck, to=NATURAL, sender=NATURAL, index=NATURAL, snapshot_term=NATURAL, next_number=INTEGER),
+    17: Schema(TransferRequest, to=NATURAL, sender=NATURAL, target=NATURAL),
     15: _message(ForwardedMembership, payload=BLOB, leave=BOOLEAN),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}

@@ -3,6 +3,7 @@
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import (
     EventsDropped,
+    HandoverBegun,
     NodeEvent,
     NodeStopped,
     PeerConnected,
@@ -15,6 +16,7 @@ from pyraftkv.node.node import Node
 
 __all__ = [
     "EventsDropped",
+    "HandoverBegun",
     "Node",
     "NodeConfig",
     "NodeEvent",

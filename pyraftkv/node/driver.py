@@ -29,6 +29,7 @@ class Driver:
         self,
         raft: Raft,
         *,
+        loop: asyncio.AbstractEventLoop,
         inbox: Inbox,
         storage: Storage,
         transport: Transport,
@@ -40,6 +41,7 @@ class Driver:
         led: Callable[[SoftState], None],
     ) -> None:
         self._raft = raft
+        self._loop = loop
         self._inbox = inbox
         self._storage = storage
         self._transport = transport
@@ -50,6 +52,8 @@ class Driver:
         self._lease = lease
         self._led = led
         self._saved_number = 0
+        self._saves: deque[tuple[int, float]] = deque()
+        """Saves under way: their numbers, and when they were handed out."""
         self._is_delivering = False
         self._held: deque[tuple[int, list[PeerMessage]]] = deque()
         """Messages that wait for a save, by its number."""
@@ -61,6 +65,11 @@ class Driver:
         while True:
             await self._inbox.filled()
             self._turn()
+
+    @property
+    def saving_since(self) -> float | None:
+        """When the oldest save that is not on disk was handed out, by the loop's time; None if everything is."""
+        return self._saves[0][1] if self._saves else None
 
     def deliver(self, *inputs: Input) -> None:
         """Take what came from the network, the disk or the clock.
@@ -89,6 +98,7 @@ class Driver:
         if lease is not None:
             lease.sent(before)
         if ready.save is not None:
+            self._saves.append((ready.save.number, self._loop.time()))
             self._storage.save(ready.save, self._saved)
         self._send(ready)
         if ready.restore is not None or ready.committed:
@@ -145,6 +155,9 @@ class Driver:
         A follower's machine only keeps book of it: that is no reason to wake it.
         """
         self._saved_number = number
+        saves = self._saves
+        while saves and saves[0][0] <= number:
+            saves.popleft()
         released: list[PeerMessage] = []
         while self._held and self._held[0][0] <= number:
             released += self._held.popleft()[1]

@@ -23,6 +23,16 @@ class RoleChanged:
 
 
 @record
+class HandoverBegun:
+    """This leader begins to hand over to another member; a `RoleChanged` follows if that takes over."""
+
+    member_id: int
+    name: str
+    reason: str
+    """"asked", "priority", "closing", or what this member loses its time to: "event loop", "disk"."""
+
+
+@record
 class PeerConnected:
     """A peer said HELLO."""
 
@@ -67,7 +77,16 @@ class EventsDropped:
     count: int
 
 
-NodeEvent = RoleChanged | PeerConnected | PeerLost | SnapshotWritten | SnapshotInstalled | NodeStopped | EventsDropped
+NodeEvent = (
+    RoleChanged
+    | HandoverBegun
+    | PeerConnected
+    | PeerLost
+    | SnapshotWritten
+    | SnapshotInstalled
+    | NodeStopped
+    | EventsDropped
+)
 
 
 class _Subscription:

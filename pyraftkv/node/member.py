@@ -43,12 +43,14 @@ from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
 from pyraftkv.node.inbox import Inbox
+from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
-from pyraftkv.protocol import Envelope, RegisterSession, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import Envelope, RegisterSession, SnapshotAck, SnapshotChunk, TransferRequest
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import PendingWrites, SessionKeeper
@@ -113,9 +115,10 @@ class Member:
         )
         self.watches = WatchHub(self.replica.store, loop)
         self._wire_snapshots(storage, transport)
-        self.lease = self._lease(clock)
+        self._wire_leadership(transport, clock)
         self.driver = Driver(
             self.raft,
+            loop=loop,
             inbox=self.inbox,
             storage=storage,
             transport=transport,
@@ -135,13 +138,24 @@ class Member:
         self.sender = SnapshotSender(storage, self._config, send=send, feed=feed)
         self.receiver = SnapshotReceiver(storage, send=send, feed=feed, is_covered=self._is_covered, term=self._term)
 
-    def _lease(self, clock: Callable[[], float] | None) -> LeaderLease | None:
-        config = self._config
-        if not config.lease_reads or clock is None:
-            return None
-        return LeaderLease(
-            self.raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
+    def _wire_leadership(self, transport: Transport, clock: Callable[[], float] | None) -> None:
+        config, loop, raft = self._config, self._loop, self.raft
+        self.leadership = Leadership(
+            raft,
+            loop=loop,
+            name=self._peers.name,
+            priorities=dict,
+            election_seconds=config.election_timeout_seconds,
+            feed=self.inbox.put,
+            send=transport.send,
+            emit=self._events.emit,
         )
+        self.watchdog = Watchdog(window_seconds=config.election_timeout_seconds, at=loop.time())
+        self.lease: LeaderLease | None = None
+        if config.lease_reads and clock is not None:
+            self.lease = LeaderLease(
+                raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
+            )
 
     @property
     def replica(self) -> Replica:
@@ -192,6 +206,8 @@ class Member:
                 self.sender.acknowledged(message)
             elif isinstance(message, InstallSnapshot | SnapshotChunk):
                 self.receiver.received(message)
+            elif isinstance(message, TransferRequest):
+                self.leadership.requested(message)
         if inputs:
             self.driver.deliver(*inputs)
 
@@ -255,6 +271,7 @@ class Member:
         logger.info("%s in term %d, leader %s", role, soft.term, leader or "unknown")
         self._events.emit(RoleChanged(role, soft.term, soft.leader, leader))
         self.soft_state_changed.set()
+        self.leadership.changed()
 
     def _snapshot_taken(self, taken: SnapshotTaken, size_bytes: int) -> None:
         self.inbox.put(taken)
@@ -300,6 +317,7 @@ class Member:
         """Stop what runs beside the loops, and fail who still waits."""
         self._is_closed = True
         self._applied_changed.set()
+        self.leadership.close()
         self.writes.fail_all(error)
         self.sessions.forget()
         self.reads.fail_all(lambda: error(False))
@@ -322,14 +340,22 @@ class Member:
 
     async def _housekeeping(self) -> None:
         """Look after deadlines and the log's size, ten times a second."""
+        loop, slept_at = self._loop, self._loop.time()
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            now = loop.time()
+            late_seconds = now - slept_at - HOUSEKEEPING_SECONDS
+            reason = self.watchdog.observe(at=now, late_seconds=late_seconds, saving_since=self.driver.saving_since)
+            if reason is not None:
+                self.leadership.give_up(reason)
+            self.leadership.tend()
             self.writes.scan()
             self.sessions.acknowledge(self.writes)
             self.reads.scan()
             self.revisions.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
+            slept_at = loop.time()
 
     async def _compact(self) -> None:
         """Remove what a compaction made unreachable, a little at a time."""

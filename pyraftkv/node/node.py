@@ -11,7 +11,7 @@ from typing import Self
 from pyraftkv import codec, errors
 from pyraftkv._version import __version__
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import LEADER, PAYLOAD_BYTES_MAX, Save, TransferLeadership
+from pyraftkv.core import LEADER, PAYLOAD_BYTES_MAX, Save
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.log.base import Recovered, Storage
@@ -266,7 +266,7 @@ class Node(Engine):
             await asyncio.wait(under_way, timeout=self.config.close_seconds)
         if member.raft.role is not LEADER or len(member.raft.membership.voters) < 2:
             return
-        member.inbox.put(TransferLeadership(0))
+        member.leadership.give_up("closing")
         try:
             async with asyncio.timeout(self.config.close_seconds):
                 while member.raft.role is LEADER:
@@ -421,6 +421,25 @@ class Node(Engine):
                 )
             )
         return statuses
+
+    async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
+        """Let the member of that name lead, or the best of the others; return who leads now.
+
+        Nothing happens if it leads already. A leader that hands over takes no writes meanwhile; they wait.
+
+        Raises:
+            MemberNotFound: There is no member of that name.
+            InvalidRequest: It has no vote.
+            LeadershipNotTransferred: It was given up after an election timeout, or there is nobody else.
+            NoLeader: There is no leader that could hand over.
+        """
+        member, peers = self._running(), self._peers
+        assert peers is not None
+        ids = {peers.name(id_): id_ for id_ in peers.ids}
+        if to is not None and to not in ids:
+            raise errors.MemberNotFound(f"there is no member {to!r}")
+        target = ids[to] if to is not None else None
+        return peers.name(await member.leadership.transfer(target, member.deadline(timeout)))
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """Yield what happens to this member from now on (see `node.events`), until it stops."""

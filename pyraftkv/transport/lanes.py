@@ -24,7 +24,7 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.protocol import GenesisOffer, SnapshotAck, SnapshotChunk
+from pyraftkv.protocol import GenesisOffer, SnapshotAck, SnapshotChunk, TransferRequest
 
 
 class Lane(IntEnum):
@@ -47,6 +47,7 @@ LANE_OF: Final[dict[type[PeerMessage], Lane]] = {
     ReadIndexResponse: Lane.CONTROL,
     TimeoutNow: Lane.CONTROL,
     GenesisOffer: Lane.CONTROL,
+    TransferRequest: Lane.CONTROL,
     AppendRequest: Lane.APPENDS,
     AppendResponse: Lane.APPENDS,
     ForwardedProposals: Lane.APPENDS,
