@@ -102,14 +102,7 @@ class Member:
         self.writes = PendingWrites(
             loop, send=self._propose, gather=inbox.wake, expired=sessions.expired, retry_seconds=config.retry_seconds
         )
-        self.reads = ReadRounds(
-            loop,
-            send=self._ask_read_index,
-            retry_seconds=config.retry_seconds,
-            first_context=rng.getrandbits(48),
-            applied_index=replica.applied_index,
-        )
-        self.revisions = RevisionWaits(loop, revision=replica.store.published_revision)
+        self._wire_reads(replica)
         self.applier = Applier(
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
@@ -131,6 +124,16 @@ class Member:
         )
         if recovered.snapshot is not None and self._goes_first(replica.membership):
             self.inbox.put(Campaign())
+
+    def _wire_reads(self, replica: Replica) -> None:
+        self.reads = ReadRounds(
+            self._loop,
+            send=self._ask_read_index,
+            retry_seconds=self._config.retry_seconds,
+            first_context=self._rng.getrandbits(48),
+            applied_index=replica.applied_index,
+        )
+        self.revisions = RevisionWaits(self._loop, revision=replica.store.published_revision)
 
     def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
         send, feed = transport.send, self.inbox.put
