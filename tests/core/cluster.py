@@ -19,12 +19,14 @@ from itertools import combinations
 from typing import Any
 
 from pyraftkv.core import Config, InvalidChange, MembershipChange, Raft, Stored, changed
+from pyraftkv.core.membership import Change, Transition
 from pyraftkv.core.messages import AppendResponse, InstallSnapshot, Message, VoteRequest, VoteResponse
 from pyraftkv.core.ready import (
     Applied,
     EntryFetch,
     Fetched,
     Input,
+    ProposeMembership,
     ReadReady,
     Ready,
     Save,
@@ -180,6 +182,12 @@ class Cluster:
         member.again = ready.again
         self.checker.stepped(member, ready)
         return ready
+
+    def change(self, node: int, *changes: Change, transition: Transition = Transition.AUTO) -> Ready:
+        """Propose to a member that these change the membership; none leaves a joint configuration."""
+        payload = b"change %d" % len(self.changes)
+        self.changes[payload] = MembershipChange(list(changes), transition)
+        return self.feed(node, ProposeMembership(payload, self.changes[payload].is_leave))
 
     def _send(self, member: Member, messages: Iterable[Message]) -> None:
         for message in messages:

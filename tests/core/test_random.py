@@ -12,14 +12,13 @@ from collections.abc import Callable
 
 import pytest
 
-from pyraftkv.core.membership import ADD_LEARNER, ADD_VOTER, REMOVE, Change, MembershipChange, Transition
+from pyraftkv.core.membership import ADD_LEARNER, ADD_VOTER, REMOVE, Change, Transition
 from pyraftkv.core.messages import InstallSnapshot
 from pyraftkv.core.ready import (
     Campaign,
     ForgetLeader,
     PeerUnreachable,
     Propose,
-    ProposeMembership,
     ReadIndex,
     SnapshotSent,
     Tick,
@@ -205,12 +204,8 @@ class Chaos:
             return
         membership = cluster[node].membership
         leave = membership.is_joint if rng.random() < 0.9 else rng.random() < 0.5
-        payload = b"change %d" % len(cluster.changes)
-        if leave:
-            cluster.changes[payload] = MembershipChange()
-        else:
-            cluster.changes[payload] = MembershipChange(self.draw_changes(membership), rng.choice(list(Transition)))
-        cluster.feed(node, ProposeMembership(payload, leave))
+        changes = [] if leave else self.draw_changes(membership)
+        cluster.change(node, *changes, transition=rng.choice(list(Transition)))
 
     def draw_changes(self, membership: Membership) -> list[Change]:
         """Return changes of one to four members, a new one among them now and then."""
