@@ -21,6 +21,7 @@ from pyraftkv.core import messages as core_messages
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -132,6 +133,7 @@ peer_messages = st.one_of(
     st.builds(ReadIndexResponse, naturals, naturals, naturals, naturals, naturals),
     st.builds(ForwardedProposals, naturals, naturals, naturals, st.lists(blobs, max_size=5)),
     st.builds(ForwardedMembership, naturals, naturals, naturals, blobs, booleans),
+    st.builds(CommitNotice, naturals, naturals, naturals, naturals, naturals),
     st.builds(TimeoutNow, naturals, naturals, naturals),
     st.builds(GenesisOffer, naturals, naturals, blobs),
     st.builds(SnapshotChunk, naturals, naturals, naturals, naturals, naturals, naturals, blobs, booleans),
@@ -359,6 +361,7 @@ def test_kinds_and_tags_never_change() -> None:
         13: "SnapshotChunk",
         14: "SnapshotAck",
         15: "ForwardedMembership",
+        16: "CommitNotice",
         17: "TransferRequest",
     }
     golden: list[tuple[Any, str]] = [

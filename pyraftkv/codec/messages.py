@@ -36,6 +36,7 @@ from pyraftkv.codec._wire import (
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -115,8 +116,9 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     12: Schema(GenesisOffer, to=NATURAL, sender=NATURAL, payload=BLOB),
     13: _message(SnapshotChunk, index=NATURAL, snapshot_term=NATURAL, number=NATURAL, data=BLOB, last=BOOLEAN),
     14: Schema(SnapshotAck, to=NATURAL, sender=NATURAL, index=NATURAL, snapshot_term=NATURAL, next_number=INTEGER),
-    17: Schema(TransferRequest, to=NATURAL, sender=NATURAL, target=NATURAL),
     15: _message(ForwardedMembership, payload=BLOB, leave=BOOLEAN),
+    16: _message(CommitNotice, index=NATURAL, index_term=NATURAL),
+    17: Schema(TransferRequest, to=NATURAL, sender=NATURAL, target=NATURAL),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}
 _NESTED_KINDS: Final = frozenset({7})

@@ -88,6 +88,7 @@ class RaftBase:
         "_hard_dirty",
         "_hard_number",
         "_heartbeat_elapsed",
+        "_last_change",
         "_log",
         "_membership_index",
         "_messages",
@@ -126,6 +127,8 @@ class RaftBase:
         self.membership = stored.membership or (snapshot.membership if snapshot is not None else Membership())
         self._membership_index = snapshot.index if snapshot is not None else 0
         """The index as of which `membership` holds."""
+        self._last_change = self._membership_index
+        """The index as of which `membership` replaced another one; 0 if none did. Older ones may be counted by."""
         self._log = RaftLog(
             snapshot=snapshot,
             entries=stored.entries,

@@ -8,6 +8,7 @@ from typing import Any
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -148,6 +149,10 @@ def _describe_forwarded_membership(message: ForwardedMembership) -> str:
     return f"payload of {len(message.payload)} bytes" + (" leave" if message.leave else "")
 
 
+def _describe_commit_notice(message: CommitNotice) -> str:
+    return f"committed={message.index}@{message.index_term}"
+
+
 _DETAILS: dict[type, Callable[[Any], str]] = {
     VoteRequest: _describe_vote_request,
     VoteResponse: _describe_vote_response,
@@ -160,4 +165,5 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     ReadIndexResponse: _describe_read_index_response,
     ForwardedProposals: _describe_forwarded_proposals,
     ForwardedMembership: _describe_forwarded_membership,
+    CommitNotice: _describe_commit_notice,
 }

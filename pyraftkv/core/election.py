@@ -10,12 +10,24 @@ term with its own, and the leader steps down for an election that both can take 
 Where leases are in use (`Config.lease_reads`) a third guard is stricter, for a leader answers reads on the strength of
 it: a *promise* given with the answer to a heartbeat holds whatever its giver hears of leaders and terms meanwhile, and
 binds its own candidacy too. What the leader itself asks for is not held up by it.
+
+**Between two configurations** somebody must say which is the last one, or nobody may ever win:
+
+1. A leads {A, B}, removes itself, applies that, and leads no more. What it told B of the commit index is lost.
+2. B has the change in its log, does not know that it is committed, and so still needs the vote of A.
+3. A, whose log goes on behind the change with entries of its own that nobody else has, refuses, and may not stand.
+
+Had B only known, it could have won by itself; and so it is for a majority of the new configuration that does not hear
+of it, but for one whose log is too short, while the others are switched off. So a member that refuses a vote or is
+refused one, and a member that votes though its own configuration gives it no vote, tells the other end which change it
+has applied. Who has that entry, too, has committed it, applies it, and asks for votes by the configuration that it
+makes (raft-rs commits by votes for the same reason).
 """
 
 from __future__ import annotations
 
 from pyraftkv.core.leader import LeaderRules
-from pyraftkv.core.messages import TimeoutNow, VoteRequest, VoteResponse
+from pyraftkv.core.messages import CommitNotice, TimeoutNow, VoteRequest, VoteResponse
 from pyraftkv.core.quorum import LOST, WON, vote_result
 from pyraftkv.core.types import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, NO_NODE, PRE_CANDIDATE
 
@@ -88,9 +100,12 @@ class ElectionRules(LeaderRules):
         """
         if self._is_promised and not message.by_transfer:
             return  # A message of this term, which another one than its leader's has taught: the promise stands.
+        is_up_to_date = self._log.is_up_to_date(last_index=message.last_index, last_term=message.last_term)
+        if not (is_up_to_date and self.membership.is_voter(self.id)):
+            self._note_last_change(message.sender)
         free = self.vote == NO_NODE and self.leader == NO_NODE
         may = self.vote == message.sender or free or (message.pre and message.term > self.term)
-        if may and self._log.is_up_to_date(last_index=message.last_index, last_term=message.last_term):
+        if may and is_up_to_date:
             response = VoteResponse(message.sender, self.id, message.term, message.pre, True)
             if message.pre:
                 self._send(response)
@@ -110,6 +125,26 @@ class ElectionRules(LeaderRules):
         if message.pre is pre and message.term == asked_term:
             self._votes.setdefault(message.sender, message.granted)
             self._maybe_win()
+        if not message.granted:
+            self._note_last_change(message.sender)
+
+    def _note_last_change(self, to: int) -> None:
+        """Tell the other end of a vote which change is applied here, if any is."""
+        index, log = self._last_change, self._log
+        if index == 0:
+            return
+        term = log.term_at(index)
+        if term is None:  # Compacted: any later committed index will do.
+            index, term = log.commit, log.term_at(log.commit)
+        assert term is not None, index
+        self._send(CommitNotice(to, self.id, self.term, index, term))
+
+    def _on_commit_notice(self, message: CommitNotice) -> None:
+        """Commit what is known to be; a candidate that thereby hears of a change applies it before it goes on."""
+        if self._log.matches(index=message.index, term=message.index_term):
+            self._log.commit_to(message.index)
+        if self.role is not FOLLOWER and not self._can_campaign():
+            self._become_follower(term=self.term, leader=NO_NODE)
 
     def _count_own_vote(self) -> None:
         """Count this member's vote for itself, now that it is saved."""

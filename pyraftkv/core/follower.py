@@ -81,7 +81,7 @@ class FollowerRules(RaftBase):
             else:
                 log.restore(snapshot)
                 self.membership = snapshot.membership
-                self._membership_index = snapshot.index
+                self._membership_index = self._last_change = snapshot.index
         self._accept_append(to=message.sender, index=log.commit)
 
     def _on_read_index_response(self, message: ReadIndexResponse) -> None:

@@ -150,6 +150,19 @@ class TimeoutNow:
     term: int
 
 
+@record
+class CommitNotice:
+    """What one end of a vote knows of the last change of the membership, whatever the term (see `election.py`)."""
+
+    to: int
+    sender: int
+    term: int
+    index: int
+    """An index at or past that change, and committed."""
+    index_term: int
+    """Its term: whoever has such an entry there has committed everything up to it."""
+
+
 Message = (
     VoteRequest
     | VoteResponse
@@ -163,4 +176,5 @@ Message = (
     | ForwardedProposals
     | ForwardedMembership
     | TimeoutNow
+    | CommitNotice
 )

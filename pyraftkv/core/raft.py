@@ -24,6 +24,7 @@ from pyraftkv.core.membership import check as check_membership
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -104,6 +105,7 @@ class Raft(FollowerRules, ElectionRules):
             VoteRequest: ElectionRules._on_vote_request,
             TimeoutNow: ElectionRules._on_timeout_now,
             ReadIndexResponse: FollowerRules._on_read_index_response,
+            CommitNotice: ElectionRules._on_commit_notice,
         },
         PRE_CANDIDATE: {
             AppendRequest: FollowerRules._on_append_request,
@@ -111,6 +113,7 @@ class Raft(FollowerRules, ElectionRules):
             InstallSnapshot: FollowerRules._on_install_snapshot,
             VoteRequest: ElectionRules._on_vote_request,
             VoteResponse: ElectionRules._on_vote_response,
+            CommitNotice: ElectionRules._on_commit_notice,
         },
         CANDIDATE: {
             AppendRequest: FollowerRules._on_append_request,
@@ -118,6 +121,7 @@ class Raft(FollowerRules, ElectionRules):
             InstallSnapshot: FollowerRules._on_install_snapshot,
             VoteRequest: ElectionRules._on_vote_request,
             VoteResponse: ElectionRules._on_vote_response,
+            CommitNotice: ElectionRules._on_commit_notice,
         },
         LEADER: {
             AppendResponse: ElectionRules._on_append_response,
@@ -222,6 +226,8 @@ class Raft(FollowerRules, ElectionRules):
 
     def _accept_term(self, message: Message) -> bool:
         """Compare terms (Raft §5.1, Figure 2 "Rules for servers"); return whether to go on with the message."""
+        if type(message) is CommitNotice:
+            return True  # True in every term, and no reason to enter its sender's.
         if message.term < self.term:
             self._answer_stale(message)
             return False
@@ -303,6 +309,8 @@ class Raft(FollowerRules, ElectionRules):
         if applied.membership is not None and applied.index > self._membership_index:
             assert self.role in {FOLLOWER, LEADER}, "nobody campaigns before a change that it knows of is applied"
             self._membership_index = applied.index
+            if self.membership.voters:
+                self._last_change = applied.index
             self.membership = applied.membership
             if self.role is LEADER:
                 self._follow_membership(applied.membership)

@@ -13,6 +13,7 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -46,6 +47,7 @@ LANE_OF: Final[dict[type[PeerMessage], Lane]] = {
     ReadIndexRequest: Lane.CONTROL,
     ReadIndexResponse: Lane.CONTROL,
     TimeoutNow: Lane.CONTROL,
+    CommitNotice: Lane.CONTROL,
     GenesisOffer: Lane.CONTROL,
     TransferRequest: Lane.CONTROL,
     AppendRequest: Lane.APPENDS,

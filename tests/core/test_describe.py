@@ -8,6 +8,7 @@ from pyraftkv.core import describe_entry, describe_membership, describe_message,
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -57,6 +58,7 @@ from tests.core.machines import entries, snapshot
             ForwardedMembership(2, 1, 3, b"", True),
             "1->2 ForwardedMembership term=3 payload of 0 bytes leave",
         ),
+        (CommitNotice(2, 1, 3, 5, 2), "1->2 CommitNotice term=3 committed=5@2"),
         (TimeoutNow(2, 1, 3), "1->2 TimeoutNow term=3"),
     ],
 )

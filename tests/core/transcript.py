@@ -55,8 +55,8 @@ from pyraftkv.core.ready import (
     Tick,
     TransferLeadership,
 )
-from pyraftkv.core.types import MEMBERSHIP, Membership, SnapshotMeta
-from tests.core.cluster import Cluster, PendingSave
+from pyraftkv.core.types import Entry, Membership, SnapshotMeta
+from tests.core.cluster import Cluster, Member, PendingSave
 
 PROMPT, INDENT = "> ", "    "
 QUIET = re.compile(r"now |read |reject |restore ")
@@ -109,22 +109,19 @@ class Stage(Cluster):
             self.tell(node, f"loaded the snapshot {page.index}@{page.term}")
         else:
             self.tell(node, f"applied {', '.join(map(describe_entry, page))}")
-            for entry in page:
-                if entry.kind is MEMBERSHIP:
-                    self.changes[entry.payload] = self._membership_after(node, entry.payload.decode())
         super().apply_page(node)
 
-    def _membership_after(self, node: int, payload: str) -> Membership:
-        membership = self[node].membership
-        if not membership.members:
-            membership = self.first  # A real log begins with an entry that names the first members.
+    def _change_membership(self, member: Member, entry: Entry) -> Membership:
+        """Apply a change, and tell what comes of it."""
+        change = self.changes[entry.payload] = parse_change(entry.payload.decode())
         try:
-            membership = changed(membership, parse_change(payload))
+            changed(member.membership, change)
         except InvalidChange as error:
-            self.tell(node, f"refused: {error}", always=True)
+            told = f"refused: {error}"
         else:
-            self.tell(node, f"members {describe_membership(membership)}", always=True)
-        return membership
+            told = f"members {describe_membership(changed(member.membership, change))}"
+        self.tell(member.config.id, told, always=True)
+        return super()._change_membership(member, entry)
 
 
 CHANGE_KINDS = {"+": ADD_VOTER, "~": ADD_LEARNER, "-": REMOVE}

@@ -40,6 +40,7 @@ from pyraftkv.core.describe import describe_message
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -339,6 +340,7 @@ class RaftInvariants:
         ReadIndexResponse: _term_promised,
         ForwardedProposals: _term_promised,
         ForwardedMembership: _term_promised,
+        CommitNotice: _term_promised,
         TimeoutNow: _term_promised,
     }
 
