@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, RaftLog
 from pyraftkv.core.types import Entry, SnapshotMeta
@@ -317,3 +318,284 @@ def test_a_received_snapshot_starts_the_log_over() -> None:
 def test_the_repr_tells_the_marks() -> None:
     """For failures."""
     assert "last_index=2" in repr(_log(1, 1))
+
+
+# --- A naive twin ----------------------------------------------------------------------------------------------------
+
+
+class NaiveLog:
+    """The same log as a dictionary of entries, beside a disk on which saves do to entries what they say.
+
+    Nothing is kept up to date: what is saved, for one, is found by comparing the log with the disk.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Entry] = {}
+        self.snapshot: SnapshotMeta | None = None
+        self.base = (0, 0)
+        """Index and term just before the first entry there ever was, or of the snapshot that replaced the log."""
+        self.known = 0
+        """The first index whose term is known."""
+        self.first_index = 1
+        self.last_index = self.commit = self.applied = self.handed_out = 0
+        self.save_next = 1
+        self.received: SnapshotMeta | None = None
+        self.saves: list[tuple[int, list[Entry], SnapshotMeta | None]] = []
+        self.disk: dict[int, Entry] = {}
+        self.disk_base = 0
+        self.cut: list[list[Entry]] = []
+        """Tails that were replaced, and may come back."""
+
+    def term_at(self, index: int) -> int | None:
+        if index == 0 or index == self.base[0]:
+            return 0 if index == 0 else self.base[1]
+        if index < self.known or index not in self.entries:
+            return None
+        return self.entries[index].term
+
+    def append(self, entries: list[Entry]) -> None:
+        """Replace everything from the first of ``entries`` on."""
+        tail = [self.entries.pop(index) for index in range(entries[0].index, self.last_index + 1)]
+        if tail:
+            self.cut.append(tail)
+        self.entries.update((entry.index, entry) for entry in entries)
+        self.save_next = min(self.save_next, entries[0].index)
+        self.last_index = entries[-1].index
+
+    def complete(self) -> int:
+        """Write the oldest save; return its number."""
+        number, entries, snapshot = self.saves.pop(0)
+        if snapshot is not None:
+            self.disk, self.disk_base = {}, snapshot.index
+        if entries:
+            self.disk = {index: entry for index, entry in self.disk.items() if index < entries[0].index}
+            self.disk.update((entry.index, entry) for entry in entries)
+        return number
+
+    @property
+    def saved(self) -> int:
+        """The end of what equals the disk and is not about to be erased there; 0 if the disk is of an older log."""
+        if self.disk_base != self.base[0]:
+            return 0
+        firsts = [entries[0].index for _, entries, _ in self.saves if entries]
+        index = self.base[0]
+        while index + 1 < min(firsts, default=index + 2) and self.disk.get(index + 1, 0) == self.entries.get(index + 1):
+            index += 1
+        return index
+
+    def page(self, lo: int, hi: int, bytes_max: int) -> list[Entry]:
+        page: list[Entry] = []
+        for index in range(lo, hi):
+            page.append(self.entries[index])
+            if len(page) > 1 and _weight(page) > bytes_max:
+                return page[:-1]
+        return page
+
+
+def _weight(entries_: list[Entry]) -> int:
+    return sum(len(entry.payload) + ENTRY_OVERHEAD_BYTES for entry in entries_)
+
+
+class Twins(RuleBasedStateMachine):
+    """Every public operation, in any order that the machine may come up with, on the log and on the naive one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.naive = NaiveLog()
+        self.log = _log()
+        self.term = 1
+        self.number = 0
+        self.saves = 0
+
+    @initialize(cache=st.sampled_from([0, 100, 300, 1 << 20]))
+    def start(self, cache: int) -> None:
+        """Begin with an empty log, and any cache."""
+        self.cache = cache
+        self.log = _log(cache=cache)
+
+    def payload(self) -> bytes:
+        """Return a payload that no other entry has."""
+        self.number += 1
+        return b"%d" % self.number + bytes(self.number % 90)
+
+    @rule(count=st.integers(1, 4), term=st.integers(0, 1))
+    def propose(self, count: int, term: int) -> None:
+        """A leader appends, perhaps in a new term."""
+        self.term += term
+        payloads = [self.payload() for _ in range(count)]
+        first = self.naive.last_index + 1
+        self.naive.append([Entry(first + place, self.term, payload) for place, payload in enumerate(payloads)])
+        self.log.append_payloads(term=self.term, payloads=payloads)
+
+    @rule(data=st.data())
+    def receive(self, data: st.DataObject) -> None:
+        """A follower takes what a leader sends: some of what it has, then something new, or nothing new at all."""
+        naive = self.naive
+        prev_index = data.draw(st.integers(naive.commit, naive.last_index))
+        kept = data.draw(st.integers(0, naive.last_index - prev_index))
+        self.term += 1
+        first = prev_index + kept + 1
+        fresh = [Entry(first + place, self.term, self.payload()) for place in range(data.draw(st.integers(0, 3)))]
+        batch = [naive.entries[prev_index + 1 + place] for place in range(kept)] + fresh
+        assert self.log.maybe_append(prev_index=prev_index, entries=batch) is bool(fresh)
+        if fresh:
+            naive.append(fresh)
+
+    @precondition(lambda self: self.naive.cut)
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        """A later leader has what an earlier one cut off, and something of its own."""
+        naive = self.naive
+        tail = data.draw(st.sampled_from(naive.cut))
+        first, prev_term = tail[0].index, naive.term_at(tail[0].index - 1)
+        if first <= naive.commit or prev_term is None or prev_term > tail[0].term:
+            return
+        self.term += 1
+        batch = [*tail, Entry(tail[-1].index + 1, self.term, self.payload())]
+        same = [entry for entry in tail if naive.entries.get(entry.index) == entry]
+        assert self.log.maybe_append(prev_index=first - 1, entries=batch)
+        naive.append(batch[len(same) :])
+
+    @rule(ahead=st.integers(1, 5))
+    def restore(self, ahead: int) -> None:
+        """A snapshot of another log replaces this one."""
+        naive = self.naive
+        self.term += 1
+        meta = snapshot(naive.commit + ahead, self.term)
+        self.log.restore(meta)
+        naive.entries, naive.cut = {}, []
+        naive.snapshot = naive.received = meta
+        naive.base, naive.known = (meta.index, meta.term), meta.index
+        naive.first_index = naive.save_next = meta.index + 1
+        naive.last_index = naive.commit = naive.handed_out = meta.index
+
+    @precondition(lambda self: self.log.has_unsaved)
+    @rule()
+    def save(self) -> None:
+        """What is new is handed to the disk."""
+        naive = self.naive
+        self.saves += 1
+        entries_ = [naive.entries[index] for index in range(naive.save_next, naive.last_index + 1)]
+        assert self.log.accept_save(self.saves) == (entries_, naive.received)
+        naive.saves.append((self.saves, entries_, naive.received))
+        naive.save_next, naive.received = naive.last_index + 1, None
+
+    @precondition(lambda self: self.naive.saves)
+    @rule(data=st.data())
+    def saved(self, data: st.DataObject) -> None:
+        """One or more saves complete, and are heard of together."""
+        for _ in range(data.draw(st.integers(1, len(self.naive.saves)))):
+            number = self.naive.complete()
+        self.log.saved_to(number)
+
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        """The commit index rises, or is told again."""
+        index = data.draw(st.integers(0, self.naive.last_index))
+        assert self.log.commit_to(index) is (index > self.naive.commit)
+        self.naive.commit = max(self.naive.commit, index)
+
+    @rule(bytes_max=st.sampled_from([1, 100, 200, 500, 1 << 20]))
+    def hand_out(self, bytes_max: int) -> None:
+        """Committed entries are handed out to be applied, as many as there is room for."""
+        naive = self.naive
+        out = [
+            naive.entries[index] for index in range(naive.applied + 1, naive.handed_out + 1) if index in naive.entries
+        ]
+        room = bytes_max - _weight(out)
+        page = naive.page(naive.handed_out + 1, naive.commit + 1, room) if room > 0 else []
+        assert self.log.next_committed(bytes_max) == page
+        naive.handed_out += len(page)
+
+    @rule(data=st.data())
+    def apply(self, data: st.DataObject) -> None:
+        """Some of what was handed out is applied; no more than the cache stays of what is saved and applied."""
+        naive, log = self.naive, self.log
+        naive.applied = data.draw(st.integers(naive.applied, naive.handed_out))
+        log.applied_to(naive.applied)
+        done = min(log.saved, naive.applied)
+        if log.memory_index <= done:
+            assert log.bytes_between(log.memory_index, done + 1) <= self.cache + (self.cache >> 4)
+
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        """A snapshot was taken here, and the disk drops what is before it, or a part of that."""
+        naive = self.naive
+        index = data.draw(st.integers(0, min(naive.applied, naive.save_next - 1)))
+        term = naive.term_at(index)
+        if index == 0 or term is None:
+            return
+        meta = snapshot(index, term)
+        first_index = data.draw(st.integers(1, index + 1))
+        self.log.compact(snapshot=meta, first_index=first_index)
+        if naive.snapshot is None or index > naive.snapshot.index:
+            naive.snapshot = meta
+            if first_index > naive.first_index:
+                naive.first_index = first_index
+                naive.known = max(naive.known, first_index - 1)
+
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        """The disk turns out to hold less."""
+        first_index = data.draw(st.integers(1, self.log.memory_index))
+        self.log.forget_before(first_index)
+        self.naive.first_index = max(self.naive.first_index, first_index)
+
+    @rule(index=st.integers(0, 40), term=st.integers(0, 20))
+    def ask(self, index: int, term: int) -> None:
+        """What elections and rejections ask the log."""
+        naive, log = self.naive, self.log
+        last_term = naive.term_at(naive.last_index)
+        assert last_term is not None
+        assert log.matches(index=index, term=term) is (naive.term_at(index) == term)
+        newer = (term, index) >= (last_term, naive.last_index)
+        assert log.is_up_to_date(last_index=index, last_term=term) is newer
+        found = min(index, naive.last_index)
+        while found > 0 and (naive.term_at(found) or 0) > term:
+            found -= 1
+        assert log.find_conflict_by_term(index=index, term=term) == (found, naive.term_at(found) or 0)
+
+    @rule(data=st.data(), bytes_max=st.sampled_from([1, 100, 200, 500]))
+    def read(self, data: st.DataObject, bytes_max: int) -> None:
+        """Pages and sizes of what is in memory."""
+        naive, log = self.naive, self.log
+        if log.memory_index > naive.last_index:
+            return
+        lo = data.draw(st.integers(log.memory_index, naive.last_index))
+        hi = data.draw(st.integers(lo + 1, naive.last_index + 1))
+        assert log.page(lo=lo, hi=hi, bytes_max=bytes_max) == naive.page(lo, hi, bytes_max)
+        assert log.bytes_between(lo, hi) == _weight([naive.entries[index] for index in range(lo, hi)])
+        assert log.following(lo) == [naive.entries[index] for index in range(lo + 1, naive.last_index + 1)]
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        """Marks, terms, and what must be in memory."""
+        naive, log = self.naive, self.log
+        log.check()
+        marks = (log.first_index, log.last_index, log.commit, log.handed_out, log.applied, log.snapshot)
+        assert marks == (
+            naive.first_index,
+            naive.last_index,
+            naive.commit,
+            naive.handed_out,
+            naive.applied,
+            naive.snapshot,
+        )
+        assert log.last_term == naive.term_at(naive.last_index)
+        terms = [log.term_at(index) for index in range(naive.last_index + 3)]
+        assert terms == [naive.term_at(index) for index in range(naive.last_index + 3)]
+        assert log.has_unsaved is (naive.save_next <= naive.last_index or naive.received is not None)
+        assert log.is_restoring is (naive.snapshot is not None and naive.applied < naive.snapshot.index)
+        if not log.is_restoring:
+            owed = [naive.entries[index] for index in range(naive.applied + 1, naive.commit + 1)]
+            assert log.unapplied() == owed
+            assert log.memory_index <= max(min(log.saved, log.applied) + 1, log.first_index)
+        assert log.saved <= naive.saved, "nothing is called saved that is not, or is about to be erased"
+        if not naive.saves and not log.has_unsaved:
+            assert log.saved == naive.last_index, "in the end everything is saved"
+
+
+class TestTwins(Twins.TestCase):
+    """Runs the machine."""
+
+    settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
