@@ -277,6 +277,7 @@ class Simulation:
             trace=self.trace,
             recorded=self.recorded,
             random=self.random("target"),
+            clock_rates=self.swarm.clock_rates,
         )
 
     def _tell(self, step: Step) -> None:

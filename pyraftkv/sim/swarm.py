@@ -9,7 +9,8 @@ A swarm says nothing about *when* something happens: see `pyraftkv.sim.schedule`
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
+from math import inf, sqrt
 from random import Random
 
 from pyraftkv._record import record
@@ -42,6 +43,8 @@ class Workload:
     """Operations with their weights."""
     request_seconds: float = 2.0
     """The deadline of an operation."""
+    lease_share: float = 0.0
+    """Of the reads: they go by the leader's lease, where it has one."""
 
 
 @record
@@ -64,8 +67,19 @@ class Swarm:
     """The kinds of fault that may happen."""
     faults_per_second: float = 0.0
 
+    @property
+    def clock_rates(self) -> Range:
+        """Between which rates clocks stay, whatever faults say: lease reads are right up to a drift, and that is it."""
+        if not self.config.lease_reads:
+            return (0.0, inf)
+        slowest = sqrt(1 - self.config.clock_drift_max)
+        return (slowest, 1 / slowest)
+
 
 MEMBERS_CHOICE = (3, 3, 3, 3, 3, 3, 3, 5, 5, 1)
+LEASES_SHARE = 0.3
+"""Of the seeds: leaders have leases there, and clients read by them."""
+
 CALM_SHARE = 0.04
 """Of the seeds: nothing goes wrong there, and everything must be perfect."""
 
@@ -79,7 +93,7 @@ def random_swarm(random: Random, *, members: int | None = None) -> Swarm:
     kinds = random_kinds(random, members)
     fast, late = random.choice([0.0001, 0.0005, 0.002, 0.01]), random.choice([1.5, 4.0])
     quick, slow = random.choice([0.0001, 0.0005, 0.002, 0.008]), random.choice([1.5, 4.0])
-    return Swarm(
+    swarm = Swarm(
         members=members,
         config=random_config(random, round_seconds=2 * fast * late + 2 * quick * slow),
         segment_bytes_max=random.choice([16 * KIB, 64 * KIB, 256 * KIB, MIB]),
@@ -91,6 +105,17 @@ def random_swarm(random: Random, *, members: int | None = None) -> Swarm:
         workload=random_workload(random),
         kinds=kinds,
         faults_per_second=random.choice([0.15, 0.3, 0.5, 1.0]) if kinds else 0.0,
+    )
+    drift, share = random.choice([0.05, 0.1, 0.3]), random.uniform(0.2, 0.7)
+    return with_leases(swarm, drift=drift, share=share) if random.random() < LEASES_SHARE else swarm
+
+
+def with_leases(swarm: Swarm, *, drift: float = 0.1, share: float = 0.5) -> Swarm:
+    """Return the swarm with leases for its leaders, a bound of clock drift, and a share of reads that go by them."""
+    return replace(
+        swarm,
+        config=replace(swarm.config, lease_reads=True, clock_drift_max=drift),
+        workload=replace(swarm.workload, lease_share=share),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import inf
 from random import Random
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyraftkv.engine import Engine
 from pyraftkv.sim.check.raft import RaftInvariants
 from pyraftkv.sim.faults import Ability, DiskFault, LinkFault
 from pyraftkv.sim.host import Host
+from pyraftkv.sim.kinds import Range
 from pyraftkv.sim.links import LinkProfile
 from pyraftkv.sim.network import SimNetwork
 from pyraftkv.sim.observed import PeerTraffic
@@ -41,6 +43,7 @@ class SimTarget:
         trace: Where it is written down.
         recorded: Records what is asked of an engine in the history of the run, under a client's name.
         random: For bursts.
+        clock_rates: The least and the most of a clock's rate; one beyond is taken for the nearest.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SimTarget:
         trace: Trace,
         recorded: Callable[[Engine, str], Engine],
         random: Random,
+        clock_rates: Range = (0.0, inf),
     ) -> None:
         self._hosts = hosts
         self._network = network
@@ -62,6 +66,7 @@ class SimTarget:
         self._trace = trace
         self._recorded = recorded
         self._random = random
+        self._clock_rates = clock_rates
         self.members: Sequence[str] = tuple(members)
         self.clients: Sequence[str] = tuple(name for name in hosts if name not in members)
         self.abilities = ~Ability(0)
@@ -144,6 +149,8 @@ class SimTarget:
         self._add(host, "clock", f"jumps {seconds:g} s ahead")
 
     def set_clock_rate(self, host: str, rate: float) -> None:
+        slowest, fastest = self._clock_rates
+        rate = min(max(rate, slowest), fastest)
         self._hosts[host].clock.set_rate(rate)
         self._add(host, "clock", f"runs at {rate:g}")
 

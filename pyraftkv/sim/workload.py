@@ -42,6 +42,9 @@ OUTSIDE = b"l"
 KEPT_REVISIONS = 60
 """How far behind the present compactions stay."""
 
+LOCAL_SHARE = 0.2
+"""Of the reads: they ask for what the member has, half of them for no less than the source has seen."""
+
 PAUSE_SECONDS = 0.05
 """How long a source waits after a refusal, so that a cluster without a leader is not asked in a circle."""
 
@@ -123,8 +126,12 @@ class Source:
     def _chance(self, share: float) -> bool:
         return self._random.random() < share
 
-    def _consistency(self) -> Consistency:
-        return "local" if self._chance(0.2) else "linearizable"
+    def _freshness(self) -> tuple[Consistency, int]:
+        """Choose how fresh a read is to be, and the revision that it must have seen at least."""
+        share = self._random.random()
+        if share < LOCAL_SHARE:
+            return "local", self._revision if share < LOCAL_SHARE / 2 else 0
+        return ("lease" if share < LOCAL_SHARE + self._load.lease_share else "linearizable"), 0
 
     def _seen(self, key: bytes, revision: int, mod_revision: int) -> None:
         self._revision = max(self._revision, revision)
@@ -146,13 +153,15 @@ class Source:
     async def _get(self) -> None:
         key = self._key()
         then = self._revision - self._random.randrange(20) if self._revision > 20 and self._chance(0.1) else 0
-        kv = await self._kv.get(key, revision=then, consistency=self._consistency(), timeout=self._timeout)
+        consistency, at_least = self._freshness()
+        kv = await self._kv.get(key, revision=then, consistency=consistency, at_least=at_least, timeout=self._timeout)
         if not then:
             revision = kv.mod_revision if kv is not None else 0
             self._seen(key, revision, revision)
 
     async def _range(self) -> None:
         random = self._random
+        consistency, at_least = self._freshness()
         result = await self._kv.range(
             PREFIX if self._chance(0.8) else self._key(),
             OUTSIDE,
@@ -161,7 +170,8 @@ class Source:
             order=random.choice([SortOrder.NONE, SortOrder.ASCEND, SortOrder.DESCEND]),
             keys_only=self._chance(0.2),
             count_only=self._chance(0.1),
-            consistency=self._consistency(),
+            consistency=consistency,
+            at_least=at_least,
             timeout=self._timeout,
         )
         self._revision = max(self._revision, result.revision)

@@ -71,6 +71,27 @@ def test_whatever_tells_the_time_tells_the_simulated_one() -> None:
     loop.close()
 
 
+def test_the_numbered_clocks_are_simulated_too() -> None:
+    """`time.clock_gettime` shows the wall clock, the monotonic one, and the one that counts suspended time."""
+
+    async def main() -> list[float]:
+        clock = loop.current.clock
+        clock.freeze()
+        await other.spawn(asyncio.sleep(7))
+        clock.thaw()
+        return [
+            time.clock_gettime(number) for number in (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
+        ]
+
+    loop = SimLoop(Random(1))  # type: ignore[abstract]
+    other = loop.process("other")
+    try:
+        with ambient(loop, Random(1)):
+            assert [round(shown, 3) for shown in loop.run(main())] == [WALL_EPOCH + 7, 0.0, 7.0]
+    finally:
+        loop.close()
+
+
 def test_everything_is_put_back() -> None:
     """Afterwards the interpreter is as it was, and its random numbers go on where they stood."""
     clocks = time.time, time.monotonic, os.urandom, threading.Thread.start

@@ -65,6 +65,28 @@ def test_a_frozen_clock_stands_still_and_its_wall_clock_goes_on() -> None:
     assert (clock.time(), clock.wall()) == (6.0, WALL_EPOCH + 10.0)
 
 
+def test_the_boot_clock_counts_suspended_time() -> None:
+    """It is the monotonic one but for that, drifts and jumps with it, and stands still for nobody."""
+    world = Now()
+    clock = SimClock(world)
+    world.now = 5.0
+    assert clock.boot() == clock.time() == 5.0
+    clock.freeze()
+    world.now = 8.0
+    assert (clock.time(), clock.boot()) == (5.0, 8.0)
+    clock.set_rate(2.0)
+    world.now = 9.0
+    assert (clock.time(), clock.boot()) == (5.0, 10.0)
+    clock.thaw()
+    assert (clock.time(), clock.boot()) == (5.0, 10.0)
+    world.now = 10.0
+    clock.jump(1.0)
+    assert (clock.time(), clock.boot()) == (8.0, 13.0)
+    clock.freeze()
+    world.now = 11.0
+    assert clock.boot() == 15.0
+
+
 def test_a_frozen_clock_can_be_changed() -> None:
     """It jumps at once and takes up its new rate when it is thawed."""
     world = Now()

@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import fields
+from math import inf
 from random import Random
 
 import pytest
@@ -151,3 +152,16 @@ def test_partitions_put_every_member_on_a_side() -> None:
 def test_no_kinds_no_faults() -> None:
     """A calm seed has an empty list."""
     assert random_faults(Random(1), Swarm(), members=["n1"], clients=[], seconds=60.0) == []
+
+
+def test_some_seeds_have_leases_and_clocks_that_keep_to_their_bound() -> None:
+    """A third or so; the fastest clock there and the slowest are as far apart as the setting says, and no farther."""
+    swarms = [drawn(seed)[0] for seed in SEEDS]
+    leased = [swarm for swarm in swarms if swarm.config.lease_reads]
+    assert len(SEEDS) / 5 < len(leased) < len(SEEDS) / 2
+    for swarm in leased:
+        slowest, fastest = swarm.clock_rates
+        assert slowest / fastest == pytest.approx(1 - swarm.config.clock_drift_max)
+        assert slowest * fastest == pytest.approx(1.0)
+        assert swarm.workload.lease_share > 0
+    assert {swarm.clock_rates for swarm in swarms if not swarm.config.lease_reads} == {(0.0, inf)}

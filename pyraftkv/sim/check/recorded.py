@@ -65,9 +65,11 @@ class RecordedKV(Engine):
         self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
     ) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        return await self._recorded(
+        result = await self._recorded(
             query, consistency, lambda: self._engine.read(query, consistency, timeout, at_least=at_least)
         )
+        assert result.revision >= at_least, f"revision {at_least} was to be seen at least, {result.revision} was"
+        return result
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
