@@ -26,6 +26,9 @@ from pyraftkv.protocol import (
     Call,
     CancelCall,
     Hello,
+    MembersCall,
+    MembersCommand,
+    MembersResult,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -35,7 +38,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.sessions import Refusal
+from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.validate import validate
@@ -220,12 +223,15 @@ class Client(Engine):
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         self._running()
         validate(command, LIMITS)
+        return await self._submit(command, timeout)  # type: ignore[return-value]
+
+    async def _submit(self, command: Command | MembersCommand, timeout: float | None) -> Outcome:
         deadline = self._deadline(timeout)
         session = await self._sessions.with_room(deadline)
         writes = self._running()
         writes.seal()
         sequence, payload = session.encode(command)
-        return await writes.submit(session.id, sequence, payload, deadline)  # type: ignore[return-value]
+        return await writes.submit(session.id, sequence, payload, deadline)
 
     def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
@@ -257,6 +263,20 @@ class Client(Engine):
         watch = ClientWatch(self, WatchCall(0, key, end, start_revision, prev_kv, no_put, no_delete))
         self.subscribe(watch)
         return watch
+
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        self._running()
+        result = await self._submit(command, timeout)
+        assert isinstance(result, MembersResult)
+        return result
+
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members are, as of now. Raises `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        result = await self._ask(lambda id_: MembersCall(id_, seconds), timeout)
+        assert isinstance(result, MembersResult)
+        return result
 
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return the status of the member that this client is connected to."""

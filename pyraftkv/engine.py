@@ -11,6 +11,8 @@ from typing import Any, Self, TypeVar
 
 from pyraftkv import errors
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
+from pyraftkv.members import MembersFace
+from pyraftkv.protocol import MembersCommand, MembersResult
 from pyraftkv.store.commands import (
     FROM_KEY,
     SINGLE_KEY,
@@ -170,7 +172,7 @@ class EventStream(ABC):
 
 
 class Engine(ABC):
-    """The `KV` protocol over `write`, `write_put`, `read`, `watch_range` and `status`."""
+    """The `KV` protocol over what differs: its abstract methods."""
 
     @abstractmethod
     async def write(self, command: Command, timeout: float | None) -> Result:
@@ -197,6 +199,19 @@ class Engine(ABC):
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
     ) -> Watch:
         """Start a watch."""
+
+    @abstractmethod
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+
+    @abstractmethod
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members are, as of now. Raises `Unavailable`."""
+
+    @property
+    def members(self) -> MembersFace:
+        """Who the members are, and changing it (see `kv.Members`)."""
+        return MembersFace(self)
 
     @abstractmethod
     async def status(self, *, timeout: float | None = None) -> Status:

@@ -14,7 +14,10 @@
     │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
     │   ├── LeaseNotFound          the lease is unknown or expired
     │   ├── MemberNotFound         there is no such member (any more)
+    │   ├── MemberExists           another member has that name, address or data directory
+    │   ├── QuorumAtRisk           too few members would be left to decide anything; `force=True` does it all the same
     │   └── Unavailable            nobody could serve it now; a retry may succeed
+    │       ├── LearnerNotReady    the learner has not caught up, and cannot vote yet
     │       ├── NoLeader           no leader within the deadline, and nothing was sent to one
     │       ├── Overloaded         a named queue is full
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
@@ -25,6 +28,7 @@
     │   ├── ConnectionLost         the connection broke while the write was under way
     │   ├── SessionExpired         the session that made retries exactly-once was evicted
     │   └── NodeFailed             the node stopped with the write under way
+    ├── MemberRemoved              this node was removed from its cluster, and stops
     ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
     ├── StorageError               the disk, or what stands on it
     │   ├── DataDirLocked          another process has this data directory open
@@ -131,10 +135,22 @@ class MemberNotFound(NotApplied):
     """There is no such member, or not any more."""
 
 
+class MemberExists(NotApplied):
+    """Another member has that name, address or data directory."""
+
+
+class QuorumAtRisk(NotApplied):
+    """Too few active voters would be left to decide anything. `force=True` does it all the same."""
+
+
 class Unavailable(NotApplied):
     """Nobody could serve the request now; a retry may succeed."""
 
     retryable = True
+
+
+class LearnerNotReady(Unavailable):
+    """The learner has not caught up with the leader: as a voter it could only hold the others up."""
 
 
 class NoLeader(Unavailable):
@@ -177,6 +193,10 @@ class SessionExpired(MaybeApplied):
 
 class NodeFailed(MaybeApplied):
     """The node stopped with the write under way."""
+
+
+class MemberRemoved(PyraftkvError):
+    """This node was removed from its cluster. Its directory belongs to nobody: join with an empty one."""
 
 
 class WatchCancelled(PyraftkvError):
@@ -244,10 +264,13 @@ class FrameError(TransportError):
 class HandshakeRejected(TransportError):
     """The other end refused our HELLO, or we refused theirs."""
 
-    defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": ""}
+    defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": "", "is_theirs": False}
     reason: str
-    """One of "wrong-cluster", "wrong-member", "unknown-member", "wrong-incarnation", "protocol", "unauthorized"."""
+    """One of "wrong-cluster", "wrong-member", "unknown-member", "removed", "wrong-incarnation", "protocol",
+    "unauthorized"."""
     peer: str
+    is_theirs: bool
+    """Whether it was the other end that refused."""
 
 
 class ConfigurationError(TransportError, ValueError):

@@ -51,7 +51,7 @@ class Status:
     member_id: int
     cluster_id: int
     role: str
-    """"leader", "follower", "candidate", "pre-candidate" or "starting"."""
+    """"leader", "follower", "learner", "candidate", "pre-candidate" or "starting"."""
     leader: int
     """The leader's member id; 0 when none is known."""
     leader_name: str
@@ -70,6 +70,85 @@ class Status:
     version: str
     peers: list[PeerStatus] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+
+
+@record
+class Member:
+    """One member of the cluster (etcd, `Member`)."""
+
+    id: int
+    """Never used again, whatever becomes of the member."""
+    name: str
+    address: str
+    role: str
+    """"voter" or "learner"."""
+    is_leader: bool
+    """Whether it leads, as far as the member knows that answered."""
+    priority: int
+    """A leader hands over to a member with a higher one."""
+
+
+class Members(Protocol):
+    """Who the members are, and changing it. A `member` is named by its id or by its name.
+
+    Every change may raise `MemberNotFound`, `InvalidRequest`, `QuorumAtRisk`, `Unavailable`, `MaybeApplied`. One change
+    is under way at a time; another one waits for its turn.
+    """
+
+    async def list(self, *, timeout: float | None = None) -> list[Member]:
+        """Return the members, by id, as of now (linearizable). Raises `Unavailable`."""
+        ...
+
+    async def add(
+        self, name: str, address: str, *, learner: bool = True, incarnation: int = 0, timeout: float | None = None
+    ) -> Member:
+        """Take in a member, as a learner that receives everything and has no vote. Raises `MemberExists`.
+
+        It may be started afterwards, with `join=`. A voter (`learner=False`) counts before it has anything.
+        """
+        ...
+
+    async def promote(self, member: int | str, *, timeout: float | None = None) -> None:
+        """Let a learner vote, once it has caught up. Raises `LearnerNotReady` before."""
+        ...
+
+    async def demote(self, member: int | str, *, timeout: float | None = None) -> None:
+        """Make a voter a learner."""
+        ...
+
+    async def remove(self, member: int | str, *, force: bool = False, timeout: float | None = None) -> None:
+        """Take a member out, for ever; a leader hands over first.
+
+        `force` does it even if too few active voters would be left to decide anything.
+        """
+        ...
+
+    async def update(
+        self,
+        member: int | str,
+        *,
+        name: str | None = None,
+        address: str | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Say something else of a member. Raises `MemberExists` if that is said of another one."""
+        ...
+
+    async def replace(
+        self,
+        member: int | str,
+        *,
+        name: str | None = None,
+        address: str | None = None,
+        incarnation: int = 0,
+        timeout: float | None = None,
+    ) -> Member:
+        """Take a member out and another one in, in one step; by default with its name and address.
+
+        For a member whose disk is gone: start it with an empty directory and `join=` afterwards.
+        """
+        ...
 
 
 class Watch(Protocol):
@@ -220,6 +299,11 @@ class KV(Protocol):
         no_delete: bool = False,
     ) -> Watch:
         """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
+        ...
+
+    @property
+    def members(self) -> Members:
+        """Who the members are, and changing it."""
         ...
 
     async def status(self, *, timeout: float | None = None) -> Status:

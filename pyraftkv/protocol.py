@@ -6,9 +6,12 @@ Raft's own messages (`Hello`, `Genesis...`, `Snapshot...`), and what clients ask
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from pyraftkv._record import record
+from pyraftkv.core.membership import Transition
+from pyraftkv.core.types import Membership
 from pyraftkv.store.commands import LoggedCommand, RangeQuery
 from pyraftkv.store.values import LoggedResult, WatchBatch
 
@@ -16,6 +19,116 @@ PROTOCOL_VERSION_MIN = 1
 PROTOCOL_VERSION_MAX = 1
 
 # --- What an entry's payload holds ---------------------------------------------------------------------------------
+
+
+PRIORITY_DEFAULT = 1
+"""What a member is preferred with as leader that nobody gave a priority."""
+
+
+@record
+class MemberInfo:
+    """One member as the cluster knows it. Whether it votes says the `Membership` beside the table."""
+
+    id: int
+    """Rises from member to member, and is never used again."""
+    name: str
+    address: str
+    incarnation: int
+    """Of its data directory: whoever comes back with another one has forgotten what it promised. 0 before it joined."""
+    priority: int = PRIORITY_DEFAULT
+    """A leader hands over to a member with a higher one."""
+
+
+@record
+class AddMember:
+    """Take in a member that is not there yet: as a learner, or as a voter that counts at once.
+
+    Of a name that is expected, but has not come yet (incarnation 0), this binds the incarnation and the address.
+    """
+
+    name: str
+    address: str
+    incarnation: int
+    """0 while the new member has no data directory yet."""
+    learner: bool
+
+
+@record
+class PromoteMember:
+    """Let a learner vote."""
+
+    id: int
+
+
+@record
+class DemoteMember:
+    """Make a voter a learner."""
+
+    id: int
+
+
+@record
+class RemoveMember:
+    """Take a member out, for ever."""
+
+    id: int
+
+
+@record
+class UpdateMember:
+    """Say something else of a member; None leaves as it is."""
+
+    id: int
+    name: str | None = None
+    address: str | None = None
+    priority: int | None = None
+
+
+@record
+class ReplaceMember:
+    """Take a member out and another one in, in one step: what comes back with another disk is another member."""
+
+    id: int
+    """Who goes."""
+    name: str
+    address: str
+    incarnation: int
+
+
+MemberChange = AddMember | PromoteMember | DemoteMember | RemoveMember | UpdateMember | ReplaceMember
+
+
+@record
+class ChangeMembers:
+    """Change who the members are: all of it or nothing."""
+
+    changes: list[MemberChange]
+    transition: Transition = Transition.AUTO
+    force: bool = False
+    """Whether the leader is to propose it even if too few would be left to decide anything."""
+
+
+@record
+class LeaveJoint:
+    """Leave the joint configuration that an explicit transition entered."""
+
+
+MembersCommand = ChangeMembers | LeaveJoint
+"""A command on the members: its entry is of kind MEMBERSHIP, and it never stands in a transaction."""
+
+
+@record
+class MembersResult:
+    """What a command on the members came to: who they are after it."""
+
+    cluster_id: int
+    members: list[MemberInfo]
+    """By id."""
+    membership: Membership
+    added: list[int] = field(default_factory=list)
+    """The ids of those that this command took in, or found there already; in its order."""
+    leader: int = 0
+    """Who leads, in an answer to `MembersCall`; what is logged does not know."""
 
 
 @record
@@ -28,7 +141,7 @@ class Envelope:
     """Counts up by one per command of the session; a retry keeps it."""
     acked_below: int
     """The session's owner has every result below this sequence: they may be forgotten."""
-    command: LoggedCommand
+    command: LoggedCommand | MembersCommand
 
 
 @record
@@ -40,14 +153,24 @@ class RegisterSession:
 
 
 @record
-class MemberInfo:
-    """One member as the cluster knows it."""
+class RefuseChange:
+    """The leader refuses a change of the members for what it alone can know: who answers, and how far they are.
 
-    id: int
+    1. The leader tells the proposer that it refuses. Its answer overtakes a copy of the command that is still under
+       way; when that arrives, nothing speaks against it any more, and what was "not applied" is.
+    2. Or the command stands in the leader's log already, from the leader before, and is about to be committed.
+    3. So a refusal is an entry like any other: whichever of the two stands first is what the command came to.
+    """
+
+    session: int
+    sequence: int
+    """Of the command that is refused."""
+    acked_below: int
+    fingerprint: int
+    """Of the bytes that are refused (`sessions.fingerprint_of`)."""
     name: str
-    address: str
-    incarnation: int
-    learner: bool = False
+    """The class of the error, with its `message`."""
+    message: str
 
 
 @record
@@ -71,7 +194,7 @@ class Recover:
     """The survivor: its id and as a rule its name are what they were, its incarnation is new."""
 
 
-Logged = Envelope | RegisterSession | Genesis | Recover
+Logged = Envelope | RegisterSession | RefuseChange | Genesis | Recover
 """Whatever a payload decodes to (an empty payload is Raft's own empty entry)."""
 
 # --- What members tell each other besides Raft ---------------------------------------------------------------------
@@ -204,13 +327,21 @@ class TransferCall:
 
 
 @record
+class MembersCall:
+    """Ask who the members are, as of now; answered with a `MembersResult`."""
+
+    id: int
+    timeout: float
+
+
+@record
 class CancelCall:
     """The client no longer wants the answer (or the watch) `id`."""
 
     id: int
 
 
-Call = OpenSessionCall | WriteCall | ReadCall | WatchCall | StatusCall | TransferCall | CancelCall
+Call = OpenSessionCall | WriteCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall | CancelCall
 
 
 @record
@@ -218,7 +349,7 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: LoggedResult | int | dict[str, Any] | None = None
+    result: LoggedResult | MembersResult | int | dict[str, Any] | None = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

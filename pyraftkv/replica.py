@@ -16,13 +16,26 @@ from typing import Any, ClassVar, Final
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.core import Entry, Membership
-from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, Recover, RegisterSession
+from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, Membership
+from pyraftkv.protocol import (
+    ChangeMembers,
+    Envelope,
+    Genesis,
+    LeaveJoint,
+    Logged,
+    MembersCommand,
+    MembersResult,
+    Recover,
+    RefuseChange,
+    RegisterSession,
+)
+from pyraftkv.roster import Roster
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
+from pyraftkv.store.commands import LoggedCommand
 from pyraftkv.store.values import LoggedResult
 
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -53,9 +66,11 @@ class Effect:
 
 @record
 class MembershipApplied:
-    """An entry changed the membership, which is in force from here on."""
+    """An entry may have changed who the members are: this is in force from here on."""
 
     membership: Membership
+    effect: Effect | None = None
+    """For whoever waits for the command."""
 
 
 Consequence = Effect | MembershipApplied | None
@@ -71,17 +86,15 @@ class Replica:
     def __init__(self) -> None:
         self.store = Store()
         self.sessions = Sessions()
-        self.cluster_id = 0
-        self.members: dict[int, MemberInfo] = {}
+        self.roster = Roster()
         self.applied_index = 0
         self.applied_term = 0
         self._under_way: tuple[Entry, Envelope, Session, Work[LoggedResult]] | None = None
 
     @property
     def membership(self) -> Membership:
-        """The members as the core wants them."""
-        voters = frozenset(m.id for m in self.members.values() if not m.learner)
-        return Membership(voters=voters, learners=frozenset(self.members) - voters)
+        """The configuration in force."""
+        return self.roster.membership
 
     def apply(self, entry: Entry) -> Consequence | Busy:
         """Apply the next committed entry.
@@ -98,6 +111,9 @@ class Replica:
             consequence = self._handlers[type(logged)](self, entry, logged)
             if consequence is BUSY:
                 return BUSY
+        elif entry.kind is MEMBERSHIP:
+            self.roster.leave()
+            consequence = MembershipApplied(self.membership)
         self.applied_index = entry.index
         self.applied_term = entry.term
         return consequence
@@ -123,7 +139,7 @@ class Replica:
     def is_busy(self) -> bool:
         return self._under_way is not None
 
-    def _apply_envelope(self, entry: Entry, envelope: Envelope) -> Effect | Busy:
+    def _apply_envelope(self, entry: Entry, envelope: Envelope) -> Consequence | Busy:
         sequence = envelope.sequence
         session = self.sessions.use(envelope.session)
         if session is None:
@@ -134,7 +150,7 @@ class Replica:
             return Effect(session.id, sequence, known)
         outcome: Outcome
         try:
-            result = self.store.apply(envelope.command)
+            result = self._do(entry, envelope.command)
         except errors.NotApplied as error:
             outcome = Refusal.of(error)
         else:
@@ -143,28 +159,48 @@ class Replica:
                 return BUSY
             outcome = result
         session.remember(sequence, fingerprint, outcome)
-        return Effect(session.id, sequence, outcome)
+        effect = Effect(session.id, sequence, outcome)
+        return effect if entry.kind is NORMAL else MembershipApplied(self.membership, effect)
+
+    def _do(
+        self, entry: Entry, command: LoggedCommand | MembersCommand
+    ) -> LoggedResult | MembersResult | Work[LoggedResult]:
+        """Apply a command that is met for the first time. Raises `NotApplied`."""
+        if isinstance(command, ChangeMembers | LeaveJoint):
+            assert entry.kind is MEMBERSHIP, "what may change the membership is proposed as such: the leader counts it"
+            return self.roster.apply(command)
+        return self.store.apply(command)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
         session_id = session_id_of(index=entry.index, nonce=command.nonce)
         self.sessions.open(session_id)
         return Effect(0, command.nonce, session_id)
 
+    def _refuse_change(self, entry: Entry, refuse: RefuseChange) -> Effect:  # noqa: ARG002  (the table's signature)
+        """Remember a refusal as what a command came to, unless it has come to something already."""
+        session = self.sessions.use(refuse.session)
+        if session is None:
+            return Effect(refuse.session, refuse.sequence, EXPIRED)
+        outcome = session.recall(refuse.sequence, refuse.acked_below, refuse.fingerprint)
+        if outcome is None:
+            outcome = Refusal(refuse.name, refuse.message)
+            session.remember(refuse.sequence, refuse.fingerprint, outcome)
+        return Effect(session.id, refuse.sequence, outcome)
+
     def _found(self, entry: Entry, genesis: Genesis) -> MembershipApplied:
         assert entry.index == 1, "a cluster begins once"
-        self.cluster_id = genesis.cluster_id
-        self.members = {member.id: member for member in genesis.members}
+        self.roster.found(genesis)
         return MembershipApplied(self.membership)
 
     def _recover(self, entry: Entry, command: Recover) -> MembershipApplied:  # noqa: ARG002  (the table's signature)
         """Begin another cluster with all the keys, sessions and revisions of this one, and one of its members."""
-        self.cluster_id = command.cluster_id
-        self.members = {command.member.id: command.member}
+        self.roster.recover(command)
         return MembershipApplied(self.membership)
 
     _handlers: ClassVar[dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]]] = {
         Envelope: _apply_envelope,
         RegisterSession: _open_session,
+        RefuseChange: _refuse_change,
         Genesis: _found,
         Recover: _recover,
     }
@@ -184,13 +220,7 @@ class ReplicaSnapshot:
         self.index = replica.applied_index
         self.term = replica.applied_term
         self.membership = replica.membership
-        self._header = codec.encode_table(
-            [
-                SNAPSHOT_VERSION,
-                replica.cluster_id,
-                [[m.id, m.name, m.address, m.incarnation, m.learner] for m in replica.members.values()],
-            ]
-        )
+        self._header = codec.encode_table([SNAPSHOT_VERSION, *replica.roster.plain()])
         self._sessions = replica.sessions.pin()
         self._store = replica.store.snapshot()
 
@@ -245,10 +275,8 @@ class ReplicaRestorer:
         table = codec.decode_table(chunk)
         if not table or table[0] != SNAPSHOT_VERSION:
             raise errors.UnsupportedFormat("the snapshot was written by another version")
-        _, cluster_id, members = table
         replica = Replica()
-        replica.cluster_id = cluster_id
-        replica.members = {row[0]: MemberInfo(*row) for row in members}
+        replica.roster = Roster.of_plain(table[1:])
         replica.applied_index = self._index
         replica.applied_term = self._term
         return replica

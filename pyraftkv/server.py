@@ -15,6 +15,8 @@ from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
+    MembersCall,
+    MembersResult,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -88,6 +90,8 @@ class Member(Protocol):
     ) -> RangeResult: ...
 
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
+
+    async def member_table(self, timeout: float | None) -> MembersResult: ...
 
     async def status(self, *, timeout: float | None = None) -> Status: ...
 
@@ -195,7 +199,9 @@ class ClientConnection:
         done = self._write_done if isinstance(call, WriteCall) else self._done
         future.add_done_callback(partial(done, call.id))
 
-    def _task(self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | TransferCall) -> asyncio.Task[Any]:
+    def _task(
+        self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall
+    ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
             work = self._read(call)
@@ -203,6 +209,8 @@ class ClientConnection:
             work = self._watch(call)
         elif isinstance(call, StatusCall):
             work = self._status()
+        elif isinstance(call, MembersCall):
+            work = self._member.member_table(call.timeout)
         elif isinstance(call, TransferCall):
             work = self._transfer(call)
         else:

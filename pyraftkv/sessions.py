@@ -24,6 +24,7 @@ from zlib import crc32
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
+from pyraftkv.protocol import MembersResult
 from pyraftkv.store.values import (
     DeleteResult,
     KeyValue,
@@ -70,7 +71,7 @@ class Refusal:
         return errors.from_wire(self.name, self.message, self.data)
 
 
-Outcome = LoggedResult | Refusal | int
+Outcome = LoggedResult | MembersResult | Refusal | int
 """What a logged command came to; an int is the id of a session just opened."""
 
 fingerprint_of = crc32
@@ -237,6 +238,8 @@ def _size_bytes(outcome: Outcome) -> int:
     if isinstance(outcome, Refusal):
         texts = [value for value in outcome.data.values() if isinstance(value, bytes | str)]
         return RESULT_OVERHEAD_BYTES + len(outcome.message) + sum([len(text) for text in texts])
+    if isinstance(outcome, MembersResult):
+        return sum([RESULT_OVERHEAD_BYTES + len(member.name) + len(member.address) for member in outcome.members])
     if isinstance(outcome, TxnResult):
         return sum([RESULT_OVERHEAD_BYTES + _size_bytes(response) for response in outcome.responses])
     kvs: list[KeyValue] = []

@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pyraftkv import codec, errors
-from pyraftkv.protocol import Envelope
+from pyraftkv.protocol import Envelope, MembersCommand
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
 from pyraftkv.store.commands import LoggedCommand, PutBatch
 from pyraftkv.store.values import PutBatchResult, PutResult
@@ -123,7 +123,7 @@ class OwnSession:
                 self._granted += 1
                 count -= 1
 
-    def encode(self, command: LoggedCommand) -> tuple[int, bytes]:
+    def encode(self, command: LoggedCommand | MembersCommand) -> tuple[int, bytes]:
         """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""
         sequence = self.next_sequence
         self.next_sequence = sequence + 1

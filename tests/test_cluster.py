@@ -482,6 +482,9 @@ class Deaf:
     def peer_lost(self, member_id: int) -> None:
         return
 
+    def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:
+        return
+
     def client_connected(self, connection: Connection) -> None:
         connection.close()
 

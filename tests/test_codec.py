@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pyraftkv import codec, protocol
 from pyraftkv.codec import _wire, logged, messages, results
 from pyraftkv.core import messages as core_messages
+from pyraftkv.core.membership import Transition
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -47,22 +48,33 @@ from pyraftkv.errors import (
     to_wire,
 )
 from pyraftkv.protocol import (
+    AddMember,
     Answer,
     CancelCall,
+    ChangeMembers,
+    DemoteMember,
     Envelope,
     Genesis,
     GenesisOffer,
     Hello,
+    LeaveJoint,
     MemberInfo,
+    MembersCall,
+    MembersResult,
     OpenSessionCall,
+    PromoteMember,
     ReadCall,
     Recover,
+    RefuseChange,
     RegisterSession,
+    RemoveMember,
+    ReplaceMember,
     SnapshotAck,
     SnapshotChunk,
     StatusCall,
     TransferCall,
     TransferRequest,
+    UpdateMember,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -180,9 +192,20 @@ operations = st.one_of(puts, deletes, queries)
 transactions = _transactions(st.one_of(operations, _transactions(st.one_of(operations, _transactions(operations)))))
 batches = st.lists(st.tuples(blobs, blobs), min_size=1, max_size=5).map(lambda pairs: PutBatch(sum(pairs, ())))
 commands = st.one_of(puts, batches, deletes, transactions, st.builds(Compact, integers))
-member_infos = st.builds(MemberInfo, naturals, texts, texts, naturals, booleans)
+member_infos = st.builds(MemberInfo, naturals, texts, texts, naturals, naturals)
+changes = st.one_of(
+    st.builds(AddMember, texts, texts, naturals, booleans),
+    *[st.builds(kind, naturals) for kind in (PromoteMember, DemoteMember, RemoveMember)],
+    st.builds(UpdateMember, naturals, st.none() | texts, st.none() | texts, st.none() | naturals),
+    st.builds(ReplaceMember, naturals, texts, texts, naturals),
+)
+members_commands = st.one_of(
+    st.builds(ChangeMembers, st.lists(changes, min_size=1, max_size=4), st.sampled_from(Transition), booleans),
+    st.just(LeaveJoint()),
+)
 payloads = st.one_of(
-    st.builds(Envelope, naturals, naturals, naturals, commands),
+    st.builds(Envelope, naturals, naturals, naturals, commands | members_commands),
+    st.builds(RefuseChange, naturals, naturals, naturals, naturals, texts, texts),
     st.builds(RegisterSession, naturals),
     st.builds(Genesis, naturals, st.lists(member_infos, max_size=4)),
     st.builds(Recover, naturals, member_infos),
@@ -205,6 +228,7 @@ wire_results = st.one_of(
     _txn_results(plain_results | _txn_results(plain_results)),
     st.builds(PutBatchResult, naturals, naturals),
     st.builds(CompactResult, naturals),
+    st.builds(MembersResult, naturals, st.lists(member_infos, max_size=3), memberships, st.lists(naturals), naturals),
     integers,
     st.none(),
 )
@@ -221,6 +245,7 @@ calls = st.one_of(
     st.builds(WatchCall, naturals, blobs, blobs, integers, booleans, booleans, booleans),
     st.builds(StatusCall, naturals),
     st.builds(TransferCall, naturals, texts, seconds),
+    st.builds(MembersCall, naturals, seconds),
     st.builds(CancelCall, naturals),
 )
 
@@ -364,6 +389,15 @@ def test_kinds_and_tags_never_change() -> None:
         16: "CommitNotice",
         17: "TransferRequest",
     }
+    changes: list[protocol.MemberChange] = [
+        AddMember("a", "b", 2, learner=True),
+        PromoteMember(3),
+        DemoteMember(4),
+        RemoveMember(5),
+        UpdateMember(6, priority=7),
+        ReplaceMember(8, "c", "d", 9),
+    ]
+    changes_text = "9501a161a16202c3" + "920203" + "920304" + "920405" + "950506c0c007" + "950608a163a16409"
     golden: list[tuple[Any, str]] = [
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4)), "9801010203c4016bc401760400"),
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4, ignore_lease=True)), "9801010203c4016bc401760404"),
@@ -371,8 +405,11 @@ def test_kinds_and_tags_never_change() -> None:
         (Envelope(1, 2, 3, DeleteRange(b"k", b"l", prev_kv=True)), "9702010203c4016bc4016cc3"),
         (Envelope(1, 2, 3, Compact(7)), "950401020307"),
         (RegisterSession(9), "921009"),
-        (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a16202c2"),
-        (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a16202c2"),
+        (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a1620201"),
+        (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a1620201"),
+        (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
+        (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
+        (Envelope(1, 2, 3, ChangeMembers(changes)), "9713010203" + "96" + changes_text + "00c2"),
     ]
     for record, text in golden:
         assert codec.encode_logged(record).hex() == text

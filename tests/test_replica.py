@@ -16,7 +16,7 @@ from pyraftkv.store import Work
 from pyraftkv.store.commands import Command, Compact, Transaction
 from pyraftkv.store.values import DeleteResult, PutResult, RangeResult, TxnResult
 
-GENESIS = Genesis(0xC1, [MemberInfo(1, "n1", "h:1", 11), MemberInfo(2, "n2", "h:2", 22, learner=True)])
+GENESIS = Genesis(0xC1, [MemberInfo(1, "n1", "h:1", 11), MemberInfo(2, "n2", "h:2", 22)])
 
 
 class Log:
@@ -76,8 +76,8 @@ def test_genesis_names_the_cluster_and_its_members() -> None:
     log = Log()
     applied = log.add(codec.encode_logged(GENESIS), MEMBERSHIP)
     assert isinstance(applied, MembershipApplied)
-    assert (applied.membership.voters, applied.membership.learners) == (frozenset({1}), frozenset({2}))
-    assert log.replica.cluster_id == 0xC1
+    assert (applied.membership.voters, applied.membership.learners) == (frozenset({1, 2}), frozenset())
+    assert log.replica.roster.cluster_id == 0xC1
     assert log.replica.membership == applied.membership
 
 
@@ -90,7 +90,7 @@ def test_a_recovery_begins_another_cluster_with_everything_of_this_one() -> None
     applied = log.add(codec.encode_logged(Recover(0xC2, survivor)), MEMBERSHIP)
     assert isinstance(applied, MembershipApplied)
     assert applied.membership == log.replica.membership == Membership(voters=frozenset({2}))
-    assert (log.replica.cluster_id, log.replica.members) == (0xC2, {2: survivor})
+    assert (log.replica.roster.cluster_id, log.replica.roster.members) == (0xC2, {2: survivor})
     assert log.do(session, 1, PutKey(b"k", b"v")) == done
     assert log.replica.store.published_revision == 2
 
@@ -252,8 +252,8 @@ def test_a_snapshot_holds_the_moment_it_was_taken() -> None:
     kv = replica.store.get(b"k")
     assert kv is not None
     assert kv.text == "before"
-    assert (replica.applied_index, replica.cluster_id) == (snapshot.index, 0xC1)
-    assert replica.members == log.replica.members
+    assert (replica.applied_index, replica.roster.cluster_id) == (snapshot.index, 0xC1)
+    assert replica.roster.members == log.replica.roster.members
     assert replica.membership == log.replica.membership
     assert replica.sessions.outcome(session, 1) == PutResult(kv.mod_revision)
     assert replica.sessions.outcome(session, 2) is None

@@ -25,15 +25,15 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_record", "_version", "statemachine"}),
     frozenset({"core", "store"}),
     frozenset({"codec", "protocol"}),
-    frozenset({"replica", "sessions", "log", "transport"}),
-    frozenset({"node", "kv", "engine", "writes", "opening", "client", "client_watch", "server", "cluster"}),
+    frozenset({"replica", "roster", "sessions", "log", "transport"}),
+    frozenset({"node", "kv", "members", "engine", "writes", "opening", "client", "client_watch", "server", "cluster"}),
     frozenset({"recipes", "sync", "sim", "cli", "demo", "etcd", "__main__", "__init__"}),
 )
 """Who lives where. A room imports from its own floor and from those below it (docs/architecture.md)."""
 
 APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset({"core"}), frozenset({"store"})),
-    (frozenset({"replica", "sessions"}), frozenset({"log", "transport"})),
+    (frozenset({"replica", "roster", "sessions"}), frozenset({"log", "transport"})),
     (frozenset({"log"}), frozenset({"transport"})),
 )
 """Rooms on one floor that know nothing of each other, in both directions."""
@@ -41,7 +41,7 @@ APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "errors", "_record"})}
 """Rooms that could import more by their floor, and must not."""
 
-PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "sessions"}
+PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "sessions"}
 """Rooms that take values and return values: no clock, no disk, no network, no thread, no log."""
 
 # fmt: off

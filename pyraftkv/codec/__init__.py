@@ -16,7 +16,13 @@ from __future__ import annotations
 from pyraftkv.codec import _wire
 from pyraftkv.codec._wire import pack_run
 from pyraftkv.codec.client import decode_call, decode_reply, encode_call, encode_reply
-from pyraftkv.codec.logged import PUT_BATCH_MAX, TRANSACTION_DEPTH_MAX, decode_logged, encode_logged
+from pyraftkv.codec.logged import (
+    PUT_BATCH_MAX,
+    TRANSACTION_DEPTH_MAX,
+    decode_logged,
+    encode_logged,
+    is_members_command,
+)
 from pyraftkv.codec.messages import (
     PeerMessage,
     decode_hello,
@@ -54,6 +60,7 @@ __all__ = [
     "encode_reply",
     "encode_result",
     "encode_table",
+    "is_members_command",
     "pack_run",
     "unpack_run",
 ]

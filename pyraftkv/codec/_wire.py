@@ -298,6 +298,14 @@ TEXT: Final = scalar(_text, str)
 SECONDS: Final = Shape(lambda value: _seconds(float(value) if type(value) is int else value), _seconds)
 
 
+def optional(shape: Shape) -> Shape:
+    """A field that may be None."""
+    return Shape(
+        lambda value: None if value is None else shape.encode(value),
+        lambda value: None if value is None else shape.decode(value),
+    )
+
+
 def choice(kind: type[IntEnum]) -> Shape:
     """A field of an `IntEnum`."""
     members = {int(member): member for member in kind}
@@ -345,7 +353,7 @@ class Schema:
 
     def encode(self, value: Any) -> tuple[Any, ...]:
         """Return the fields of a record as the items of an array. Raises `Malformed`."""
-        values: tuple[Any, ...] = self._fetch(value) if self._fetch else (getattr(value, self.names[0]),)
+        values: tuple[Any, ...] = self._fetch(value) if self._fetch else tuple([getattr(value, x) for x in self.names])
         if self._are_sound(values):
             return values
         return tuple([encode(item) for encode, item in zip(self._encoders, values, strict=True)])

@@ -38,6 +38,7 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
+    MembersCall,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -71,6 +72,7 @@ _CALLS: Final[dict[int, Schema]] = {
     ),
     5: Schema(StatusCall, id=NATURAL),
     6: Schema(CancelCall, id=NATURAL),
+    7: Schema(MembersCall, id=NATURAL, timeout=SECONDS),
     8: Schema(TransferCall, id=NATURAL, to=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}

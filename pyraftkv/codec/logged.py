@@ -35,11 +35,29 @@ from pyraftkv.codec._wire import (
     choice,
     each,
     nested,
+    optional,
     pack,
     unpack_nested,
 )
+from pyraftkv.core.membership import Transition
 from pyraftkv.errors import InvalidRequest, UnsupportedFormat
-from pyraftkv.protocol import Envelope, Genesis, Logged, MemberInfo, Recover, RegisterSession
+from pyraftkv.protocol import (
+    AddMember,
+    ChangeMembers,
+    DemoteMember,
+    Envelope,
+    Genesis,
+    LeaveJoint,
+    Logged,
+    MemberInfo,
+    PromoteMember,
+    Recover,
+    RefuseChange,
+    RegisterSession,
+    RemoveMember,
+    ReplaceMember,
+    UpdateMember,
+)
 from pyraftkv.store.commands import (
     Compact,
     Compare,
@@ -57,6 +75,9 @@ from pyraftkv.store.commands import (
 TRANSACTION_DEPTH_MAX: Final = 8
 """Levels of transactions within transactions, the outermost included."""
 
+CHANGES_MAX: Final = 64
+"""Changes of the members in one command."""
+
 PUT_BATCH_MAX: Final = 256
 """Puts in one batch. About a millisecond's work: a member applies it in one go."""
 
@@ -69,6 +90,12 @@ TAG_PUT_BATCH: Final = 6
 TAG_REGISTER_SESSION: Final = 16
 TAG_GENESIS: Final = 17
 TAG_RECOVER: Final = 18
+TAG_CHANGE_MEMBERS: Final = 19
+TAG_LEAVE_JOINT: Final = 20
+TAG_REFUSE_CHANGE: Final = 21
+
+_ENVELOPE: Final = ("session", "sequence", "acked_below")
+"""What stands between an envelope's tag and its command."""
 
 # --- Operations ----------------------------------------------------------------------------------------------------
 
@@ -233,13 +260,75 @@ def _decode_branch(items: Any, *, depth: int) -> list[Any]:
 _ALONE: Final = frozenset({Compact, PutBatch})
 """Commands that are no operations."""
 
+# --- Members -------------------------------------------------------------------------------------------------------
+
+MEMBER_INFO: Final = Schema(MemberInfo, id=NATURAL, name=TEXT, address=TEXT, incarnation=NATURAL, priority=NATURAL)
+_CHANGES: Final[dict[int, Schema]] = {
+    1: Schema(AddMember, name=TEXT, address=TEXT, incarnation=NATURAL, learner=BOOLEAN),
+    2: Schema(PromoteMember, id=NATURAL),
+    3: Schema(DemoteMember, id=NATURAL),
+    4: Schema(RemoveMember, id=NATURAL),
+    5: Schema(UpdateMember, id=NATURAL, name=optional(TEXT), address=optional(TEXT), priority=optional(NATURAL)),
+    6: Schema(ReplaceMember, id=NATURAL, name=TEXT, address=TEXT, incarnation=NATURAL),
+}
+_CHANGE_TAGS: Final = {schema.kind: tag for tag, schema in _CHANGES.items()}
+
+
+def _encode_changes(changes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    _check_change_count(changes)
+    tags = [_CHANGE_TAGS[type(change)] for change in changes]
+    return [(tag, *_CHANGES[tag].encode(change)) for tag, change in zip(tags, changes, strict=True)]
+
+
+def _decode_changes(items: Any) -> list[Any]:
+    changes = [_decode_change(array_of(item)) for item in array_of(items)]
+    _check_change_count(changes)
+    return changes
+
+
+def _decode_change(items: Sequence[Any]) -> Any:
+    tag = NATURAL.decode(items[0] if items else None)
+    if tag not in _CHANGES:
+        raise UnknownTag(f"a change of members with tag {tag}")
+    return _CHANGES[tag].decode(items[1:])
+
+
+def _check_change_count(changes: Sequence[Any]) -> None:
+    if not 0 < len(changes) <= CHANGES_MAX:
+        raise Malformed(f"{len(changes)} changes of members in one command")
+
+
+_MEMBERS: Final[dict[int, Schema]] = {
+    TAG_CHANGE_MEMBERS: Schema(
+        ChangeMembers, changes=Shape(_encode_changes, _decode_changes), transition=choice(Transition), force=BOOLEAN
+    ),
+    TAG_LEAVE_JOINT: Schema(LeaveJoint),
+}
+_MEMBERS_TAGS: Final = {schema.kind: tag for tag, schema in _MEMBERS.items()}
+_MEMBERS_LEADS: Final = frozenset(pack((tag, *_ENVELOPE, *schema.names))[:2] for tag, schema in _MEMBERS.items())
+"""The first bytes of their envelopes: how many items there are, and the tag."""
+
+
+def is_members_command(payload: bytes) -> bool:
+    """Whether an encoded `Envelope` holds a command on the members. O(1)."""
+    return payload[:2] in _MEMBERS_LEADS
+
+
 # --- Payloads ------------------------------------------------------------------------------------------------------
 
-MEMBER_INFO: Final = Schema(MemberInfo, id=NATURAL, name=TEXT, address=TEXT, incarnation=NATURAL, learner=BOOLEAN)
 _PLAIN: Final[dict[int, Schema]] = {
     TAG_REGISTER_SESSION: Schema(RegisterSession, nonce=NATURAL),
     TAG_GENESIS: Schema(Genesis, cluster_id=NATURAL, members=each(MEMBER_INFO)),
     TAG_RECOVER: Schema(Recover, cluster_id=NATURAL, member=nested(MEMBER_INFO)),
+    TAG_REFUSE_CHANGE: Schema(
+        RefuseChange,
+        session=NATURAL,
+        sequence=NATURAL,
+        acked_below=NATURAL,
+        fingerprint=NATURAL,
+        name=TEXT,
+        message=TEXT,
+    ),
 }
 _PLAIN_TAGS: Final = {schema.kind: tag for tag, schema in _PLAIN.items()}
 
@@ -258,11 +347,16 @@ def encode_logged(logged: Logged) -> bytes:
 
 def _encode_plain(logged: Logged) -> tuple[Any, ...]:
     if type(logged) is Envelope:
-        tag, *fields = _encode_operation(logged.command, depth=1)
+        tag, *fields = _encode_command(logged.command)
         numbers = [NATURAL.encode(number) for number in (logged.session, logged.sequence, logged.acked_below)]
         return tag, *numbers, *fields
     tag = _PLAIN_TAGS[type(logged)]
     return tag, *_PLAIN[tag].encode(logged)
+
+
+def _encode_command(command: Any) -> tuple[Any, ...]:
+    tag = _MEMBERS_TAGS.get(type(command))
+    return _encode_operation(command, depth=1) if tag is None else (tag, *_MEMBERS[tag].encode(command))
 
 
 def decode_logged(payload: bytes) -> Logged:
@@ -285,10 +379,11 @@ def _decode_plain(items: tuple[Any, ...]) -> Logged:
     if tag in _PLAIN:
         logged: Logged = _PLAIN[tag].decode(items[1:])
         return logged
-    if tag == TAG_RANGE or (tag not in _FLAT and tag != TAG_TRANSACTION):
+    is_operation = tag == TAG_TRANSACTION or (tag in _FLAT and tag != TAG_RANGE)
+    if not is_operation and tag not in _MEMBERS:
         raise UnknownTag(f"tag {tag}")
     if len(items) < 4:
         raise Malformed("cut short")
     session, sequence, acked_below = map(NATURAL.decode, items[1:4])
-    command = _decode_operation((tag, *items[4:]), depth=1)
+    command = _decode_operation((tag, *items[4:]), depth=1) if is_operation else _MEMBERS[tag].decode(items[4:])
     return Envelope(session, sequence, acked_below, command)

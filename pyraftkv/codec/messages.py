@@ -77,8 +77,8 @@ _MEMBERS = Shape(_encode_set, _decode_set)
 _MEMBERSHIP_SCHEMA = Schema(
     Membership, voters=_MEMBERS, outgoing=_MEMBERS, learners=_MEMBERS, learners_next=_MEMBERS, auto_leave=BOOLEAN
 )
-_MEMBERSHIP = Shape(_MEMBERSHIP_SCHEMA.encode, lambda items: _MEMBERSHIP_SCHEMA.decode(array_of(items)))
-_SNAPSHOT_SCHEMA = Schema(SnapshotMeta, index=NATURAL, term=NATURAL, membership=_MEMBERSHIP)
+MEMBERSHIP: Final = Shape(_MEMBERSHIP_SCHEMA.encode, lambda items: _MEMBERSHIP_SCHEMA.decode(array_of(items)))
+_SNAPSHOT_SCHEMA = Schema(SnapshotMeta, index=NATURAL, term=NATURAL, membership=MEMBERSHIP)
 _SNAPSHOT = Shape(_SNAPSHOT_SCHEMA.encode, lambda items: _SNAPSHOT_SCHEMA.decode(array_of(items)))
 
 

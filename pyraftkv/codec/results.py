@@ -18,8 +18,11 @@ from pyraftkv.codec._wire import (
     NATURAL,
     TEXT,
     Malformed,
+    Schema,
+    Shape,
     UnknownTag,
     array_of,
+    each,
     map_of,
     pack,
     pack_kvs,
@@ -28,7 +31,10 @@ from pyraftkv.codec._wire import (
     unpack_nested,
     unpackb,
 )
+from pyraftkv.codec.logged import MEMBER_INFO
+from pyraftkv.codec.messages import MEMBERSHIP
 from pyraftkv.errors import InvalidRequest, PyraftkvError, StorageError, UnsupportedFormat
+from pyraftkv.protocol import MembersResult
 from pyraftkv.store.values import (
     CompactResult,
     DeleteResult,
@@ -49,17 +55,32 @@ TAG_INTEGER: Final = 6
 TAG_NOTHING: Final = 7
 TAG_PUT_BATCH_RESULT: Final = 8
 TAG_ERROR: Final = 9
+TAG_MEMBERS_RESULT: Final = 10
 
 RESULT_DEPTH_MAX: Final = 8
 """Levels of transaction results within transaction results, as deep as transactions go."""
 
-Outcome = LoggedResult | int | None | PyraftkvError
+Outcome = LoggedResult | MembersResult | int | None | PyraftkvError
 """What a logged payload comes to: a result, a number (a new session's id), nothing, or an error."""
 
 # --- Results -------------------------------------------------------------------------------------------------------
 
 
-def result_items(result: LoggedResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
+def _ids(items: Sequence[Any]) -> list[int]:
+    return [NATURAL.decode(item) for item in items]
+
+
+_MEMBERS = Schema(
+    MembersResult,
+    cluster_id=NATURAL,
+    members=each(MEMBER_INFO),
+    membership=MEMBERSHIP,
+    added=Shape(_ids, lambda items: _ids(array_of(items))),
+    leader=NATURAL,
+)
+
+
+def result_items(result: LoggedResult | MembersResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     kind = type(result)
     if isinstance(result, PutBatchResult):
@@ -78,6 +99,8 @@ def result_items(result: LoggedResult | int | None, *, depth: int = 1) -> tuple[
         return TAG_TXN_RESULT, result.revision, result.succeeded, responses
     if isinstance(result, CompactResult):
         return TAG_COMPACT_RESULT, result.revision
+    if isinstance(result, MembersResult):
+        return TAG_MEMBERS_RESULT, *_MEMBERS.encode(result)
     if kind is int:
         return TAG_INTEGER, INTEGER.encode(result)
     if result is None:
@@ -85,7 +108,7 @@ def result_items(result: LoggedResult | int | None, *, depth: int = 1) -> tuple[
     raise Malformed(f"{kind.__name__} is no result")
 
 
-def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | int | None:
+def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | MembersResult | int | None:
     """Rebuild a result from the items of an array. Raises `Malformed`."""
     tag = NATURAL.decode(items[0] if items else None)
     arity = _ARITIES.get(tag)
@@ -95,6 +118,9 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | int |
         raise Malformed(f"{len(items)} items in a result with tag {tag}")
     if tag == TAG_NOTHING:
         return None
+    if tag == TAG_MEMBERS_RESULT:
+        members: MembersResult = _MEMBERS.decode(items[1:])
+        return members
     if tag == TAG_INTEGER:
         number: int = INTEGER.decode(items[1])
         return number
@@ -124,6 +150,7 @@ _ARITIES: Final = {
     TAG_COMPACT_RESULT: 2,
     TAG_INTEGER: 2,
     TAG_NOTHING: 1,
+    TAG_MEMBERS_RESULT: 6,
 }
 
 
@@ -138,10 +165,12 @@ def _optional_kv(item: Any) -> KeyValue | None:
 
 def _responses(items: Any, *, depth: int) -> list[Any]:
     responses = [result_from(array_of(item), depth=depth) for item in array_of(items)]
-    if any(response is None or type(response) in (int, CompactResult, PutBatchResult) for response in responses):
+    if any(type(response) not in _RESPONSES for response in responses):
         raise Malformed("a response that no operation gives")
     return responses
 
+
+_RESPONSES: Final = frozenset({PutResult, DeleteResult, RangeResult, TxnResult})
 
 # --- Errors --------------------------------------------------------------------------------------------------------
 

@@ -156,6 +156,8 @@ class Applier:
                 effects.append(consequence)
             elif isinstance(consequence, MembershipApplied):
                 membership = consequence.membership
+                if consequence.effect is not None:
+                    effects.append(consequence.effect)
             seen_bytes += len(entry.payload)
             if seen_bytes >= BYTES_PER_CLOCK_READ:
                 break

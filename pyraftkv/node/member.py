@@ -21,6 +21,8 @@ from pyraftkv import codec, errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import (
     LEADER,
+    NO_NODE,
+    PAYLOAD_BYTES_MAX,
     Applied,
     Campaign,
     Config,
@@ -35,10 +37,11 @@ from pyraftkv.core import (
     SoftState,
     Stored,
 )
-from pyraftkv.core.messages import ForwardedProposals, Message
+from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.bootstrap import GENESIS_TERM
+from pyraftkv.node.changes import ChangeDesk
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
@@ -50,8 +53,22 @@ from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
-from pyraftkv.protocol import Envelope, RegisterSession, SnapshotAck, SnapshotChunk, TransferRequest
+from pyraftkv.protocol import (
+    ChangeMembers,
+    Envelope,
+    LeaveJoint,
+    MembersCommand,
+    MembersResult,
+    RefuseChange,
+    RegisterSession,
+    SnapshotAck,
+    SnapshotChunk,
+    TransferRequest,
+)
 from pyraftkv.replica import Effect, Replica
+from pyraftkv.roster import Roster
+from pyraftkv.sessions import Outcome
+from pyraftkv.store.commands import Command
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import PendingWrites, SessionKeeper
 
@@ -82,6 +99,7 @@ class Member:
         events: EventHub,
         config: NodeConfig,
         rng: random.Random,
+        members_changed: Callable[[Roster], object],
         clock: Callable[[], float] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -90,6 +108,7 @@ class Member:
         self._events = events
         self._config = config
         self._rng = rng
+        self._members_changed = members_changed
         self._is_closed = False
         self._next_warning = loop.time()
         self._applied_changed = asyncio.Event()
@@ -102,6 +121,7 @@ class Member:
         self.writes = PendingWrites(
             loop, send=self._propose, gather=inbox.wake, expired=sessions.expired, retry_seconds=config.retry_seconds
         )
+        self.changes = ChangeDesk(self.raft, roster=lambda: self.replica.roster, feed=inbox.put, propose=inbox.propose)
         self._wire_reads(replica)
         self.applier = Applier(
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
@@ -192,7 +212,24 @@ class Member:
         except errors.MaybeApplied as error:
             raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
 
+    async def write(self, command: Command | MembersCommand, timeout: float | None) -> Outcome:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        deadline = self.deadline(timeout)
+        session = await self.sessions.with_room(deadline)
+        self.writes.seal()
+        sequence, payload = session.encode(command)
+        check_size(payload)
+        return await self.writes.submit(session.id, sequence, payload, deadline)
+
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        result = await self.write(command, timeout)
+        assert isinstance(result, MembersResult)
+        return result
+
     def _propose(self, session: int, sequence: int, payload: bytes) -> bool:  # noqa: ARG002  (the payload names them)
+        if codec.is_members_command(payload):
+            return self.changes.offer(payload)
         return self.inbox.propose(payload)
 
     # --- What the parts tell ---------------------------------------------------------------------------------------
@@ -211,6 +248,8 @@ class Member:
                 self.receiver.received(message)
             elif isinstance(message, TransferRequest):
                 self.leadership.requested(message)
+            elif isinstance(message, ForwardedMembership):
+                inputs += [message] if self.changes.admits(message) else []
         if inputs:
             self.driver.deliver(*inputs)
 
@@ -232,8 +271,8 @@ class Member:
     def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
         """A slice was applied: resolve who waits for it, wake readers and watchers, tell the core."""
         self.inbox.put(applied, urgent=applied.membership is not None or applied.index < self.raft.commit)
-        if applied.membership is not None and self._goes_first(applied.membership):
-            self.inbox.put(Campaign())
+        if applied.membership is not None:
+            self._follow(applied.membership)
         resolve = self.writes.resolve
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
@@ -243,10 +282,17 @@ class Member:
         self.revisions.published(self.replica.store.published_revision)
         self._applied_changed.set()
 
+    def _follow(self, membership: Membership) -> None:
+        """The members may be others from here on."""
+        self._members_changed(self.replica.roster)
+        if self._goes_first(membership):
+            self.inbox.put(Campaign())
+
     def _goes_first(self, membership: Membership) -> bool:
         """Whether nobody is gained by waiting for an election timeout: nobody else votes, or nobody led before."""
-        return membership.voters == frozenset({self.raft.id}) or (
-            self.raft.term <= GENESIS_TERM and self.raft.id == min(membership.voters)
+        voters = membership.voters | membership.outgoing
+        return voters == frozenset({self.raft.id}) or (
+            self.raft.term <= GENESIS_TERM and self.raft.id == min(voters, default=0)
         )
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
@@ -257,6 +303,7 @@ class Member:
             if outcome is not None:
                 self.writes.resolve(session, sequence, outcome)
         self.inbox.put(Applied(snapshot.index, replica.membership))
+        self._members_changed(replica.roster)
         self.reads.applied(snapshot.index)
         self.revisions.published(replica.store.published_revision)
         self._events.emit(SnapshotInstalled(snapshot.index))
@@ -302,6 +349,11 @@ class Member:
             "housekeeping": self._housekeeping,
             "compaction": self._compact,
         }
+
+    @property
+    def is_level(self) -> bool:
+        """Whether this member follows somebody, and has applied all that it knows to be committed."""
+        return self.raft.leader != NO_NODE and 0 < self.raft.commit <= self.replica.applied_index
 
     async def applied_to(self, index: int) -> None:
         """Wait until everything up to ``index``, which is committed, is applied. Raises `Closed`."""
@@ -371,16 +423,28 @@ class Member:
             pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
 
 
-_CORE_ALONE = frozenset(get_args(Message)) - {ForwardedProposals, InstallSnapshot}
+_CORE_ALONE = frozenset(get_args(Message)) - {ForwardedMembership, ForwardedProposals, InstallSnapshot}
 """Messages that concern the Raft machine and nobody else: nearly all."""
 
 
+def check_size(payload: bytes) -> None:
+    """Raise `RequestTooLarge` for a payload that could be logged here and reach no other member."""
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise errors.RequestTooLarge(f"the encoded command has {len(payload)} bytes, over {PAYLOAD_BYTES_MAX}")
+
+
 def _is_forwardable(payload: bytes) -> bool:
-    """Whether the payload is a command or opens a session. Entry 1 is nobody's proposal."""
+    """Whether the payload may stand in an entry of its own. Entry 1 is nobody's proposal.
+
+    A change of the members is, as `ForwardedMembership` alone: as an ordinary entry no leader would count it.
+    """
     try:
-        return isinstance(codec.decode_logged(payload), Envelope | RegisterSession)
+        logged = codec.decode_logged(payload)
     except errors.UnsupportedFormat:
         return False
+    if isinstance(logged, Envelope):
+        return not isinstance(logged.command, ChangeMembers | LeaveJoint)
+    return isinstance(logged, RegisterSession | RefuseChange)
 
 
 def _core_config(member_id: int, config: NodeConfig) -> Config:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Self
 
-from pyraftkv import codec, errors
+from pyraftkv import codec, core, errors
 from pyraftkv._version import __version__
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import LEADER, PAYLOAD_BYTES_MAX, Save
+from pyraftkv.core import FOLLOWER, LEADER, Save
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.log.base import Recovered, Storage
@@ -20,12 +22,24 @@ from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
+from pyraftkv.node.identity import roster_at_start, whose
+from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
-from pyraftkv.node.member import Member
+from pyraftkv.node.member import Member, check_size
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.watches import NodeWatch
-from pyraftkv.protocol import Envelope, Genesis, GenesisOffer, Hello, WatchCall
+from pyraftkv.protocol import (
+    ChangeMembers,
+    Envelope,
+    GenesisOffer,
+    Hello,
+    LeaveJoint,
+    MembersCommand,
+    MembersResult,
+    WatchCall,
+)
 from pyraftkv.replica import Replica
+from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.store import Work
@@ -38,6 +52,15 @@ logger = logging.getLogger("pyraftkv.node")
 READ_STEP_BUDGET = 2000
 """Keys that a large range touches before others have their turn."""
 
+
+LINGER_TIMEOUTS = 5
+"""Election timeouts for which a member that was removed stays, unless it is told to go before.
+
+1. Of two members the leader is removed, and stops. The other one has the change in its log, but the news that it is
+   committed were lost.
+2. It needs a vote of two to go on, and there is nobody. So who was removed still votes and acknowledges, until the
+   others have applied it: then they refuse its HELLO as "removed".
+"""
 
 OFFER_SECONDS = 0.1
 """How often entry 1 is shown to a member that came late to the first start."""
@@ -55,6 +78,9 @@ class Node(Engine):
             a cluster: the log says who its members are.
         storage: Where the log and the snapshots are kept.
         transport: How messages reach the other members.
+        join: Addresses of a cluster that runs, to be taken in there, first as a learner. Nobody is asked any more once
+            the data directory belongs to a cluster; but who finds itself a learner asks to be promoted.
+        learner: With ``join``: stay a learner.
         config: Timing and limits.
         rng: The source of election jitter and nonces; give a seeded one for repeatable tests.
         clock: A clock in seconds that counts the time for which the machine is suspended; the system's by default.
@@ -64,9 +90,11 @@ class Node(Engine):
         self,
         name: str,
         *,
-        members: Mapping[str, str],
+        members: Mapping[str, str] | None = None,
         storage: Storage,
         transport: Transport,
+        join: Sequence[str] = (),
+        learner: bool = False,
         config: NodeConfig | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -74,7 +102,9 @@ class Node(Engine):
         self.name = name
         self.config = config or NodeConfig()
         self.config.check()
-        self._members = dict(members)
+        self._members = dict(members or {})
+        self._join_addresses = list(join)
+        self._stays_learner = learner
         self._storage = storage
         self._transport = transport
         self._rng = rng or random.Random()
@@ -91,6 +121,7 @@ class Node(Engine):
         self._starting: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self.failed: asyncio.Future[None] | None = None
         """Done when the node has stopped: with the error if it stopped by itself (a disk failed, a bug was met), with
         None if it was closed. None before the start."""
@@ -164,20 +195,35 @@ class Node(Engine):
         await self._join(await recovery.finish(self._storage, recovered))
 
     async def _join(self, recovered: Recovered) -> None:
-        """Become somebody: the member that the directory says, or one of the first of a new cluster."""
+        """Become somebody: who the directory says, one of the first of a new cluster, or a new one of a running one."""
         identity = recovered.identity
-        own = identity.member_id or first_ids(self._members).get(self.name, 0)
+        is_new = recovered.snapshot is None and not recovered.entries and not identity.cluster_id
+        is_joining = is_new and bool(self._join_addresses)
+        own = 0 if is_joining else identity.member_id or first_ids(self._members).get(self.name, 0)
         self._hello = Hello(identity.cluster_id, own, self.name, identity.incarnation, identity.boot_count, "")
-        self._peers = Peers(self._hello, self._members)
-        is_new = recovered.snapshot is None and not recovered.entries
-        if is_new:
+        self._peers = Peers(self._hello, {} if is_joining else self._members)
+        if is_new and not is_joining:
             self._bootstrap = Bootstrap(self._hello, self._members)
         await self._transport.start(self._hello, self)
         if self._bootstrap is not None:
             self._transport.set_peers(self._peers.addresses)
             recovered = await self._found(self._bootstrap, recovered)
             self._bootstrap = None
+        elif is_joining:
+            recovered = await self._ask_in(recovered)
         await self._run(recovered)
+
+    async def _ask_in(self, recovered: Recovered) -> Recovered:
+        """Become a learner of a cluster that runs, and bind the directory to that."""
+        taken_in = await ask_in(
+            self.name,
+            incarnation=recovered.identity.incarnation,
+            addresses=self._join_addresses,
+            transport=self._transport,
+            rng=random.Random(self._rng.getrandbits(64)),
+        )
+        identity = await self._storage.identify(cluster_id=taken_in.cluster_id, member_id=taken_in.added[0])
+        return replace(recovered, identity=identity)
 
     async def _found(self, bootstrap: Bootstrap, recovered: Recovered) -> Recovered:
         """Agree on entry 1 with the other first members and make it durable."""
@@ -192,37 +238,26 @@ class Node(Engine):
         """Bind the directory to its cluster, wire the parts and start the loops."""
         assert self._hello is not None
         assert self._peers is not None
+        replica = Replica()
         if recovered.snapshot is not None:
             replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot))
-            cluster_id, table = replica.cluster_id, replica.members
-        else:
-            replica = Replica()
-            genesis = codec.decode_logged(recovered.entries[0].payload)
-            assert isinstance(genesis, Genesis)
-            cluster_id, table = genesis.cluster_id, {m.id: m for m in genesis.members}
-        begun = recovery.own_recovery(recovered)
-        if begun is not None:
-            cluster_id, table = begun.cluster_id, {begun.member.id: begun.member}
-        ids = {m.name: m.id for m in table.values()}
-        if self.name not in ids:
-            raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {self.name!r}")
-        strangers = sorted(self._members.keys() - ids.keys())
-        if strangers:
+        roster = roster_at_start(recovered, replica)
+        cluster_id, own = whose(self.name, recovered, roster)
+        names = {member.name for member in roster.members.values()}
+        strangers = sorted(self._members.keys() - names)
+        if strangers and names:
             logger.warning(
-                "%s: its cluster has the members %s; members= names %s too, in vain", self.name, sorted(ids), strangers
+                "%s: its cluster has the members %s; members= names %s too, in vain",
+                self.name,
+                sorted(names),
+                strangers,
             )
-        identity = await self._storage.identify(cluster_id=cluster_id, member_id=ids[self.name])
+        identity = await self._storage.identify(cluster_id=cluster_id, member_id=own)
         self._hello = Hello(
-            cluster_id,
-            identity.member_id,
-            self.name,
-            identity.incarnation,
-            identity.boot_count,
-            self._transport.address,
+            cluster_id, own, self.name, identity.incarnation, identity.boot_count, self._transport.address
         )
-        self._peers.adopt(self._hello, table)
         self._transport.identify(self._hello)
-        self._transport.set_peers(self._peers.addresses)
+        self._adopt(roster)
         self._member = member = Member(
             recovered,
             replica,
@@ -233,14 +268,37 @@ class Node(Engine):
             events=self._events,
             config=self.config,
             rng=self._rng,
+            members_changed=self._members_changed,
             clock=self._clock,
         )
-        for name, loop in {**member.loops(), "offers": self._offer_genesis}.items():
+        loops = {**member.loops(), "offers": self._offer_genesis}
+        if self._join_addresses and not self._stays_learner:
+            loops["promotion"] = partial(become_voter, member, self.name)
+        for name, loop in loops.items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
             task.add_done_callback(self._loop_ended)
             self._tasks.append(task)
         # What was known to be committed when the member stopped is history by the time anybody asks for "now".
         await member.applied_to(recovered.hard_state.commit)
+
+    def _adopt(self, roster: Roster) -> None:
+        """Keep connections to these members, and to no others."""
+        assert self._hello is not None
+        assert self._peers is not None
+        self._peers.adopt(self._hello, roster)
+        self._transport.set_peers(self._peers.addresses)
+
+    def _members_changed(self, roster: Roster) -> None:
+        """The log says who the members are from here on; if this one is none of them, it goes."""
+        assert self._hello is not None
+        self._adopt(roster)
+        if roster.is_banned(self._hello.member_id) and self._lingering is None:
+            logger.info("%s was removed from its cluster", self.name)
+            seconds = LINGER_TIMEOUTS * self.config.election_timeout_seconds
+            self._lingering = asyncio.get_running_loop().call_later(seconds, self._removed)
+
+    def _removed(self) -> None:
+        self._fail(errors.MemberRemoved(f"{self.name} was removed from its cluster"))
 
     async def close(self) -> None:
         """Leave gracefully: finish writes under way, hand leadership over, then stop. Idempotent.
@@ -282,6 +340,8 @@ class Node(Engine):
         await asyncio.shield(self._stopping)
 
     async def _stop_once(self, cause: BaseException | None) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
         for task in self._tasks:
             task.remove_done_callback(self._loop_ended)
         running = [*self._tasks, self._starting] if self._starting is not None else self._tasks
@@ -328,13 +388,8 @@ class Node(Engine):
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        deadline = member.deadline(timeout)
         member.replica.store.validate(command)
-        session = await member.sessions.with_room(deadline)
-        member.writes.seal()
-        sequence, payload = session.encode(command)
-        _check_size(payload)
-        return await member.writes.submit(session.id, sequence, payload, deadline)  # type: ignore[return-value]
+        return await member.write(command, timeout)  # type: ignore[return-value]
 
     def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
@@ -376,6 +431,16 @@ class Node(Engine):
         """Start a watch. Raises `WatchCancelled`, `Overloaded`, `Closed`."""
         return self.open_watch(WatchCall(0, key, end, start_revision, prev_kv, no_put, no_delete))
 
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._running().change_members(command, timeout)
+
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members are, as of now. Raises `Unavailable`."""
+        member = self._running()
+        await member.reads.join(member.deadline(timeout))
+        return replace(member.replica.roster.result(), leader=member.raft.leader)
+
     async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
         """Return this member's view of itself and of the cluster."""
         member = self._running()
@@ -386,7 +451,7 @@ class Node(Engine):
             name=self.name,
             member_id=self._hello.member_id,
             cluster_id=self._hello.cluster_id,
-            role=raft.role.name.lower().replace("_", "-"),
+            role=_role_name(raft),
             leader=raft.leader,
             leader_name=self._peers.name(raft.leader),
             term=raft.term,
@@ -454,14 +519,15 @@ class Node(Engine):
     def write_encoded(self, payload: bytes, timeout: float) -> asyncio.Future[Outcome]:
         """Propose a client's encoded command. Raises `InvalidRequest`, `Overloaded`, `Closed`."""
         member = self._running()
-        _check_size(payload)
+        check_size(payload)
         try:
             envelope = codec.decode_logged(payload)
         except errors.PyraftkvError as error:
             raise errors.InvalidRequest(f"the command cannot be read: {error}") from None
         if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
             raise errors.InvalidRequest("the command names no session")
-        member.replica.store.validate(envelope.command)
+        if not isinstance(envelope.command, ChangeMembers | LeaveJoint):
+            member.replica.store.validate(envelope.command)
         return member.writes.submit(envelope.session, envelope.sequence, payload, member.deadline(timeout))
 
     async def open_session(self, timeout: float) -> int:
@@ -478,6 +544,11 @@ class Node(Engine):
     def peer_hello(self, hello: Hello) -> None:
         """Judge a peer's HELLO. Raises `HandshakeRejected`."""
         assert self._peers is not None
+        assert self._hello is not None
+        if not self._hello.member_id:
+            raise errors.HandshakeRejected(
+                f"{self.name!r} has not been taken in yet", reason="unknown-member", peer=hello.name
+            )
         self._peers.judge(hello)
         if self._bootstrap is not None:
             self._bootstrap.heard(hello)
@@ -497,10 +568,13 @@ class Node(Engine):
         """
         assert self._hello is not None
         assert self._peers is not None
-        own, offer = self._hello.member_id, codec.encode_logged(Genesis(self._hello.cluster_id, self._peers.table))
+        own = self._hello.member_id
         while True:
             await self._newcomer_came.wait()
-            self._transport.send([GenesisOffer(newcomer, own, offer) for newcomer in self._newcomers])
+            genesis = self._peers.roster.genesis
+            if genesis is not None:
+                offer = codec.encode_logged(genesis)
+                self._transport.send([GenesisOffer(newcomer, own, offer) for newcomer in self._newcomers])
             self._newcomers = {newcomer: left - 1 for newcomer, left in self._newcomers.items() if left > 1}
             await asyncio.sleep(OFFER_SECONDS)
             if not self._newcomers:
@@ -526,6 +600,11 @@ class Node(Engine):
         if self._member is not None:
             self._member.peer_lost(member_id)
 
+    def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:  # noqa: ARG002
+        """A member refused our HELLO: if it knows that we were removed, there is nothing to stay for."""
+        if rejection.reason == "removed":
+            self._removed()
+
     def client_connected(self, connection: Connection) -> None:
         """Serve a client, if this member runs."""
         if self._member is None or self._stopping is not None:
@@ -534,10 +613,10 @@ class Node(Engine):
             self._clients.accept(connection)
 
 
-def _check_size(payload: bytes) -> None:
-    """Raise `RequestTooLarge` for a payload that could be logged here and reach no other member."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise errors.RequestTooLarge(f"the encoded command has {len(payload)} bytes, over {PAYLOAD_BYTES_MAX}")
+def _role_name(raft: core.Status) -> str:
+    """Return what a member is, for people."""
+    is_learner = raft.role is FOLLOWER and raft.id in raft.membership.learners
+    return "learner" if is_learner else raft.role.name.lower().replace("_", "-")
 
 
 def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:

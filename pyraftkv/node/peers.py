@@ -1,4 +1,14 @@
-"""Who the other members are: judges their HELLOs, keeps their names and addresses, knows who answers."""
+"""Who the other members are: judges their HELLOs, keeps their names and addresses, knows who answers.
+
+The member table is a function of what was applied, and a member may be behind. So who is not in its table is either of
+the past or of the future; ids rise and are never used again, and say which:
+
+1. Members 1, 2 and 3 take in 4, which comes to lead. Member 1 was down; its log has the change, but it knows of no
+   commit index that covers it. Would it refuse 4 as a stranger, it would never hear of one.
+2. So an id that it has not come across yet is let in, as a *guest*: it gets answers, and what it says counts as much
+   as the Raft machine's own configuration makes of it.
+3. An id below those, and not in the table, was a member's that was removed: it is told so, and stops.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +17,10 @@ from collections.abc import Mapping
 from pyraftkv import errors
 from pyraftkv.node.bootstrap import first_ids
 from pyraftkv.protocol import Hello, MemberInfo
+from pyraftkv.roster import MEMBERS_MAX, Roster
+
+GUESTS_MAX = MEMBERS_MAX
+"""Members that are let in before their joining was applied here; one more waits until it was."""
 
 
 class Peers:
@@ -17,18 +31,20 @@ class Peers:
         self._listed = dict(members)
         self._names = {id_: name for name, id_ in first_ids(members).items()}
         self._addresses = {id_: members[name] for id_, name in self._names.items()}
+        self._roster = Roster()
         self._table: dict[int, MemberInfo] = {}
+        self._guests: set[int] = set()
         self._connected: set[int] = set()
 
     @property
     def addresses(self) -> dict[int, str]:
-        """Where to dial every other member, by id."""
+        """Where to dial every other member, and guests, by id."""
         return {id_: address for id_, address in self._addresses.items() if id_ != self._own.member_id}
 
     @property
-    def table(self) -> list[MemberInfo]:
-        """The first members, in the order that the genesis has them."""
-        return [self._table[id_] for id_ in sorted(self._table)]
+    def roster(self) -> Roster:
+        """The members as of the last `adopt`; an empty one before."""
+        return self._roster
 
     @property
     def ids(self) -> list[int]:
@@ -44,18 +60,29 @@ class Peers:
     def is_connected(self, member_id: int) -> bool:
         return member_id in self._connected or member_id == self._own.member_id
 
-    def adopt(self, own: Hello, table: Mapping[int, MemberInfo]) -> None:
-        """The log says who the members are: from here on only their incarnations are let in.
+    def adopt(self, own: Hello, roster: Roster) -> None:
+        """The log says who the members are: from here on only their incarnations are let in, and guests.
 
         1. A cluster of a, b and c is restarted, with members= that name a and z by now.
         2. By rank, z would be member 2, which is b: nobody is called by the rank of a list that is no longer his.
         """
-        heard = {id_: self._addresses[id_] for id_ in self._connected if id_ in table}
+        table = roster.members
+        self._guests = {id_ for id_ in self._guests if id_ >= roster.next_id}
+        guests = {id_: self._addresses[id_] for id_ in self._guests}
+        self._addresses = {member.id: self._address_of(member) for member in table.values()} | guests
         self._own = own
+        self._roster = roster
         self._table = dict(table)
         self._names = {m.id: m.name for m in table.values()}
-        self._addresses = {m.id: heard.get(m.id) or self._listed.get(m.name) or m.address for m in table.values()}
-        self._connected &= table.keys()
+        self._connected &= self._addresses.keys()
+
+    def _address_of(self, member: MemberInfo) -> str:
+        """Return where to dial a member: as the log has it when that is news, else as we were told."""
+        before = self._table.get(member.id)
+        if before is not None:
+            return self._addresses[member.id] if before.address == member.address else member.address
+        heard = self._addresses.get(member.id) if member.id in self._connected else None
+        return heard or self._listed.get(member.name) or member.address
 
     def judge(self, hello: Hello) -> None:
         """Raise `HandshakeRejected` unless ``hello`` is a member's of this cluster, in the life it joined with."""
@@ -63,13 +90,17 @@ class Peers:
         if hello.cluster_id and own.cluster_id and hello.cluster_id != own.cluster_id:
             raise _rejected(hello, "wrong-cluster", f"cluster {hello.cluster_id:x} is not {own.cluster_id:x}")
         if not self._table:
+            if own.cluster_id and hello.cluster_id:
+                self._judge_stranger(hello)
             return
         known = self._table.get(hello.member_id)
         if known is None:
-            raise _rejected(hello, "unknown-member", f"member {hello.member_id} is not in this cluster")
-        if known.name != hello.name:
+            self._judge_stranger(hello)
+            return
+        if known.name != hello.name and not hello.cluster_id:
+            # Of a first start: its id is the rank of its name. Once it has joined a name is but a label.
             raise _rejected(hello, "wrong-member", f"member {hello.member_id} is {known.name!r}, not {hello.name!r}")
-        if known.incarnation != hello.incarnation:
+        if known.incarnation != hello.incarnation and (known.incarnation or not hello.cluster_id):
             raise _rejected(
                 hello,
                 "wrong-incarnation",
@@ -77,9 +108,18 @@ class Peers:
                 "restore the old one, or replace the member; it may have forgotten what it acknowledged",
             )
 
+    def _judge_stranger(self, hello: Hello) -> None:
+        if self._roster.is_banned(hello.member_id) and hello.cluster_id:
+            raise _rejected(hello, "removed", f"member {hello.member_id} ({hello.name}) was removed from this cluster")
+        is_welcome = hello.member_id in self._addresses or len(self._guests) < GUESTS_MAX
+        if not hello.cluster_id or not is_welcome:
+            raise _rejected(hello, "unknown-member", f"member {hello.member_id} is not in this cluster")
+
     def heard(self, hello: Hello) -> bool:
         """Note that a judged peer is there; True when its address is news."""
         self._connected.add(hello.member_id)
+        if hello.member_id not in self._names:
+            self._guests.add(hello.member_id)
         if hello.address and self._addresses.get(hello.member_id) != hello.address:
             self._addresses[hello.member_id] = hello.address
             return True

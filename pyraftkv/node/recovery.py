@@ -212,14 +212,14 @@ class _Survivor:
 
     def _note_what_is_known(self) -> None:
         self._known_revision = self._replica.store.published_revision
-        self._known_members = dict(self._replica.members)
+        self._known_members = dict(self._replica.roster.members)
 
     def plan(self, *, name: str | None, address: str | None, random: Random) -> Recovery:
         """Return what is to be done. Raises `StorageError` if this is no member any more."""
         replica, state = self._replica, self._recovered.hard_state
         own = self._recovered.identity.member_id
         # A removal in the tail does not bind: whether it was committed is not known, and nobody else is left.
-        before = replica.members.get(own) or self._known_members.get(own)
+        before = replica.roster.members.get(own) or self._known_members.get(own)
         if before is None:
             raise errors.StorageError("the directory's member was removed from its cluster, and knows only what was")
         member = MemberInfo(
@@ -233,8 +233,8 @@ class _Survivor:
             member=command.member,
             was_learner=own in replica.membership.learners,
             cluster_id=command.cluster_id,
-            lost_cluster_id=replica.cluster_id,
-            lost=[row for id_, row in sorted(replica.members.items()) if id_ != own],
+            lost_cluster_id=replica.roster.cluster_id,
+            lost=[row for id_, row in sorted(replica.roster.members.items()) if id_ != own],
             term=state.term if self._begun else state.term + 1,
             commit_index=min(state.commit, replica.applied_index),
             last_index=replica.applied_index,

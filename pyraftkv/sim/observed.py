@@ -22,7 +22,7 @@ from pyraftkv.core import Entry, Save, SnapshotMeta
 from pyraftkv.log.base import Identity, Recovered, SnapshotSink, Storage
 from pyraftkv.protocol import Hello
 from pyraftkv.sim.faults import LinkFault
-from pyraftkv.transport.base import Connection, Handler, Transport
+from pyraftkv.transport.base import Connection, Dialer, Handler, Transport
 from pyraftkv.transport.lanes import LANE_OF
 
 IN_FLIGHT_MAX = 4096
@@ -236,6 +236,9 @@ class ObservedTransport:
     def set_peers(self, peers: Mapping[int, str]) -> None:
         self._transport.set_peers(peers)
 
+    def dialer(self) -> Dialer:
+        return self._transport.dialer()
+
     def send(self, messages: Sequence[PeerMessage]) -> None:
         self._sending(self._name, messages)
         if self._traffic.faults:
@@ -291,6 +294,7 @@ class _ObservedHandler:
         self._arrived = arrived
         self.peer_hello = handler.peer_hello
         self.peer_lost = handler.peer_lost
+        self.peer_refused = handler.peer_refused
         self._handler = handler
 
     def receive(self, messages: Sequence[PeerMessage]) -> None:

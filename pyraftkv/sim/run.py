@@ -355,4 +355,4 @@ def _facts(host: Host) -> list[object]:
     while isinstance(answer, Work):
         answer = answer.step(STEP_KEYS) or answer
     sessions = [codec.encode_table(part) for part in dump(replica.sessions.pin())]
-    return [replica.cluster_id, replica.members, store.compact_revision, answer, sessions]
+    return [replica.roster.plain(), store.compact_revision, answer, sessions]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pyraftkv.codec import PeerMessage
+from pyraftkv.errors import HandshakeRejected
 from pyraftkv.protocol import Hello
 
 
@@ -55,6 +56,10 @@ class Handler(Protocol):
         """Messages to that member were dropped: its connection broke, or its queue was full."""
         ...
 
+    def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
+        """That member refused our HELLO. It is dialled again."""
+        ...
+
     def client_connected(self, connection: Connection) -> None:
         """Take a client that said HELLO; the handler must `open` or `close` the connection."""
         ...
@@ -69,7 +74,10 @@ class Transport(Protocol):
         ...
 
     async def start(self, hello: Hello, handler: Handler) -> None:
-        """Listen, and answer HELLOs with `hello`. Raises `ConfigurationError` if the address cannot be bound."""
+        """Listen, and answer HELLOs with `hello`, whose member id is 0 while it is to be given one by a cluster.
+
+        Raises: `ConfigurationError` if the address cannot be bound.
+        """
         ...
 
     def identify(self, hello: Hello) -> None:
@@ -77,7 +85,10 @@ class Transport(Protocol):
         ...
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
-        """Keep connections to exactly these members, by id and address (re-resolved at every dial)."""
+        """Keep connections to exactly these members, by id and address (re-resolved at every dial).
+
+        What members that are none of them any more have dialled is closed: they have to say HELLO again.
+        """
         ...
 
     def send(self, messages: Sequence[PeerMessage]) -> None:
@@ -85,6 +96,10 @@ class Transport(Protocol):
 
         Three lanes per peer (control, appends, bulk), each bounded, so that no heartbeat stands behind a snapshot.
         """
+        ...
+
+    def dialer(self) -> Dialer:
+        """Return what opens client connections from here, by the same ways and with the same certificates."""
         ...
 
     async def close(self) -> None:

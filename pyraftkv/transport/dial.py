@@ -44,7 +44,7 @@ class Introduction:
                 self.answer.set_result(other)
         elif frame.kind == KIND_REJECTED:
             reason, message = decode_rejection(frame.payload)
-            error: Exception = HandshakeRejected(message, reason=reason)
+            error: Exception = HandshakeRejected(message, reason=reason, is_theirs=True)
             if reason == OVERLOADED:
                 error = ConnectionRefusedError(message)
             self._fail(error)

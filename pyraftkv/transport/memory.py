@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import TypeVarTuple
@@ -130,6 +130,11 @@ class MemoryNetwork:
             for other in list(self._transports.values()):
                 other.target_left(transport)
 
+    def shut_out(self, transport: MemoryTransport, *, keep: Container[int]) -> None:
+        """Break the links to ``transport`` of all members but of ``keep``."""
+        for other in list(self._transports.values()):
+            other.shut_out_by(transport, keep=keep)
+
     def track(self, source: str, target: str, connection: MemoryConnection) -> None:
         """Remember a client's connection, to break it when the network is cut."""
         self._connections = [entry for entry in self._connections if not entry[2].is_closed]
@@ -205,7 +210,6 @@ class MemoryTransport:
 
     def identify(self, hello: Hello) -> None:
         """Replace the HELLO for connections from now on."""
-        assert hello.member_id > 0, "member ids start at 1"
         self._hello = hello if hello.address else replace(hello, address=self._address)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
@@ -219,10 +223,15 @@ class MemoryTransport:
                 link.stop()
                 del self._links[member]
                 self._refusals.forget(member)
+        self._network.shut_out(self, keep=self._addresses)
         for member, address in self._addresses.items():
             if member not in self._links:
                 self._links[member] = _Link(member, address)
                 self._dial_later(self._links[member], seconds=0.0)
+
+    def dialer(self) -> Dialer:
+        """Return what opens client connections from here."""
+        return self._network.dialer(self._address)
 
     async def close(self) -> None:
         """Stop listening, drop every link and connection. Idempotent."""
@@ -245,6 +254,11 @@ class MemoryTransport:
             if link.address == address and link.target is None:
                 self._dial_later(link, seconds=0.0)
 
+    def shut_out_by(self, target: MemoryTransport, *, keep: Container[int]) -> None:
+        """``target`` wants to hear of nobody but of ``keep``: if we are not among them, we dial it again."""
+        if self._hello is not None and self._hello.member_id not in keep:
+            self.target_left(target)
+
     def target_left(self, target: MemoryTransport) -> None:
         """``target`` stopped listening: what is on its way there is lost."""
         for link in self._links.values():
@@ -265,7 +279,7 @@ class MemoryTransport:
             if target is None:
                 self._dial_later(link, seconds=REDIAL_SECONDS)
                 return
-            inbox, answer = target.accept_peer(encode_hello(own))
+            inbox, answer = self._introduce(link, target, own)
             other = decode_hello(answer)
             gate.admit(own, other, expected=link.member)
         except HandshakeRejected as rejection:
@@ -275,6 +289,16 @@ class MemoryTransport:
         self._refusals.forget(link.member)
         link.target, link.inbox = target, inbox
         link.boots = (own.boot_count, other.boot_count)
+
+    def _introduce(self, link: _Link, target: MemoryTransport, own: Hello) -> tuple[PeerInbox, bytes]:
+        """Say HELLO to a member. Raises `HandshakeRejected`; our handler is told that it was they who refused."""
+        try:
+            return target.accept_peer(encode_hello(own))
+        except HandshakeRejected as rejection:
+            theirs = HandshakeRejected(str(rejection), reason=rejection.reason, is_theirs=True)
+            assert self._handler is not None
+            asyncio.get_running_loop().call_soon(self._handler.peer_refused, link.member, theirs)
+            raise theirs from None
 
     def accept_peer(self, data: bytes) -> tuple[PeerInbox, bytes]:
         """Judge the HELLO of a member that dials us; return where its messages go, and our HELLO.

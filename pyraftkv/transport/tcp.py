@@ -21,9 +21,9 @@ from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_messa
 from pyraftkv.errors import ConfigurationError, FrameError, HandshakeRejected
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.address import format_address, is_loopback, is_unspecified, parse_address
-from pyraftkv.transport.base import Handler
+from pyraftkv.transport.base import Dialer, Handler
 from pyraftkv.transport.connection import FramedConnection, Wire
-from pyraftkv.transport.dial import OVERLOADED, dial
+from pyraftkv.transport.dial import OVERLOADED, TcpDialer, dial
 from pyraftkv.transport.framing import KIND_HELLO, KIND_HELLO_ACK, KIND_REJECTED, Frame
 from pyraftkv.transport.handshake import BOOT_COUNT_MAX, PeerGate, judge_hello
 from pyraftkv.transport.lanes import LANE_OF, Lane
@@ -198,7 +198,6 @@ class TcpTransport:
 
     def identify(self, hello: Hello) -> None:
         """Replace the HELLO for connections from now on."""
-        assert hello.member_id > 0, "member ids start at 1"
         assert 0 <= hello.boot_count <= BOOT_COUNT_MAX, "a frame's header holds 32 bits of boot count"
         self._hello = hello if hello.address else replace(hello, address=self.address)
 
@@ -213,10 +212,17 @@ class TcpTransport:
             for outlet in self._peers.pop(member).values():
                 self._retire(outlet)
             self._refusals.forget(member)
+        for wire in list(self._wires):
+            if isinstance(wire.role, PeerInbox) and wire.role.peer.member_id not in wanted:
+                wire.abort()
         self._addresses = wanted
         for member, address in wanted.items():
             if member not in self._peers:
                 self._peers[member] = {lane: self._outlet(member, address, lane) for lane in Lane}
+
+    def dialer(self) -> Dialer:
+        """Return what opens client connections from here, with the same certificates."""
+        return TcpDialer(tls=self._tls, limits=self._limits)
 
     async def close(self) -> None:
         """Stop listening and drop every connection. Idempotent; nothing is called any more once it returned."""
@@ -290,10 +296,16 @@ class TcpTransport:
             lane,
             dial=connect,
             lost=lambda: self._losses.add(member),
-            refused=lambda rejection: self._refusals.add(member, rejection),
+            refused=lambda rejection: self._refused(member, rejection),
             limits=self._limits,
             rng=self._rng,
         )
+
+    def _refused(self, member: int, rejection: HandshakeRejected) -> None:
+        """We and the member that we dialled do not go together."""
+        self._refusals.add(member, rejection)
+        if rejection.is_theirs and self._handler is not None and not self._closed:
+            self._handler.peer_refused(member, rejection)
 
     def _admitted(self, other: Hello) -> None:
         """A member's HELLO was accepted: forget its refusals, and drop the connections of its earlier lives."""

@@ -27,6 +27,7 @@ from pyraftkv.codec import (
 )
 from pyraftkv.core.messages import AppendRequest, AppendResponse, Heartbeat, HeartbeatResponse
 from pyraftkv.core.types import Entry
+from pyraftkv.errors import HandshakeRejected
 from pyraftkv.protocol import Answer, Envelope, Hello, WatchUpdate, WriteCall
 from pyraftkv.store.commands import PutBatch, PutKey
 from pyraftkv.store.values import Event, EventType, KeyValue, PutResult, RangeResult, WatchBatch
@@ -136,6 +137,9 @@ class _Member:
             self.done.set_result(None)
 
     def peer_lost(self, member_id: int) -> None:
+        """Nothing to do."""
+
+    def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         """Nothing to do."""
 
     def client_connected(self, connection: Connection) -> None:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import pytest
 
 from pyraftkv import errors
-from pyraftkv.node.peers import Peers
-from pyraftkv.protocol import Hello, MemberInfo
+from pyraftkv.node.peers import GUESTS_MAX, Peers
+from pyraftkv.protocol import AddMember, ChangeMembers, Genesis, Hello, MemberInfo, RemoveMember, UpdateMember
+from pyraftkv.roster import Roster
 
 TABLE = {number: MemberInfo(number, name, f"old:{number}", number * 11) for number, name in enumerate("abc", start=1)}
+OWN_CLUSTER = 7
+
+
+def roster(*commands: ChangeMembers) -> Roster:
+    """Return the members of `TABLE`, and what ``commands`` made of them."""
+    roster = Roster()
+    roster.found(Genesis(OWN_CLUSTER, list(TABLE.values())))
+    for command in commands:
+        roster.apply(command)
+    return roster
+
+
+ADDED = ChangeMembers([AddMember("d", "old:4", 44, learner=True)])
+REMOVED = ChangeMembers([RemoveMember(3)])
 
 
 def hello(number: int, *, cluster_id: int = 7, name: str = "", incarnation: int = 0, address: str = "") -> Hello:
@@ -29,12 +44,12 @@ def test_before_the_log_says_better_the_list_counts() -> None:
 def test_the_log_says_who_the_members_are() -> None:
     """A list with other names does not rename or readdress anybody; one with the same name may readdress it."""
     peers = Peers(hello(1), {"a": "h:1", "z": "h:26"})
-    peers.adopt(hello(1), TABLE)
+    peers.adopt(hello(1), roster())
     assert peers.addresses == {2: "old:2", 3: "old:3"}
     assert [peers.name(number) for number in (1, 2, 3)] == ["a", "b", "c"]
-    assert peers.table == list(TABLE.values())
+    assert peers.roster.members == TABLE
     moved = Peers(hello(1), {"a": "h:1", "c": "new:3"})
-    moved.adopt(hello(1), TABLE)
+    moved.adopt(hello(1), roster())
     assert moved.addresses == {2: "old:2", 3: "new:3"}
 
 
@@ -44,7 +59,7 @@ def test_what_a_member_says_of_its_address_counts_most() -> None:
     assert peers.heard(hello(2, address="moved:2"))
     assert not peers.heard(hello(2, address="moved:2"))
     assert not peers.heard(hello(3))
-    peers.adopt(hello(1), TABLE)
+    peers.adopt(hello(1), roster())
     assert peers.addresses == {2: "moved:2", 3: "h:3"}
 
 
@@ -52,8 +67,8 @@ def test_what_a_member_says_of_its_address_counts_most() -> None:
     ("other", "reason"),
     [
         (hello(2, cluster_id=8), "wrong-cluster"),
-        (hello(4, name="d"), "unknown-member"),
-        (hello(2, name="d"), "wrong-member"),
+        (hello(4, cluster_id=0, name="d"), "unknown-member"),
+        (hello(2, cluster_id=0, name="d"), "wrong-member"),
         (hello(2, incarnation=5), "wrong-incarnation"),
         (hello(2, cluster_id=0, incarnation=5), "wrong-incarnation"),
     ],
@@ -61,11 +76,88 @@ def test_what_a_member_says_of_its_address_counts_most() -> None:
 def test_who_is_not_let_in(other: Hello, reason: str) -> None:
     """Another cluster, a stranger, another name, another life: each refused by its reason."""
     peers = Peers(hello(1), {"a": "h:1"})
-    peers.adopt(hello(1), TABLE)
+    peers.adopt(hello(1), roster())
     peers.judge(hello(2))
     with pytest.raises(errors.HandshakeRejected) as caught:
         peers.judge(other)
     assert (caught.value.reason, caught.value.peer) == (reason, other.name)
+
+
+def test_who_joined_later_than_was_applied_here_is_a_guest() -> None:
+    """An id that was never seen is let in and answered: it may be the leader that has the news. Not without bound."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    peers.adopt(hello(1), roster())
+    guest = hello(4, name="d", address="new:4")
+    peers.judge(guest)
+    assert peers.heard(guest)
+    assert peers.addresses == {2: "old:2", 3: "old:3", 4: "new:4"}
+    assert (peers.ids, peers.is_connected(4)) == ([1, 2, 3], True)
+    for number in range(5, 4 + GUESTS_MAX):
+        peers.heard(hello(number, name="x"))
+    with pytest.raises(errors.HandshakeRejected, match="not in this cluster"):
+        peers.judge(hello(4 + GUESTS_MAX, name="x"))
+    peers.judge(guest)
+    peers.adopt(hello(1), roster(ADDED))
+    assert (peers.name(4), peers.address(4)) == ("d", "new:4"), "what it said itself counts more"
+    with pytest.raises(errors.HandshakeRejected) as caught:
+        peers.judge(hello(4, name="d", incarnation=45))
+    assert caught.value.reason == "wrong-incarnation"
+
+
+def test_before_anything_was_applied_every_member_is_a_guest() -> None:
+    """Who has just joined knows the cluster and nobody in it."""
+    peers = Peers(hello(4, name="d"), {})
+    peers.judge(hello(2))
+    peers.heard(hello(2, address="h:2"))
+    assert peers.addresses == {2: "h:2"}
+    with pytest.raises(errors.HandshakeRejected):
+        peers.judge(hello(2, cluster_id=8))
+
+
+def test_who_was_removed_is_told_so() -> None:
+    """Its id was used, and is nobody's: that is no stranger's. Nor is it dialled any more."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    peers.adopt(hello(1), roster())
+    peers.heard(hello(3))
+    peers.adopt(hello(1), roster(REMOVED))
+    assert peers.addresses == {2: "old:2"}
+    assert not peers.is_connected(3)
+    with pytest.raises(errors.HandshakeRejected) as caught:
+        peers.judge(hello(3))
+    assert caught.value.reason == "removed"
+    peers.judge(hello(4, name="d"))
+    peers.heard(hello(4, name="d"))
+    peers.adopt(hello(1), roster(REMOVED, ADDED, ChangeMembers([RemoveMember(4)])))
+    assert peers.addresses == {2: "old:2"}, "a guest whose removal is applied is none any more"
+
+
+def test_a_name_is_a_label() -> None:
+    """Who was renamed says its old name until it is started again; its directory is what counts."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    peers.adopt(hello(1), roster(ChangeMembers([UpdateMember(2, name="z")])))
+    peers.judge(hello(2))
+    assert peers.name(2) == "z"
+
+
+def test_a_new_address_in_the_log_counts_more_than_what_was_said_before() -> None:
+    """And what is said afterwards counts more again."""
+    peers = Peers(hello(1), {"a": "h:1", "b": "h:2"})
+    peers.adopt(hello(1), roster())
+    peers.heard(hello(2, address="moved:2"))
+    peers.adopt(hello(1), roster(ADDED))
+    assert peers.address(2) == "moved:2"
+    peers.adopt(hello(1), roster(ADDED, ChangeMembers([UpdateMember(2, address="log:2")])))
+    assert peers.address(2) == "log:2"
+    assert peers.heard(hello(2, address="moved:2"))
+
+
+def test_an_expected_member_may_have_come_already() -> None:
+    """Its directory was bound by an entry that is not applied here yet; without a cluster it is not that member."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    peers.adopt(hello(1), roster(ChangeMembers([AddMember("d", "old:4", 0, learner=True)])))
+    peers.judge(hello(4, name="d"))
+    with pytest.raises(errors.HandshakeRejected):
+        peers.judge(hello(4, cluster_id=0, name="d"))
 
 
 def test_who_answers_is_known() -> None:

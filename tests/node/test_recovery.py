@@ -13,7 +13,7 @@ from pyraftkv.core import MEMBERSHIP, Entry, HardState, Membership, Save, Snapsh
 from pyraftkv.log import FileStorage, MemoryStorage
 from pyraftkv.log.base import Identity, Recovered, Storage
 from pyraftkv.node.recovery import Recovery, finish, own_recovery, recover
-from pyraftkv.protocol import Envelope, Genesis, MemberInfo, Recover, RegisterSession
+from pyraftkv.protocol import AddMember, ChangeMembers, Envelope, Genesis, MemberInfo, Recover, RegisterSession
 from pyraftkv.replica import BUSY, Replica
 from pyraftkv.sim.disk import SimFS
 from pyraftkv.store.commands import DeleteRange
@@ -95,7 +95,7 @@ async def test_what_a_recovery_does_and_says() -> None:
     identity = recovered.identity
     assert (identity.cluster_id, identity.member_id) == (plan.cluster_id, 1)
     assert (recovered.hard_state.term, recovered.hard_state.commit) == (5, LAST + 1)
-    assert (replica.cluster_id, replica.members) == (plan.cluster_id, {1: plan.member})
+    assert (replica.roster.cluster_id, replica.roster.members) == (plan.cluster_id, {1: plan.member})
     assert replica.membership == Membership(voters=frozenset({1}))
     assert keys(replica) == ALL_KEYS
     assert replica.store.published_revision == LAST - 1
@@ -137,7 +137,7 @@ async def test_nothing_is_changed_unless_it_is_agreed_to() -> None:
     recovered, replica = await opened(storage)
     assert (recovered.identity.cluster_id, recovered.hard_state) == (CLUSTER, HardState(4, 3, KNOWN))
     assert recovered.entries == entries()
-    assert len(replica.members) == 3
+    assert len(replica.roster.members) == 3
 
 
 @asynchronous
@@ -146,7 +146,7 @@ async def test_name_and_address_may_change() -> None:
     storage = await prepared(MemoryStorage())
     done = await recover(storage, name="z", address="10.9.9.9:1")
     _, replica = await opened(storage)
-    assert replica.members == {1: MemberInfo(1, "z", "10.9.9.9:1", done.member.incarnation)}
+    assert replica.roster.members == {1: MemberInfo(1, "z", "10.9.9.9:1", done.member.incarnation)}
 
 
 @asynchronous
@@ -208,9 +208,9 @@ async def test_a_long_command_is_applied_in_slices() -> None:
 @asynchronous
 async def test_a_learner_is_refused_unless_told_otherwise() -> None:
     """It may lack what every voter had."""
-    members = [*MEMBERS[1:], MemberInfo(4, "l", "10.0.0.4:2479", 40, learner=True)]
-    log = [Entry(1, 1, codec.encode_logged(Genesis(CLUSTER, members)), MEMBERSHIP)]
-    storage = await prepared(MemoryStorage(), log, member=4, known=1)
+    joined = ChangeMembers([AddMember("l", "10.0.0.4:2479", 40, learner=True)])
+    log = [*entries()[:2], Entry(3, 2, codec.encode_logged(Envelope(SESSION, 1, 1, joined)), MEMBERSHIP)]
+    storage = await prepared(MemoryStorage(), log, member=4, known=3)
     with pytest.raises(errors.StorageError, match="'l' is a learner"):
         await recover(storage)
     done = await recover(storage, from_learner=True)
@@ -286,7 +286,7 @@ async def test_a_start_finishes_what_was_interrupted() -> None:
         await node.put("k", "v")
         status = await node.status()
     recovered, replica = await opened(storage)
-    assert status.cluster_id == recovered.identity.cluster_id == replica.cluster_id != CLUSTER
+    assert status.cluster_id == recovered.identity.cluster_id == replica.roster.cluster_id != CLUSTER
 
 
 # --- What interrupts it --------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ async def test_interrupted_anywhere_it_leaves_the_old_directory_or_the_new_clust
             assert done.is_done
             recovered, replica = await opened(on_disk(fs.disk.mount()))
             assert not is_old(recovered), f"died before operation {point}"
-            assert (replica.cluster_id, keys(replica)) == (done.cluster_id, ALL_KEYS)
+            assert (replica.roster.cluster_id, keys(replica)) == (done.cluster_id, ALL_KEYS)
     assert 0 < old < count, "both were met"
 
 
@@ -370,4 +370,4 @@ async def test_a_disk_that_refuses_is_told_and_the_recovery_goes_on_later() -> N
         done = await recover(on_disk(fs))
         recovered, replica = await opened(on_disk(fs))
         assert not is_old(recovered)
-        assert (replica.cluster_id, keys(replica)) == (done.cluster_id, ALL_KEYS)
+        assert (replica.roster.cluster_id, keys(replica)) == (done.cluster_id, ALL_KEYS)

@@ -9,6 +9,7 @@ from random import Random
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import Entry, HardState, Save
 from pyraftkv.core.messages import Heartbeat
+from pyraftkv.errors import HandshakeRejected
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Recovered
 from pyraftkv.protocol import Hello
@@ -84,6 +85,9 @@ class Receiver:
         self.terms += [term_of(message) for message in messages]
 
     def peer_lost(self, member_id: int) -> None:
+        pass
+
+    def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         pass
 
     def client_connected(self, connection: Connection) -> None:

@@ -53,6 +53,7 @@ class Member:
         self.hellos: list[Hello] = []
         self.batches: list[list[PeerMessage]] = []
         self.lost: list[int] = []
+        self.refused: list[tuple[int, HandshakeRejected]] = []
         self.clients: list[Connection] = []
         self.refuse: str = ""
 
@@ -74,6 +75,10 @@ class Member:
     def peer_lost(self, member_id: int) -> None:
         """Record."""
         self.lost.append(member_id)
+
+    def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
+        """Record."""
+        self.refused.append((member_id, rejection))
 
     def client_connected(self, connection: Connection) -> None:
         """Record; the test opens it."""

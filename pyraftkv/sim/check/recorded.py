@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 from pyraftkv.engine import Engine
 from pyraftkv.errors import NotApplied, PyraftkvError, WatchCancelled
 from pyraftkv.kv import Consistency, Status, Watch
+from pyraftkv.protocol import MembersCommand, MembersResult
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
 from pyraftkv.store.commands import Command, PutKey, RangeQuery
 from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
@@ -70,6 +71,14 @@ class RecordedKV(Engine):
         )
         assert result.revision >= at_least, f"revision {at_least} was to be seen at least, {result.revision} was"
         return result
+
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once; no history holds it. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._engine.change_members(command, timeout)
+
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members are, as of now. Raises `Unavailable`."""
+        return await self._engine.member_table(timeout)
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

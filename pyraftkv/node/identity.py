@@ -1,0 +1,57 @@
+"""Whose directory a node has opened, and who the members were as far back as it can tell.
+
+What a directory says of itself is older than its log: the log's last entries, and whether they are committed, are known
+only when they are applied. So the table that a node starts with may be behind, never wrong: `Peers` knows what to make
+of members that it does not have yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyraftkv import codec, errors
+from pyraftkv.core import MEMBERSHIP
+from pyraftkv.log.base import Recovered
+from pyraftkv.node.recovery import own_recovery
+from pyraftkv.protocol import ChangeMembers, Envelope, Genesis, UpdateMember
+from pyraftkv.replica import Replica
+from pyraftkv.roster import Roster
+
+
+def roster_at_start(recovered: Recovered, replica: Replica) -> Roster:
+    """Return the members as of the snapshot, the first entry, or a recovery; an empty roster if there is neither."""
+    roster = replica.roster.copy()
+    if recovered.snapshot is None and recovered.entries:
+        genesis = codec.decode_logged(recovered.entries[0].payload)
+        assert isinstance(genesis, Genesis), "every log begins with it"
+        roster.found(genesis)
+    begun = own_recovery(recovered)
+    if begun is not None:
+        roster.recover(begun)
+    return roster
+
+
+def whose(name: str, recovered: Recovered, roster: Roster) -> tuple[int, int]:
+    """Return cluster and member id of the directory that ``name`` was given.
+
+    Raises: `ForeignDataDir` if that is another member's.
+    """
+    identity = recovered.identity
+    ids = {member.name: member.id for member in roster.members.values()}
+    own = identity.member_id or ids.get(name, 0)
+    known = roster.members.get(own)
+    is_ours = name in {known.name, *_names_given(own, recovered)} if known is not None else name not in ids
+    if not own or not is_ours:
+        raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {name!r}")
+    return identity.cluster_id or roster.cluster_id, own
+
+
+def _names_given(member_id: int, recovered: Recovered) -> Iterator[str]:
+    """Yield the names that the log gives to a member after what its table is from."""
+    for entry in recovered.entries:
+        if entry.kind is MEMBERSHIP and entry.payload:
+            logged = codec.decode_logged(entry.payload)
+            if isinstance(logged, Envelope) and isinstance(logged.command, ChangeMembers):
+                for change in logged.command.changes:
+                    if isinstance(change, UpdateMember) and change.id == member_id and change.name is not None:
+                        yield change.name
