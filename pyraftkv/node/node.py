@@ -122,6 +122,9 @@ class Node(Engine):
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        """Set while this member is removed, and stays for the others' sake."""
+        self._parting: asyncio.TimerHandle | None = None
+        """Set while members that were removed are still to hear of it."""
         self.failed: asyncio.Future[None] | None = None
         """Done when the node has stopped: with the error if it stopped by itself (a disk failed, a bug was met), with
         None if it was closed. None before the start."""
@@ -282,11 +285,24 @@ class Node(Engine):
         await member.applied_to(recovered.hard_state.commit)
 
     def _adopt(self, roster: Roster) -> None:
-        """Keep connections to these members, and to no others."""
+        """Keep connections to these members, and soon to no others: who is removed hears that it is committed."""
         assert self._hello is not None
         assert self._peers is not None
         self._peers.adopt(self._hello, roster)
         self._transport.set_peers(self._peers.addresses)
+        if self._peers.are_some_leaving:
+            self._call_off(self._parting)
+            self._parting = asyncio.get_running_loop().call_later(self.config.election_timeout_seconds, self._let_go)
+
+    def _let_go(self) -> None:
+        assert self._peers is not None
+        self._peers.let_go()
+        self._transport.set_peers(self._peers.addresses)
+
+    @staticmethod
+    def _call_off(timer: asyncio.TimerHandle | None) -> None:
+        if timer is not None:
+            timer.cancel()
 
     def _members_changed(self, roster: Roster) -> None:
         """The log says who the members are from here on; if this one is none of them, it goes."""
@@ -340,8 +356,8 @@ class Node(Engine):
         await asyncio.shield(self._stopping)
 
     async def _stop_once(self, cause: BaseException | None) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
+        self._call_off(self._lingering)
+        self._call_off(self._parting)
         for task in self._tasks:
             task.remove_done_callback(self._loop_ended)
         running = [*self._tasks, self._starting] if self._starting is not None else self._tasks

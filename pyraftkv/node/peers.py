@@ -34,12 +34,24 @@ class Peers:
         self._roster = Roster()
         self._table: dict[int, MemberInfo] = {}
         self._guests: set[int] = set()
+        self._leaving: dict[int, str] = {}
+        """The addresses of members that were removed, and are still to hear of it."""
         self._connected: set[int] = set()
 
     @property
     def addresses(self) -> dict[int, str]:
-        """Where to dial every other member, and guests, by id."""
-        return {id_: address for id_, address in self._addresses.items() if id_ != self._own.member_id}
+        """Where to dial every other member, guests and those who are leaving, by id."""
+        everybody = self._leaving | self._addresses
+        return {id_: address for id_, address in everybody.items() if id_ != self._own.member_id}
+
+    @property
+    def are_some_leaving(self) -> bool:
+        """Whether there is somebody to `let_go`."""
+        return bool(self._leaving)
+
+    def let_go(self) -> None:
+        """Whoever was removed has heard of it by now, or is told when it says HELLO again."""
+        self._leaving.clear()
 
     @property
     def roster(self) -> Roster:
@@ -68,7 +80,8 @@ class Peers:
         """
         table = roster.members
         self._guests = {id_ for id_ in self._guests if id_ >= roster.next_id}
-        guests = {id_: self._addresses[id_] for id_ in self._guests}
+        guests = {id_: self._addresses[id_] for id_ in self._guests & self._addresses.keys()}
+        self._leaving |= {id_: self._addresses[id_] for id_ in self._table if roster.is_banned(id_)}
         self._addresses = {member.id: self._address_of(member) for member in table.values()} | guests
         self._own = own
         self._roster = roster

@@ -120,6 +120,9 @@ def test_who_was_removed_is_told_so() -> None:
     peers.adopt(hello(1), roster())
     peers.heard(hello(3))
     peers.adopt(hello(1), roster(REMOVED))
+    assert peers.addresses == {2: "old:2", 3: "old:3"}, "it is still to hear that it was removed"
+    assert peers.are_some_leaving
+    peers.let_go()
     assert peers.addresses == {2: "old:2"}
     assert not peers.is_connected(3)
     with pytest.raises(errors.HandshakeRejected) as caught:
