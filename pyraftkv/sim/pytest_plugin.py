@@ -2,8 +2,9 @@
 
 A failed test is a scenario (`pyraftkv.sim.trial`): its function is called again with another trial in place of the
 fixture's, as long as the budget lasts and the failure stays the same. The error that is reported, the report's section
-and the picture are those of the run with the fewest faults. Other fixtures of the test are made once and shared by all
-of these calls, so what a scenario changes must be made in the test itself.
+and the picture are those of the run with the fewest faults. Fixtures that stand on the simulation are made again for
+each of these calls (`pyraftkv.sim.pytest_fixtures`); others are made once and shared, so what a scenario changes must
+be made by the test itself, or from its simulation.
 
 A test that is expected to fail (``xfail``) is neither shrunk nor drawn.
 """
@@ -16,7 +17,7 @@ import logging
 import re
 import shlex
 from collections.abc import Generator, Iterator, Sequence
-from inspect import iscoroutinefunction, signature
+from inspect import iscoroutinefunction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -24,6 +25,7 @@ from typing import Any, cast
 import pytest
 
 from pyraftkv.sim.faults import FaultError
+from pyraftkv.sim.pytest_fixtures import Fixtures, NotRepeatable
 from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
 
 SEEDS_DEFAULT = 5
@@ -79,12 +81,16 @@ def explained(item: pytest.Function, name: str, error: BaseException) -> BaseExc
 
     broken = breakage(made, _as_error(error))
     seconds_max: Any = item.config.getoption("--raft-shrink-seconds")
+    obstacle = ""
     if seconds_max > 0:
-        with _quiet():
-            broken = shrunk(_scenario(item, name), broken, seconds_max=seconds_max)
+        try:
+            with _quiet():
+                broken = shrunk(_scenario(item, name), broken, seconds_max=seconds_max)
+        except NotRepeatable as why:
+            obstacle = f"\nnot shrunk: {why}, so the test cannot run again with fewer faults"
     command = _command(item, broken.seed)
     picture = _draw(item, broken, command)
-    item.stash[_REPORT] = broken.report(command=command, picture=picture, longer=LONGER)
+    item.stash[_REPORT] = broken.report(command=command, picture=picture, longer=LONGER) + obstacle
     _detach(broken.error, error)
     return broken.error.with_traceback(_theirs(broken.error.__traceback__))
 
@@ -96,14 +102,18 @@ def check_ran(item: pytest.Function, name: str) -> None:
 
 
 def _scenario(item: pytest.Function, name: str) -> Scenario:
-    """Return the function of a test as a scenario."""
-    given = {each: item.funcargs[each] for each in signature(item.obj).parameters if each in item.funcargs}
+    """Return the function of a test as a scenario. Raises `NotRepeatable`, which comes out of the scenario, too."""
+    fixtures = Fixtures(item, name)
+    has_begun = cast(Trial, item.funcargs[name]).has_begun
 
     def scenario(another: Trial) -> None:
         try:
-            item.obj(**{**given, name: another})
+            fixtures.call(another)
         except pytest.fail.Exception as failure:
             raise _as_error(failure) from None
+        finally:
+            if has_begun and not another.has_begun:
+                raise NotRepeatable(f"`{name}` came to the test past its parameters")
 
     return scenario
 

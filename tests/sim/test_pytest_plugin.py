@@ -235,6 +235,91 @@ def test_a_test_that_simulates_nothing_fails(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["E *nothing was simulated: *`raft_sim.run(main)`"])
 
 
+FIXTURES = """
+import asyncio
+import pytest
+
+pytestmark = pytest.mark.raft(faults=["kill", "delay"], seconds=3.0, faults_per_second=2.0)
+shared = []
+
+
+async def idle(host):
+    await asyncio.sleep(1000)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shared.append(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def worker(raft_sim, folder):
+    return raft_sim.host("worker", program=idle)
+
+
+@pytest.fixture
+def app(raft_sim, worker, folder):
+    assert folder is shared[-1]
+    yield [worker, raft_sim]
+    print("app ends")
+
+
+@pytest.fixture(params=["a"])
+def odd(worker):
+    return worker
+
+
+def lives_once(sim, worker):
+    async def main(sim):
+        await asyncio.sleep(3)
+        assert worker.boots == 1
+
+    sim.run(main)
+
+
+def test_beside(raft_sim, app, folder):
+    assert app[0] is raft_sim.hosts["worker"]
+    lives_once(raft_sim, app[0])
+
+
+def test_without(app):
+    lives_once(app[1], app[0])
+
+
+def test_past(app, request):
+    lives_once(request.getfixturevalue("raft_sim"), app[0])
+
+
+def test_odd(raft_sim, odd):
+    lives_once(raft_sim, odd)
+"""
+
+
+@pytest.mark.parametrize("name", ["test_beside", "test_without"])
+def test_what_fixtures_made_of_a_simulation_they_make_again(pytester: pytest.Pytester, name: str) -> None:
+    """A worker of the first run, with all its lives, would fail every other run, and no fault would seem needed."""
+    result = run(pytester, FIXTURES, "-k", name, "--raft-seed=0", "--raft-shrink-seconds=60")
+    result.assert_outcomes(failed=1, deselected=3)
+    result.stdout.fnmatch_lines(["E  *assert 2 == 1", "faults: 1, shrunk from *", "    at *s for *s kill worker"])
+    assert result.stdout.str().count("app ends") == 1, "of the first run alone, and printed by it"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("test_odd", "the fixture `odd` has parameters"),
+        ("test_past", "`raft_sim` came to the test past its parameters"),
+    ],
+)
+def test_what_cannot_run_again_is_not_shrunk(pytester: pytest.Pytester, name: str, why: str) -> None:
+    """Rather than wrongly; the report says why."""
+    result = run(pytester, FIXTURES, "-k", name, "--raft-seed=0")
+    result.assert_outcomes(failed=1, deselected=3)
+    assert "shrunk from" not in result.stdout.str()
+    result.stdout.fnmatch_lines([f"not shrunk: {why}, so the test cannot run again*"])
+
+
 def test_a_run_without_simulations_imports_nothing(pytester: pytest.Pytester) -> None:
     """Whoever has the package installed does not pay for it, and coverage sees it imported from the beginning."""
     pytester.makepyfile(test_it="def test_it():\n    pass\n")

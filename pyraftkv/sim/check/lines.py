@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 from pyraftkv.errors import from_wire, to_wire
 from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
@@ -75,9 +75,10 @@ def from_lines(lines: Iterable[str]) -> History:
 def _take(history: History, line: str) -> None:
     if len(line) > LINE_BYTES_MAX:
         raise ValueError("too long")
-    table = json.loads(line)
-    if not isinstance(table, dict):
+    found = json.loads(line)
+    if not isinstance(found, dict):
         raise TypeError("no JSON object")
+    table = cast(dict[str, Any], found)
     if "watch" in table:
         history.watches.append(_watch_from(table))
     else:
