@@ -38,8 +38,11 @@ class ElectionRules(LeaderRules):
     __slots__ = ()
 
     def _tick_election(self) -> None:
-        """Campaign in time, or as soon as it may. The clock of one that may not goes on: a learner that began again
-        would hold its leader for alive, and refuse its vote to those who know that it was promoted (etcd#10998)."""
+        """Campaign in time, or as soon as this member may.
+
+        The clock of one that may not goes on. A learner's that began again would make it hold its leader for alive, and
+        refuse its vote to those who know that it was promoted (etcd#10998).
+        """
         self._election_elapsed += 1
         if self._election_elapsed >= self._election_timeout:
             self._campaign(by_transfer=False)
