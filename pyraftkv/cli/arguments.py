@@ -13,6 +13,17 @@ import pyraftkv
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
+from pyraftkv.cli.membership import (
+    member_add,
+    member_demote,
+    member_list,
+    member_named,
+    member_promote,
+    member_remove,
+    member_replace,
+    member_update,
+    move_leader,
+)
 from pyraftkv.cli.printing import emit
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
@@ -153,6 +164,8 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--listen", help=f"host:port (its own address in --members, or {DEFAULT_ADDRESS})")
     verb.add_argument("--advertise", help="host:port that the others dial (its own address in --members)")
     verb.add_argument("--members", help="the first members, a=host:port,b=host:port (itself alone)")
+    verb.add_argument("--join", help="members of a cluster that runs, host:port,host:port: be taken in there")
+    verb.add_argument("--learner", action="store_true", help="with --join: stay a learner, which never votes")
     verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
 
     verb = add("recover", recover, "after a quorum was lost for good: make one member the first of a new cluster")
@@ -169,6 +182,39 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--seconds", type=seconds, default=5.0, help="load before the kill, and again after it (5s)")
     verb.add_argument("--data-dir", help="where the three members keep their data (a temporary directory)")
     verb.add_argument("--keep", action="store_true", help="leave the data directories there")
+
+
+def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add what stands behind ``member``."""
+    add("list", member_list, "who the members are")
+
+    verb = add("add", member_add, "take in a member, and print how to start it")
+    verb.add_argument("name")
+    verb.add_argument("address", help="host:port that the others dial")
+    verb.add_argument("--learner", action="store_true", help="let it stay a learner; otherwise it asks for a vote")
+
+    verb = add("replace", member_replace, "take out a member whose disk is gone, and take in another, in one step")
+    add_member_argument(verb)
+    verb.add_argument("--name", help="what the new one is called (as the old one)")
+    verb.add_argument("--address", help="host:port that the others dial (as the old one)")
+
+    verb = add("remove", member_remove, "take out a member, for ever")
+    add_member_argument(verb)
+    verb.add_argument("--force", action="store_true", help="even if too few active voters are left to decide anything")
+
+    add_member_argument(add("promote", member_promote, "let a learner vote"))
+    add_member_argument(add("demote", member_demote, "make a voter a learner"))
+
+    verb = add("update", member_update, "say something else of a member")
+    add_member_argument(verb)
+    verb.add_argument("--name")
+    verb.add_argument("--address", help="host:port that the others dial")
+    verb.add_argument("--priority", type=count, help="how much it is preferred as leader")
+
+
+def add_member_argument(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Add the member that a verb is about."""
+    parser.add_argument("member", metavar="MEMBER", type=member_named, nargs=nargs, help="its name or its id")
 
 
 def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -215,6 +261,12 @@ def parser() -> argparse.ArgumentParser:
     add_to(endpoint)("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
     add_to(endpoint)("health", endpoint_health, "whether a quorum answers through each endpoint")
     add_member_verbs(add)
+    member = verbs.add_parser("member", help="who the members are, and changing it").add_subparsers(
+        metavar="list|add|replace|remove|promote|demote|update", required=True
+    )
+    add_membership_verbs(add_to(member))
+    verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
+    add_member_argument(verb, nargs="?")
     add_simulator_verb(add)
     add("version", version, "print the version")
     return top

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pyraftkv import errors
 from pyraftkv.cli.common import DONE, NOT_APPLIED, client, listed, one_line
-from pyraftkv.cli.printing import emit, emit_json
+from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.cli.terminal import human_bytes, print_table
 from pyraftkv.kv import Status
 
@@ -156,20 +156,6 @@ async def endpoint_health(args: argparse.Namespace) -> int:
             verdict = f"unhealthy: {error}" if error else f"healthy: a linearizable read took {milliseconds(took)}"
             emit(f"{address} is {verdict}\n")
     return NOT_APPLIED if any(error for _, error in answers.values()) else DONE
-
-
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> None:
-    """Print a table, or with ``-w simple`` its cells behind commas as etcdctl does."""
-    if style == "table":
-        print_table(sys.stdout, columns, rows)
-        return
-    for row in rows:
-        emit(", ".join(row), "\n")
-
-
-def truth(value: bool) -> str:  # noqa: FBT001  (a conversion, like str)
-    """Return a boolean as etcdctl writes it."""
-    return "true" if value else "false"
 
 
 def milliseconds(seconds: float) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from pyraftkv.cli.terminal import print_table
@@ -111,3 +112,17 @@ def batch_json(batch: WatchBatch) -> dict[str, Any]:
         previous = {"prev_kv": kv_json(event.prev_kv)} if event.prev_kv else {}
         rows.append({"type": event.type.name, "kv": kv_json(event.kv), **previous})
     return {"header": header_json(batch.revision), "events": rows}
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> None:
+    """Print a table, or with ``-w simple`` its cells behind commas as etcdctl does."""
+    if style == "table":
+        print_table(sys.stdout, columns, rows)
+        return
+    for row in rows:
+        emit(", ".join(row), "\n")
+
+
+def truth(value: bool) -> str:  # noqa: FBT001  (a conversion, like str)
+    """Return a boolean as etcdctl writes it."""
+    return "true" if value else "false"

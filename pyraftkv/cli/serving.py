@@ -29,6 +29,8 @@ async def serve(args: argparse.Namespace) -> int:
         listen=listen,
         advertise=args.advertise or own,
         members=members or None,
+        join=args.join,
+        learner=args.learner,
         tls=tls_of(args),
         insecure=args.insecure,
     )
