@@ -1,28 +1,35 @@
-"""The command line of membership: `recover`, and what is said when a quorum is lost."""
+"""The command line of membership: `recover`, what is said when a quorum is lost, `member`, `move-leader`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
-import queue
+import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import pytest
 
 import pyraftkv
+from pyraftkv import Node
 from pyraftkv.cli import main
+from pyraftkv.cli.arguments import parser
 from pyraftkv.cli.common import DONE, NOT_APPLIED, STORAGE, USAGE
 from pyraftkv.cli.endpoints import NO_QUORUM
+from pyraftkv.cli.membership import LIST_COLUMNS
 from pyraftkv.cli.recovering import CHANGED_MEANWHILE, NOT_CONFIRMED
+from pyraftkv.demo.processes import free_ports
 from pyraftkv.node.recovery import Recovery
-from tests.test_recovery import NAMES, addresses, member
+from tests.test_recovery import CONFIG, NAMES, addresses, member
 
 KEYS = 20
+
+T = TypeVar("T")
 
 
 class Lost:
@@ -89,6 +96,46 @@ class Terminal(io.StringIO):
     def readline(self, size: int | None = -1, /) -> str:
         self._before()
         return super().readline(-1 if size is None else size)
+
+
+class Hosted:
+    """Members that run in a thread of their own, while the test's thread runs commands."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self.nodes: list[Node] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.run(self._kill())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(30)
+            self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the members' loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def start(self, make: Callable[[], Node]) -> Node:
+        """Make a member there and start it."""
+
+        async def body() -> Node:
+            node = make()
+            self.nodes.append(node)
+            await node.start()
+            return node
+
+        return self.run(body())
+
+    async def _kill(self) -> None:
+        for node in reversed(self.nodes):
+            await node.kill()
 
 
 def is_new(path: str) -> bool:
@@ -176,31 +223,11 @@ def test_what_cannot_be_recovered_is_an_error_of_one_line(cli: Cli, lost: Lost, 
 # --- No quorum -----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def running(lost: Lost) -> Iterator[str]:
-    """Run the survivor in a thread of its own; yield its address."""
-    started: queue.Queue[Callable[[], object]] = queue.Queue()
-
-    async def body() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        async with member(lost.folder, "c", lost.members):
-            started.put(lambda: loop.call_soon_threadsafe(stop.set))
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(body()))
-    thread.start()
-    stop = started.get(timeout=30)
-    try:
-        yield lost.members["c"]
-    finally:
-        stop()
-        thread.join(30)
-
-
 def test_who_asks_a_member_without_a_quorum_is_told_what_to_do(cli: Cli, lost: Lost) -> None:
     """`status` and `health` say so, and point to what to start and how to recover; a running member is not touched."""
-    with running(lost) as address:
+    address = lost.members["c"]
+    with Hosted() as hosted:
+        hosted.start(lambda: member(lost.folder, "c", lost.members))
         status, out, err = cli("endpoint", "status", "--endpoints", address)
         assert (status, err) == (DONE, NO_QUORUM)
         assert out.rstrip().endswith("no quorum")
@@ -210,3 +237,125 @@ def test_who_asks_a_member_without_a_quorum_is_told_what_to_do(cli: Cli, lost: L
         assert out.count("unhealthy") == len(NAMES)
         status, _, err = cli("recover", lost.survivor, "--force-new-cluster", "--yes")
         assert (status, err) == (STORAGE, f"Error: DataDirLocked: {lost.survivor} is in use by another process\n")
+
+
+# --- member --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosted]:
+    """A cluster of one, whom the commands ask."""
+    with Hosted() as hosted:
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        hosted.start(lambda: pyraftkv.open(tmp_path / "a", name="a", listen=address, config=CONFIG))
+        monkeypatch.setenv("PYRAFTKV_ENDPOINTS", address)
+        yield hosted
+
+
+def start_as_printed(hosted: Hosted, folder: Path, out: str) -> Node:
+    """Start a member by the command that was printed."""
+    words = shlex.split(out.splitlines()[-1])
+    assert words[0] == "pyraftkv"
+    args = parser().parse_args(words[1:])
+
+    def make() -> Node:
+        return pyraftkv.open(
+            folder / args.data_dir,
+            name=args.name,
+            listen=args.listen,
+            join=args.join,
+            learner=args.learner,
+            config=CONFIG,
+        )
+
+    return hosted.start(make)
+
+
+def listed(cli: Cli) -> list[dict[str, Any]]:
+    """Return who the members are."""
+    return json.loads(cli("member", "list", "-w", "json")[1])["members"]  # type: ignore[no-any-return]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a member does by itself."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+
+
+def test_a_member_is_added_as_is_printed_and_removed(cli: Cli, first: Hosted, tmp_path: Path) -> None:
+    """The printed command starts it; it catches up and votes; renamed, demoted, promoted, and gone."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    status, out, _ = cli("member", "add", "b", address)
+    assert status == DONE
+    assert out.startswith(f"Member b (id 2, {address}) added.\n")
+    start_as_printed(first, tmp_path, out)
+    until(lambda: not listed(cli)[1]["isLearner"])
+    assert cli("member", "list")[1].splitlines() == [
+        f"1, a, {first.nodes[0].address}, false, true, 1",
+        f"2, b, {address}, false, false, 1",
+    ]
+    table = cli("member", "list", "-w", "table")[1].splitlines()
+    assert [cell.strip() for cell in table[1].split("|")[1:-1]] == list(LIST_COLUMNS)
+    assert cli("member", "update", "2", "--priority", "0", "--name", "bb")[:2] == (DONE, "Member 2 updated.\n")
+    assert (listed(cli)[1]["name"], listed(cli)[1]["priority"]) == ("bb", 0)
+    assert cli("member", "demote", "bb")[:2] == (DONE, "Member bb demoted: it is a learner.\n")
+    assert listed(cli)[1]["isLearner"]
+    assert cli("member", "promote", "bb")[:2] == (DONE, "Member bb promoted: it votes.\n")
+    status, out, _ = cli("member", "remove", "bb")
+    assert (status, out) == (DONE, "Member bb removed. Its id and its directory are of no use any more.\n")
+    assert [row["name"] for row in listed(cli)] == ["a"]
+
+
+def test_a_learner_may_be_asked_to_stay_one(cli: Cli, first: Hosted, tmp_path: Path) -> None:
+    """`--learner` stands in the printed command, and there it is a learner for good; `endpoint status` shows it."""
+    status, out, _ = cli("member", "add", "l", f"127.0.0.1:{free_ports(1)[0]}", "--learner", "-w", "json")
+    table = json.loads(out)
+    assert (status, table["member"]["ID"], table["member"]["isLearner"]) == (DONE, 2, True)
+    assert table["start"].endswith("--learner")
+    node = start_as_printed(first, tmp_path, table["start"])
+    until(lambda: cli("get", "k", "--endpoints", node.address)[0] == DONE)
+    status, out, _ = cli("endpoint", "status", "--endpoints", node.address, "-w", "json")
+    assert json.loads(out)[0]["Status"]["role"] == "learner"
+    assert listed(cli)[1]["isLearner"]
+
+
+def test_a_member_whose_disk_is_gone_is_replaced(cli: Cli, first: Hosted, tmp_path: Path) -> None:
+    """One step: the old one out, a new one with its name and address in, under an id of its own."""
+    status, out, _ = cli("member", "add", "b", f"127.0.0.1:{free_ports(1)[0]}", "--learner")
+    lost = start_as_printed(first, tmp_path, out)
+    address = lost.address
+    first.run(lost.kill())
+    shutil.rmtree(tmp_path / "b.pyraftkv")
+    status, out, _ = cli("member", "replace", "b")
+    assert status == DONE
+    assert out.startswith(f"Member b replaced by b (id 3, {address}).\n")
+    start_as_printed(first, tmp_path, out)
+    until(lambda: [row["ID"] for row in listed(cli) if not row["isLearner"]] == [1, 3])
+
+
+def test_what_cannot_be_done_is_an_error_of_one_line(cli: Cli, first: Hosted) -> None:
+    """Unknown members, names that are taken, the last voter."""
+    address = first.nodes[0].address
+    for words in (
+        ("member", "promote", "z"),
+        ("member", "remove", "9"),
+        ("member", "add", "a", "127.0.0.1:1"),
+        ("member", "add", "b", address),
+    ):
+        status, _, err = cli(*words)
+        assert (status, err.count("\n")) == (NOT_APPLIED, 1), words
+        assert err.startswith("Error: Member"), err
+    assert cli("member", "add", "b", "nowhere")[0] == USAGE
+    assert cli("member", "update", "a", "--address", "nowhere")[0] == USAGE
+    assert cli("member", "replace", "a", "--address", "nowhere")[0] == USAGE
+
+
+def test_leadership_moves(cli: Cli, first: Hosted, tmp_path: Path) -> None:
+    """To a member by name or id, or to the best one."""
+    _, out, _ = cli("member", "add", "b", f"127.0.0.1:{free_ports(1)[0]}")
+    start_as_printed(first, tmp_path, out)
+    until(lambda: not listed(cli)[1]["isLearner"])
+    assert cli("move-leader", "b")[:2] == (DONE, "b leads.\n")
+    assert cli("move-leader", "1")[:2] == (DONE, "a leads.\n")
+    assert cli("move-leader")[:2] == (DONE, "b leads.\n")
