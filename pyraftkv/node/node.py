@@ -308,10 +308,14 @@ class Node(Engine):
         """The log says who the members are from here on; if this one is none of them, it goes."""
         assert self._hello is not None
         self._adopt(roster)
-        if roster.is_banned(self._hello.member_id) and self._lingering is None:
+        is_banned = roster.is_banned(self._hello.member_id)
+        if is_banned and self._lingering is None:
             logger.info("%s was removed from its cluster", self.name)
             seconds = LINGER_TIMEOUTS * self.config.election_timeout_seconds
             self._lingering = asyncio.get_running_loop().call_later(seconds, self._removed)
+        elif self._lingering is not None and not is_banned:
+            self._lingering.cancel()  # A recovery, further on in the log, made a cluster of this very member.
+            self._lingering = None
 
     def _removed(self) -> None:
         self._fail(errors.MemberRemoved(f"{self.name} was removed from its cluster"))

@@ -12,8 +12,18 @@ from pyraftkv import Node, PutKey, codec, errors
 from pyraftkv.core import MEMBERSHIP, Entry, HardState, Membership, Save, SnapshotMeta
 from pyraftkv.log import FileStorage, MemoryStorage
 from pyraftkv.log.base import Identity, Recovered, Storage
+from pyraftkv.node.applier import ENTRIES_PER_CLOCK_READ
 from pyraftkv.node.recovery import Recovery, finish, own_recovery, recover
-from pyraftkv.protocol import AddMember, ChangeMembers, Envelope, Genesis, MemberInfo, Recover, RegisterSession
+from pyraftkv.protocol import (
+    AddMember,
+    ChangeMembers,
+    Envelope,
+    Genesis,
+    MemberInfo,
+    Recover,
+    RegisterSession,
+    RemoveMember,
+)
 from pyraftkv.replica import BUSY, Replica
 from pyraftkv.sim.disk import SimFS
 from pyraftkv.store.commands import DeleteRange
@@ -226,6 +236,49 @@ async def test_a_member_that_was_removed_is_refused() -> None:
     storage = await prepared(MemoryStorage(), member=9)
     with pytest.raises(errors.StorageError, match="removed"):
         await recover(storage)
+
+
+def removed_in_the_tail(*, then: int = 0) -> list[Entry]:
+    """A log that ends with this member's removal, which may never have been committed, and ``then`` more entries."""
+    remove = codec.encode_logged(Envelope(SESSION, LAST + 1, 1, ChangeMembers([RemoveMember(1)])))
+    empty = [Entry(LAST + 2 + number, 3, b"") for number in range(then)]
+    return [*entries(), Entry(LAST + 1, 3, remove, MEMBERSHIP), *empty]
+
+
+@asynchronous
+async def test_a_removal_that_may_not_have_been_committed_does_not_bind() -> None:
+    """It stands in the tail, and the others who could say what became of it are gone."""
+    storage = await prepared(MemoryStorage(), removed_in_the_tail())
+    done = await recover(storage)
+    assert (done.member.name, [row.name for row in done.lost]) == ("a", ["b", "c"])
+    with pytest.raises(errors.StorageError, match="removed"):
+        await recover(await prepared(MemoryStorage(), removed_in_the_tail(), known=LAST + 1))
+
+
+@asynchronous
+async def test_a_survivor_does_not_leave_because_it_was_removed_before() -> None:
+    """1. Its log says that it was removed, and, many entries later, that the cluster is recovered with it.
+
+    2. It starts, applies the removal in one slice and the recovery in another, and stays.
+    """
+    storage = await prepared(MemoryStorage(), removed_in_the_tail(then=3 * ENTRIES_PER_CLOCK_READ))
+    await recover(storage)
+    transport = MemoryNetwork().transport("a")
+    async with Node("a", storage=storage, transport=transport, config=fast(apply_slice_seconds=1e-9)) as node:
+        await node.put("k", "v")
+        assert node._lingering is None
+        assert [member.name for member in await node.members.list()] == ["a"]
+
+
+@asynchronous
+async def test_ids_go_on_rising() -> None:
+    """Those of the lost members are nobody's any more."""
+    storage = await prepared(MemoryStorage())
+    await recover(storage)
+    transport = MemoryNetwork().transport("a")
+    async with Node("a", storage=storage, transport=transport, config=fast()) as node:
+        added = await node.members.add("b", "10.0.0.2:2479")
+        assert added.id == 4
 
 
 @asynchronous
