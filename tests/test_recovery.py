@@ -11,6 +11,8 @@ import pytest
 import pyraftkv
 from pyraftkv import Node, errors
 from pyraftkv.demo.processes import free_ports
+from pyraftkv.log import FileStorage
+from pyraftkv.transport import TcpTransport
 from tests.node.support import asynchronous, fast, until
 
 NAMES = ("a", "b", "c")
@@ -26,6 +28,17 @@ def addresses() -> dict[str, str]:
 def member(folder: Path, name: str, members: dict[str, str]) -> Node:
     """Return a member, not started."""
     return pyraftkv.open(folder / name, name=name, listen=members[name], members=members, config=CONFIG)
+
+
+def joining(folder: Path, name: str, members: dict[str, str]) -> Node:
+    """Return a member that asks the survivor to be taken in, not started."""
+    return Node(
+        name,
+        storage=FileStorage(folder / name),
+        transport=TcpTransport(listen=members[name]),
+        join=[members["c"]],
+        config=CONFIG,
+    )
 
 
 def reasons(node: Node) -> set[str]:
@@ -75,3 +88,37 @@ async def test_the_survivor_of_three_goes_on_as_another_cluster(tmp_path: Path) 
         kv = await again.get("k0")
         assert kv is not None
         assert kv.value == b"w"
+
+
+@asynchronous
+async def test_the_new_cluster_grows_by_members_with_wiped_directories(tmp_path: Path) -> None:
+    """1. Of three members one is left, and is recovered. The lost ones come back with empty directories, and join.
+
+    2. The first is sent the whole log, the recovery in it, and all clusters before it; the second a snapshot.
+    3. Both vote: the survivor can go, and nothing is missing.
+    """
+    members = addresses()
+    nodes = {name: member(tmp_path, name, members) for name in NAMES}
+    await asyncio.gather(*[node.start() for node in nodes.values()])
+    await asyncio.gather(*[nodes["a"].put(f"k{number}", b"v") for number in range(WRITES)])
+    await nodes["c"].get("k0")
+    await asyncio.gather(*[node.kill() for node in nodes.values()])
+    done = await pyraftkv.recover(tmp_path / "c")
+    survivor = member(tmp_path, "c", members)
+    await survivor.start()
+    for name in ("a", "b"):
+        nodes[name] = joining(tmp_path / "new", name, members)
+        await nodes[name].start()
+        await until(lambda name=name: nodes[name]._running().raft.id in survivor._running().raft.membership.voters)
+        for number in range(2):
+            await survivor.put(f"{name}{number}", b"v")
+            await survivor.take_snapshot()
+    assert [row.id for row in await survivor.members.list()] == [3, 4, 5]
+    await survivor.close()
+    assert (await nodes["b"].range(prefix="k")).count == WRITES
+    await nodes["b"].put("more", b"v")
+    assert {(await nodes[name].status()).cluster_id for name in ("a", "b")} == {done.cluster_id}
+    old = member(tmp_path, "a", members | {"a": f"127.0.0.1:{free_ports(1)[0]}"})
+    await old.start()
+    await until(lambda: "wrong-cluster" in reasons(old))
+    await asyncio.gather(old.kill(), nodes["a"].kill(), nodes["b"].kill())
