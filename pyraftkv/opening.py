@@ -25,6 +25,8 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     listen: str | None = None,
     advertise: str | None = None,
     members: Mapping[str, str] | str | None = None,
+    join: str | Iterable[str] = (),
+    learner: bool = False,
     tls: TLS | None = None,
     insecure: bool = False,
     config: NodeConfig | None = None,
@@ -39,6 +41,9 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         listen: ``host:port`` to listen on; without it nobody else can reach the node. Port 0 takes a free one.
         advertise: ``host:port`` that the others dial, where it differs from ``listen``.
         members: Names and addresses of the cluster's first members, as a mapping or as ``"a=host:port,b=host:port"``.
+        join: Members of a cluster that runs, as a list or as ``"host:port,host:port"``: be taken in there, as a learner
+            that votes once it has caught up. Nobody is asked any more once the directory belongs to a cluster.
+        learner: With ``join``: stay a learner, which receives everything and never votes.
         tls: Certificates for members and clients.
         insecure: Allow an address that other machines can reach without TLS.
         config: Timing and limits.
@@ -48,16 +53,22 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     """
     table = parse_members(members) if isinstance(members, str) else _checked(members or {})
     _check_name(name)
-    if listen is None and len(table) > 1:
+    addresses = _addresses(join)
+    if listen is None and (len(table) > 1 or addresses):
         raise errors.ConfigurationError("listen= is needed to talk to other members")
+    if addresses and table:
+        raise errors.ConfigurationError("members= begins a cluster and join= enters one: give one of the two")
     transport: Transport
     if listen is None:
         transport = MemoryNetwork().transport(name)
     else:
         transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
-    if not table:
+    if not table and not addresses:
         table = {name: advertise or listen or name}
-    return Node(name, members=table, storage=FileStorage(data_dir), transport=transport, config=config)
+    storage = FileStorage(data_dir)
+    return Node(
+        name, members=table, storage=storage, transport=transport, join=addresses, learner=learner, config=config
+    )
 
 
 def connect(
@@ -78,11 +89,7 @@ def connect(
     Raises:
         ConfigurationError: An address that cannot work.
     """
-    listed = addresses.split(",") if isinstance(addresses, str) else list(addresses)
-    listed = [address.strip() for address in listed if address.strip()]
-    for address in listed:
-        parse_address(address)
-    return Client(listed, dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
+    return Client(_addresses(addresses), dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
 
 
 async def recover(
@@ -134,6 +141,15 @@ def parse_members(text: str) -> dict[str, str]:
             raise errors.ConfigurationError(f"two members are called {name!r}")
         table[name] = address
     return _checked(table)
+
+
+def _addresses(given: str | Iterable[str]) -> list[str]:
+    """Return addresses that were given as a list, or with commas between them. Raises `ConfigurationError`."""
+    listed = given.split(",") if isinstance(given, str) else given
+    addresses = [address.strip() for address in listed if address.strip()]
+    for address in addresses:
+        parse_address(address)
+    return addresses
 
 
 def _checked(members: Mapping[str, str]) -> dict[str, str]:

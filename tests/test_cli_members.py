@@ -263,7 +263,7 @@ def start_as_printed(hosted: Hosted, folder: Path, out: str) -> Node:
             folder / args.data_dir,
             name=args.name,
             listen=args.listen,
-            join=args.join,
+            join=args.join or (),
             learner=args.learner,
             config=CONFIG,
         )

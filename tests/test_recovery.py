@@ -11,8 +11,6 @@ import pytest
 import pyraftkv
 from pyraftkv import Node, errors
 from pyraftkv.demo.processes import free_ports
-from pyraftkv.log import FileStorage
-from pyraftkv.transport import TcpTransport
 from tests.node.support import asynchronous, fast, until
 
 NAMES = ("a", "b", "c")
@@ -32,13 +30,7 @@ def member(folder: Path, name: str, members: dict[str, str]) -> Node:
 
 def joining(folder: Path, name: str, members: dict[str, str]) -> Node:
     """Return a member that asks the survivor to be taken in, not started."""
-    return Node(
-        name,
-        storage=FileStorage(folder / name),
-        transport=TcpTransport(listen=members[name]),
-        join=[members["c"]],
-        config=CONFIG,
-    )
+    return pyraftkv.open(folder / name, name=name, listen=members[name], join=members["c"], config=CONFIG)
 
 
 def reasons(node: Node) -> set[str]:

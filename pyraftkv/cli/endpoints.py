@@ -83,7 +83,7 @@ def status_row(address: str, answer: Status | errors.PyraftkvError, committed: i
         answer.version,
         human_bytes(answer.db_size_bytes),
         truth(answer.role == "leader"),
-        truth(value=False),  # every member votes: there is no way to become a learner yet
+        truth(answer.role == "learner"),
         str(answer.term),
         str(answer.last_index),
         str(answer.applied_index),

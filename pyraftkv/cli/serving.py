@@ -29,7 +29,7 @@ async def serve(args: argparse.Namespace) -> int:
         listen=listen,
         advertise=args.advertise or own,
         members=members or None,
-        join=args.join,
+        join=args.join or (),
         learner=args.learner,
         tls=tls_of(args),
         insecure=args.insecure,
