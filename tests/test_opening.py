@@ -137,3 +137,14 @@ def test_addresses_that_nobody_can_have_are_refused_at_once(addresses: Any) -> N
 def test_addresses_may_be_a_list() -> None:
     """What a program has is seldom a string with commas."""
     assert repr(pyraftkv.connect(["127.0.0.1:1", "127.0.0.1:2"])) == "<Client connected to nobody>"
+
+
+def test_who_joins_says_where_and_begins_nothing(tmp_path: Path) -> None:
+    """Not without an address of its own, not beside a list of first members, not at an address that nobody can have."""
+    with pytest.raises(errors.ConfigurationError, match="listen="):
+        pyraftkv.open(tmp_path / "d", join="127.0.0.1:1")
+    with pytest.raises(errors.ConfigurationError, match="one of the two"):
+        pyraftkv.open(tmp_path / "d", listen="127.0.0.1:0", join="127.0.0.1:1", members="default=127.0.0.1:2")
+    with pytest.raises(errors.ConfigurationError):
+        pyraftkv.open(tmp_path / "d", listen="127.0.0.1:0", join=["127.0.0.1:1", "nowhere"])
+    assert not (tmp_path / "d").exists()
