@@ -240,6 +240,8 @@
   $("out").addEventListener("click", () => zoom(scale / ZOOM));
   $("fit").addEventListener("click", () => zoom((picture.clientHeight - HEAD - bottom - 2 * data.pad) / seconds));
   $("focus").addEventListener("click", () => goTo(data.focus));
+  for (const button of document.querySelectorAll("[data-go]"))
+    button.addEventListener("click", () => goTo(Number(button.dataset.go)));
   addEventListener("keydown", (event) => {
     if (event.target.tagName === "INPUT" && event.target.type === "search") {
       if (event.key === "Escape") event.target.blur();

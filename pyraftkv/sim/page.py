@@ -76,7 +76,7 @@ def page(scene: Scene, *, title: str, command: str, faults: Sequence[str]) -> st
 {_paragraphs(scene, command, faults)}</header>
 <nav>{_filters(scene)}<span class="zoom"><button id="out" title="less detail (-)">−</button><output id="scale"></output>
 <button id="in" title="more detail (+)">+</button><button id="fit">whole window</button>
-<button id="focus">{"violation" if scene.violations else "end"}</button></span></nav>
+{_first_fault(scene)}<button id="focus">{"violation" if scene.violations else "end"}</button></span></nav>
 <svg id="legend" width="{LEGEND_WIDTH}" height="19">{picture.legend()}</svg>
 <main><section id="picture"><svg id="head" width="{picture.width:g}" height="{HEAD_HEIGHT}">{picture.head()}</svg>
 <svg id="plot" width="{picture.width:g}" height="{picture.height}">{picture.defs()}
@@ -134,6 +134,12 @@ def _filters(scene: Scene) -> str:
             f"{clean(_NAMES.get(group, group))} <i>{counts[group]:,}</i></label>"
         )
     return "".join(chips)
+
+
+def _first_fault(scene: Scene) -> str:
+    """Return the button that leads to where a few faults began; the page opens at what came of them."""
+    first = scene.moments[0]
+    return f'<button data-go="{first:.6f}">first fault</button>\n' if len(scene.moments) > 1 else ""
 
 
 def story(scene: Scene) -> list[tuple[float, str]]:

@@ -209,8 +209,10 @@ def test_the_window_begins_before_the_first_of_a_few_faults() -> None:
     assert "w notes: step 0" in told
     assert "w notes: step 50" not in told
     assert told[-2:] == ["w notes: step 99", "violation: lost"]
+    assert '<button data-go="5.000000">first fault</button>' in to_html(trace)
     for number in range(STEPS_TELLING_MAX):
         trace.add(30.0, "", "fault", text=f"kill n{number} begins")
+    assert "first fault" not in to_html(trace)
     assert (read_scene(trace).since, read_scene(trace).moments) == (30.0 - WINDOW_SECONDS, [30.0])
 
 
