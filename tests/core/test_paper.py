@@ -10,13 +10,26 @@ from pyraftkv.core.messages import (
     AppendResponse,
     Heartbeat,
     HeartbeatResponse,
+    InstallSnapshot,
     Message,
     VoteRequest,
     VoteResponse,
 )
 from pyraftkv.core.ready import Campaign, Propose, Saved, Tick
 from pyraftkv.core.types import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE, Role
-from tests.core.machines import ELECTION_TICKS, ack, append, entries, lead, log_terms, machine, only, step, step_all
+from tests.core.machines import (
+    ELECTION_TICKS,
+    ack,
+    append,
+    entries,
+    lead,
+    log_terms,
+    machine,
+    only,
+    snapshot,
+    step,
+    step_all,
+)
 
 # --- Rules for all servers (§5.1) ------------------------------------------------------------------------------------
 
@@ -54,6 +67,15 @@ def test_a_lower_term_changes_nothing_but_is_answered_with_the_current_one(role:
     assert raft.status() == before
     assert only(sent, AppendResponse) == [AppendResponse(2, 1, raft.term, 1, True, 0, 0)]
     assert only(sent, VoteResponse) == [VoteResponse(3, 1, raft.term, False, False)]
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_snapshot_of_an_earlier_term_is_dropped(role: Role) -> None:
+    """Figure 13: a leader whose term is over replaces nobody's state."""
+    raft = _in_role(role)
+    before = raft.status()
+    ready = step(raft, InstallSnapshot(1, 2, raft.term - 1, snapshot(9, raft.term - 1)))
+    assert (raft.status(), ready.restore) == (before, None)
 
 
 def test_servers_start_up_as_followers() -> None:
@@ -179,6 +201,18 @@ def test_a_heartbeat_starts_the_election_clock_again() -> None:
     assert (raft.role, raft.term) == (FOLLOWER, 1)
 
 
+def test_a_vote_that_is_given_starts_the_election_clock_again() -> None:
+    """Figure 2, followers: an election timeout without granting a vote to a candidate."""
+    raft = machine(1)
+    last_ticks = [Tick()] * (raft._election_timeout - 1)
+    step_all(raft, *last_ticks, VoteRequest(1, 2, raft.term, 1, 1, False, False))
+    assert raft.vote == 2
+    step_all(raft, *last_ticks)
+    assert raft.role is FOLLOWER
+    step_all(raft, Tick())
+    assert raft.role is CANDIDATE
+
+
 # --- Log replication (§5.3) ------------------------------------------------------------------------------------------
 
 
@@ -193,6 +227,25 @@ def test_a_leader_appends_a_proposal_and_sends_it_to_all() -> None:
         assert [(entry.index, entry.term, entry.payload) for entry in request.entries] == [(2, 1, b"x")]
     assert ready.save is not None
     assert [entry.payload for entry in ready.save.entries] == [b"x"]
+
+
+def test_a_new_leader_knows_nothing_of_its_followers() -> None:
+    """Figure 2: nextIndex begins at the leader's last log index + 1, matchIndex at 0, after every election anew."""
+    raft = lead(machine(1, 1, 1))
+    step_all(raft, ack(raft, 2, raft.last_index), Propose([b"a"]))
+    assert raft.status().peers[2].match > 0
+    step_all(raft, Heartbeat(1, 3, raft.term + 1, 0, 0))
+    last_index = raft.last_index
+    lead(raft)
+    assert [(peer.match, peer.next) for peer in raft.status().peers.values()] == [(0, last_index + 1)] * 2
+
+
+def test_a_leader_never_overwrites_its_own_log() -> None:
+    """Figure 3, leader append-only: not even if somebody claims to lead its term."""
+    raft = lead(machine(1, 1))
+    before = raft.status()
+    step_all(raft, append(raft, 1, 1, raft.term, raft.term))
+    assert raft.status() == before
 
 
 def test_an_entry_is_committed_once_a_majority_has_it() -> None:
