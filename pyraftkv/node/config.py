@@ -36,6 +36,8 @@ class NodeConfig:
     """A snapshot is taken when the log since the last one exceeds this and half the last one's size."""
     snapshot_chunks_in_flight_max: int = 4
     """Chunks sent to a follower beyond the last one it acknowledged."""
+    snapshot_bytes_per_second_max: int = 0
+    """What this member streams of snapshots, to all its followers together; 0 for as fast as they are acknowledged."""
     snapshot_stall_seconds: float = 10.0
     """A snapshot transfer without an acknowledgement for this long is given up, and begun again if still needed."""
     close_seconds: float = 2.0
@@ -64,6 +66,10 @@ class NodeConfig:
                 )
         if not 0 <= self.clock_drift_max < 1:
             raise errors.ConfigurationError(f"clock_drift_max ({self.clock_drift_max}) must be at least 0, and below 1")
+        if self.snapshot_bytes_per_second_max < 0:
+            raise errors.ConfigurationError(
+                f"snapshot_bytes_per_second_max ({self.snapshot_bytes_per_second_max}) must be at least 0"
+            )
         if not 0 < self.append_bytes_max <= PAYLOAD_BYTES_MAX:
             raise errors.ConfigurationError(
                 f"append_bytes_max ({self.append_bytes_max}) must be between 1 and {PAYLOAD_BYTES_MAX}"

@@ -15,7 +15,8 @@ lane, driven by the receiver:
 
 A lost message stops the conversation; after `retry_seconds` without an acknowledgement the leader begins it again with
 `InstallSnapshot`, and the follower answers with the first chunk that it does not have. Without progress for
-`snapshot_stall_seconds` it is given up.
+`snapshot_stall_seconds` it is given up. All that a member streams, to whomever, is bounded by
+`snapshot_bytes_per_second_max`; waiting for that is no lack of progress.
 
 A conversation can only be continued with the member that began it, and no member writes two snapshots at one index.
 Two snapshots at the same index say the same, but in other bytes (pages are filled and compacted by each member in its
@@ -36,6 +37,7 @@ from pyraftkv.core import Input, InstallSnapshot, SnapshotMeta, SnapshotSent, Sn
 from pyraftkv.log.base import SnapshotSink, Storage
 from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
 from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.pace import TokenBucket
 from pyraftkv.protocol import SnapshotAck, SnapshotChunk
 from pyraftkv.replica import ReplicaSnapshot
 
@@ -46,6 +48,9 @@ RECEIVED_MAX = 64
 
 ACKS_MAX = 64
 """Acknowledgements of one follower waiting to be looked at."""
+
+SNAPSHOT_BURST_BYTES = CHUNK_BYTES_MAX
+"""Where the rate of snapshots is bounded, what may leave at once after a silence."""
 
 RETRY_SECONDS = 10.0
 """After a snapshot that could not be written none is due for this long: the disk is full, or what failed is our bug."""
@@ -162,6 +167,9 @@ class SnapshotSender:
         self._config = config
         self._send = send
         self._feed = feed
+        self._pace = TokenBucket(
+            bytes_per_second=config.snapshot_bytes_per_second_max, burst_bytes=SNAPSHOT_BURST_BYTES
+        )
         self._acks: dict[int, asyncio.Queue[SnapshotAck]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -238,7 +246,7 @@ class SnapshotSender:
         async with aclosing(stored) as chunks:
             async for chunk in chunks:
                 if pending is not None:
-                    self._send([self._chunk(message, number, pending, last=False)])
+                    await self._send_chunk(message, number, pending, talk, last=False)
                     number += 1
                 while number - acked >= self._config.snapshot_chunks_in_flight_max:
                     acked = await self._wanted(message, acks, talk)
@@ -246,7 +254,7 @@ class SnapshotSender:
                         return False
                 pending = chunk
         if pending is not None:
-            self._send([self._chunk(message, number, pending, last=True)])
+            await self._send_chunk(message, number, pending, talk, last=True)
             number += 1
         while 0 <= acked < number:
             acked = await self._wanted(message, acks, talk)
@@ -265,10 +273,15 @@ class SnapshotSender:
             talk.advanced_at = asyncio.get_running_loop().time()
         return ack.next_number
 
-    @staticmethod
-    def _chunk(message: InstallSnapshot, number: int, data: bytes, *, last: bool) -> SnapshotChunk:
+    async def _send_chunk(self, message: InstallSnapshot, number: int, data: bytes, talk: _Talk, *, last: bool) -> None:
+        """Send a chunk when it is its turn."""
+        wait_seconds = self._pace.take(len(data), now=asyncio.get_running_loop().time())
+        if wait_seconds > 0:
+            await asyncio.sleep(wait_seconds)
+            talk.advanced_at += wait_seconds
         meta = message.snapshot
-        return SnapshotChunk(message.to, message.sender, message.term, meta.index, meta.term, number, data, last)
+        chunk = SnapshotChunk(message.to, message.sender, message.term, meta.index, meta.term, number, data, last)
+        self._send([chunk])
 
 
 class SnapshotReceiver:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core import MEMBERSHIP, Entry, InstallSnapshot, Membership, Save, SnapshotMeta, SnapshotSent
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
-from pyraftkv.node.snapshots import GIVE_UP, SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.node.snapshots import GIVE_UP, SNAPSHOT_BURST_BYTES, SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.protocol import Genesis, MemberInfo, SnapshotAck, SnapshotChunk
 from pyraftkv.replica import Replica
+from pyraftkv.sim.loop import SimLoop
 from tests.node.support import asynchronous, fast, refused, until
 
 META = SnapshotMeta(50, 3, Membership(voters=frozenset({1, 2, 3})))
@@ -59,7 +61,7 @@ class Pair:
         self.sent: list[SnapshotSent] = []
         self.term = 5
         self.is_covered = False
-        config = fast(retry_seconds=0.02, **changes)
+        config = fast(**{"retry_seconds": 0.02, **changes})
         self.sender = SnapshotSender(sending, config, send=self.to_receiver, feed=self.sent.append)  # type: ignore[arg-type]
         self.receiver = SnapshotReceiver(
             receiving,
@@ -117,6 +119,88 @@ async def test_lost_messages_are_sent_again_from_where_they_are_missing() -> Non
     assert pair.fed[0] == install()
     assert await chunks_of(receiving) == CHUNKS
     await pair.close()
+
+
+class Slow(Pair):
+    """A pair that notes when each chunk leaves."""
+
+    def __init__(self, sending: MemoryStorage, receiving: MemoryStorage, **changes: Any) -> None:
+        super().__init__(sending, receiving, **changes)
+        self.left: list[tuple[float, int]] = []
+
+    def to_receiver(self, messages: list[PeerMessage]) -> None:
+        """Carry what the leader says."""
+        now = asyncio.get_running_loop().time()
+        self.left += [(now, len(message.data)) for message in messages if isinstance(message, SnapshotChunk)]
+        super().to_receiver(messages)
+
+
+def simulate(main: Coroutine[Any, Any, None]) -> None:
+    """Run a test in virtual time."""
+    loop = SimLoop(random.Random(1))
+    try:
+        loop.run(main, until=1e6)
+    finally:
+        loop.close()
+
+
+LARGE = [bytes([number]) * (1 << 18) for number in range(16)]
+RATE = 1 << 16
+
+
+def test_a_snapshot_leaves_no_faster_than_it_may() -> None:
+    """4 MiB at 64 KiB/s take a minute but for the burst, far longer than a conversation may stall, and arrive whole."""
+
+    async def main() -> None:
+        receiving = await stored([b"old"], SnapshotMeta(1, 1, META.membership))
+        pair = Slow(await stored(LARGE), receiving, snapshot_bytes_per_second_max=RATE, snapshot_stall_seconds=0.3)
+        pair.sender.start(install())
+        await until(lambda: pair.sent, seconds=1e4)
+        assert (pair.sent, pair.fed) == ([SnapshotSent(2, True)], [install()])
+        assert await chunks_of(receiving) == LARGE
+        sizes = [size for _, size in pair.left]
+        assert sizes == [1 << 18] * len(LARGE), "each once"
+        begun, ended = pair.left[0][0], pair.left[-1][0]
+        assert ended - begun == pytest.approx((sum(sizes[:-1]) - SNAPSHOT_BURST_BYTES) / RATE, abs=0.1)
+        await pair.close()
+
+    simulate(main())
+
+
+def test_waiting_for_the_rate_is_no_lack_of_progress() -> None:
+    """What is lost behind a long wait is sent again, and the conversation is not given up for the wait."""
+
+    async def main() -> None:
+        receiving = await stored([b"old"], SnapshotMeta(1, 1, META.membership))
+        changes = {"snapshot_bytes_per_second_max": RATE, "snapshot_stall_seconds": 0.3, "loss": 0.2}
+        pair = Slow(await stored(LARGE), receiving, **changes)
+        pair.sender.start(install())
+        await until(lambda: pair.sent, seconds=1e4)
+        assert pair.sent == [SnapshotSent(2, True)]
+        assert await chunks_of(receiving) == LARGE
+        assert len(pair.left) > len(LARGE)
+        await pair.close()
+
+    simulate(main())
+
+
+def test_all_conversations_share_one_rate() -> None:
+    """Two followers: each waits for the other, and together they are as fast as one."""
+
+    async def main() -> None:
+        pair = Slow(await stored(LARGE), await stored([]), snapshot_bytes_per_second_max=RATE, retry_seconds=1e6)
+        pair.receiver.received = lambda _: None  # type: ignore[method-assign]
+        for peer in (2, 3):
+            pair.sender.start(InstallSnapshot(peer, 1, 5, META))
+            await asyncio.sleep(0)
+            pair.sender.acknowledged(SnapshotAck(1, peer, META.index, META.term, 0))
+        await asyncio.sleep(1000.0)
+        begun, ended = pair.left[0][0], pair.left[-1][0]
+        sizes = [size for _, size in pair.left]
+        assert ended - begun == pytest.approx((sum(sizes[:-1]) - SNAPSHOT_BURST_BYTES) / RATE, abs=0.1)
+        await pair.close()
+
+    simulate(main())
 
 
 @asynchronous
