@@ -155,7 +155,7 @@ def test_a_dry_run_shows_what_would_be_done(cli: Cli, lost: Lost) -> None:
     status, out, err = cli("recover", lost.survivor, "--force-new-cluster", "--dry-run")
     assert (status, err) == (DONE, "")
     assert out.splitlines()[0].startswith(f"{lost.survivor}: member c (id 3) of cluster ")
-    assert f"{KEYS} keys at revision" in out
+    assert f"keys: {KEYS}, revision: " in out
     assert f"a (id 1, {lost.members['a']}), b (id 2, {lost.members['b']}): members no more" in out
     assert out.endswith("Nothing was changed: this was a dry run.\n")
     assert not is_new(lost.survivor)

@@ -83,24 +83,26 @@ def asked() -> bool:
 def plan_lines(plan: Recovery, data_dir: str) -> list[str]:
     """Return the plan, for a person who has to decide."""
     member, role = plan.member, "learner" if plan.was_learner else "member"
-    log = f"{plan.last_index} log entries, the last of term {plan.last_term}"
     lines = [
         f"{data_dir}: {role} {member.name} (id {member.id}) of cluster {plan.lost_cluster_id:x}",
-        f"  has      {plan.keys} keys at revision {plan.revision}; {log}",
-        f"  knows    {plan.commit_index} of them to be committed, up to revision {plan.known_revision}",
+        f"  has      keys: {plan.keys}, revision: {plan.revision}",
+        f"  log      ends at entry {plan.last_index} of term {plan.last_term}",
+        f"  knows    that entry {plan.commit_index} is committed, and so is revision {plan.known_revision}",
     ]
     if plan.is_resumed:
         return [*lines, f"  was recovered before, as cluster {plan.cluster_id:x}: only what is missing will be done"]
     lost = ", ".join(f"{row.name} (id {row.id}, {row.address})" for row in plan.lost) or "nobody"
     if plan.adopted:
-        lines.append(f"  adopts   the {plan.adopted} behind: their callers may have been told that they are done")
+        lines.append(
+            f"  adopts   what stands behind ({plan.adopted}): whoever wrote that may have been told that it is done"
+        )
     return [
         *lines,
         f"  becomes  the only member of a new cluster, at {member.address}",
         f"  loses    {lost}: members no more, and never again with the directories that they have",
         "What only they had is lost, acknowledged or not. If they may run still, stop them first: they could go on as",
         "a cluster of their own. If several members are left, recover only one: whose last entry has the highest term",
-        "and, of those with the same, the one with the most entries.",
+        "and, among equals, the longest log.",
     ]
 
 
