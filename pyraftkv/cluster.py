@@ -31,6 +31,8 @@ class Cluster:
         self._config = config
         self._members = {name: name for name in names}
         self._storages = {name: MemoryStorage(random=self._own_rng()) for name in names}
+        self._joining: dict[str, bool] = {}
+        """The nodes that joined later, and whether each of them stays a learner."""
         self._clients: list[Client] = []
         self.network = MemoryNetwork(rng=self._own_rng())
         """The network between the nodes, where messages can be cut off, lost or delayed."""
@@ -99,6 +101,36 @@ class Cluster:
         self._clients.append(client)
         return client
 
+    async def add(self, name: str = "", *, learner: bool = False, timeout: float = 30.0) -> Node:
+        """Let another node join the running cluster, and wait until it votes (or is a learner); return it.
+
+        Raises: `ConfigurationError` for a name that is there already; `TimeoutError`; what any read may raise.
+        """
+        name = name or f"n{1 + max([int(n[1:]) for n in self._members if n[1:].isdecimal()], default=0)}"
+        if name in self._members:
+            raise errors.ConfigurationError(f"there is a node {name!r} already")
+        self._members[name] = name
+        self._storages[name] = MemoryStorage(random=self._own_rng())
+        self._joining[name] = learner
+        async with asyncio.timeout(timeout):
+            node = await self._start(name)
+            await node.members.list()  # linearizable: it has applied its own joining
+            while True:
+                if learner or (await node.status()).role != "learner":
+                    return node
+                await asyncio.sleep(LEADER_POLL_SECONDS)
+
+    async def remove(self, node: Node | str, *, force: bool = False) -> None:
+        """Take a node out of the cluster, for ever, and stop it.
+
+        Raises: `QuorumAtRisk` unless ``force``; what any write may raise.
+        """
+        name = self._name(node)
+        await self.client().members.remove(name, force=force)
+        if name in self.nodes:
+            await self.nodes.pop(name).kill()
+        del self._members[name], self._storages[name]
+
     def _name(self, node: Node | str) -> str:
         name = node if isinstance(node, str) else node.name
         if name not in self._members:
@@ -134,7 +166,11 @@ class Cluster:
     async def _start(self, name: str) -> Node:
         node = Node(
             name,
-            members=self._members,
+            members={} if name in self._joining else self._members,
+            join=[address for other, address in self._members.items() if other != name]
+            if name in self._joining
+            else [],
+            learner=self._joining.get(name, False),
             storage=self._storages[name],
             transport=self.network.transport(self._members[name]),
             config=self._config,

@@ -11,6 +11,7 @@ from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.node.recovery import Agree, Recovery, agreed
 from pyraftkv.node.recovery import recover as recover_storage
+from pyraftkv.roster import complaint_of_name
 from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
 from pyraftkv.transport.address import parse_address
 
@@ -77,6 +78,7 @@ def connect(
     tls: TLS | None = None,
     timeout: float = 5.0,
     name: str = "client",
+    discover: bool = True,
 ) -> Client:
     """Return a client for the cluster at ``"host:port,host:port"``: enter it with ``async with`` to connect.
 
@@ -85,11 +87,12 @@ def connect(
         tls: The client's certificates.
         timeout: The deadline in seconds of a call that names none.
         name: What the members call this client in their logs.
+        discover: Whether to go to members that only another member has named: a cluster may move on, member by member.
 
     Raises:
         ConfigurationError: An address that cannot work.
     """
-    return Client(_addresses(addresses), dialer=TcpDialer(tls=tls), name=name, timeout=timeout)
+    return Client(_addresses(addresses), dialer=TcpDialer(tls=tls), name=name, timeout=timeout, discover=discover)
 
 
 async def recover(
@@ -167,5 +170,6 @@ def _checked(members: Mapping[str, str]) -> dict[str, str]:
 
 def _check_name(name: str) -> None:
     """Refuse a name that could not stand in a list of members. Raises `ConfigurationError`."""
-    if not name or any(character.isspace() or character in "=,/" for character in name):
-        raise errors.ConfigurationError(f"{name!r} is no name: no spaces, none of '=,/', and not nothing")
+    complaint = complaint_of_name(name)
+    if complaint:
+        raise errors.ConfigurationError(complaint)

@@ -21,10 +21,7 @@ from pyraftkv import errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import LEADER, NO_NODE, Raft, TransferLeadership
 from pyraftkv.node.events import HandoverBegun, NodeEvent
-from pyraftkv.protocol import TransferRequest
-
-PRIORITY_DEFAULT = 1
-"""What a member is preferred with as leader that nobody gave a priority."""
+from pyraftkv.protocol import PRIORITY_DEFAULT, TransferRequest
 
 SETTLE_SECONDS = 30.0
 """How long a leader leads before it hands over to a higher priority, and how long it waits to try that again."""

@@ -54,6 +54,7 @@ from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTa
 from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
 from pyraftkv.protocol import (
+    PRIORITY_DEFAULT,
     ChangeMembers,
     Envelope,
     LeaveJoint,
@@ -167,7 +168,7 @@ class Member:
             raft,
             loop=loop,
             name=self._peers.name,
-            priorities=dict,
+            priorities=self._priorities,
             election_seconds=config.election_timeout_seconds,
             feed=self.inbox.put,
             send=transport.send,
@@ -179,6 +180,10 @@ class Member:
             self.lease = LeaderLease(
                 raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
             )
+
+    def _priorities(self) -> dict[int, int]:
+        members = self.replica.roster.members.values()
+        return {member.id: member.priority for member in members if member.priority != PRIORITY_DEFAULT}
 
     @property
     def replica(self) -> Replica:

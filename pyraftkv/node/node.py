@@ -318,7 +318,10 @@ class Node(Engine):
             self._lingering = None
 
     def _removed(self) -> None:
-        self._fail(errors.MemberRemoved(f"{self.name} was removed from its cluster"))
+        """Stop, with nothing wrong."""
+        if self._stopping is None:
+            logger.warning("%s stops: it was removed from its cluster", self.name)
+            self._stop_soon(errors.MemberRemoved(f"{self.name} was removed from its cluster"))
 
     async def close(self) -> None:
         """Leave gracefully: finish writes under way, hand leadership over, then stop. Idempotent.
@@ -396,7 +399,10 @@ class Node(Engine):
     def _fail(self, error: BaseException) -> None:
         if self._stopping is None:
             logger.critical("%s stops: %s", self.name, error, exc_info=error)
-            self._stopping = asyncio.get_running_loop().create_task(self._stop_once(error), name="pyraftkv-stop")
+            self._stop_soon(error)
+
+    def _stop_soon(self, error: BaseException) -> None:
+        self._stopping = asyncio.get_running_loop().create_task(self._stop_once(error), name="pyraftkv-stop")
 
     # --- The KV protocol -------------------------------------------------------------------------------------------
 
@@ -635,7 +641,7 @@ class Node(Engine):
 
 def _role_name(raft: core.Status) -> str:
     """Return what a member is, for people."""
-    is_learner = raft.role is FOLLOWER and raft.id in raft.membership.learners
+    is_learner = raft.role is FOLLOWER and not raft.membership.is_voter(raft.id)
     return "learner" if is_learner else raft.role.name.lower().replace("_", "-")
 
 
