@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -29,6 +29,7 @@ from pyraftkv.protocol import (
     MembersCall,
     MembersCommand,
     MembersResult,
+    MembersUpdate,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -38,6 +39,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
+from pyraftkv.roster import MEMBERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, RangeQuery
@@ -98,11 +100,13 @@ class Client(Engine):
     """A connection to a cluster that outlives its members; an asynchronous context manager.
 
     Args:
-        addresses: Members to try, in this order at first and in turn ever after.
+        addresses: Members to try, in this order at first and in turn ever after, and with them those that a member
+            names.
         dialer: How to reach them.
         name: What the members call this client in their logs.
         timeout: The deadline in seconds of a call that names none.
         rng: The source of back-off jitter.
+        discover: Whether to go to members that only another member has named.
 
     Raises:
         ConfigurationError: No address, or a timeout that cannot be told to a member.
@@ -116,12 +120,16 @@ class Client(Engine):
         name: str = "client",
         timeout: float = 5.0,
         rng: random.Random | None = None,
+        discover: bool = True,
     ) -> None:
         if not addresses:
             raise errors.ConfigurationError("a client needs one address at least")
         if not 0.0 <= timeout < math.inf:
             raise errors.ConfigurationError(f"timeout= is a finite number of seconds, not {timeout}")
         self._addresses = list(addresses)
+        self._discovers = discover
+        self._named: list[str] = []
+        """Where members are reached that were not among them, as one said last."""
         self._dialer = dialer
         self._hello = Hello(0, 0, name, 0, 0, "")
         self._timeout = timeout
@@ -365,16 +373,19 @@ class Client(Engine):
 
     async def _stay_connected(self) -> None:
         """Dial the members in turn, for ever."""
-        addresses = deque(self._addresses)
+        address, tries = self._addresses[0], 0
         backoff = BACKOFF_SECONDS_MIN
         while True:
-            for _ in range(len(addresses)):
-                if await self._connect(addresses[0]):
-                    backoff = BACKOFF_SECONDS_MIN
-                    await self._lost.wait()
-                addresses.rotate(-1)
-            await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+            if await self._connect(address):
+                backoff = BACKOFF_SECONDS_MIN
+                await self._lost.wait()
+            known = [*self._addresses, *self._named]
+            address = known[(known.index(address) + 1) % len(known)] if address in known else known[0]
+            tries += 1
+            if tries >= len(known):
+                tries = 0
+                await asyncio.sleep(backoff * self._rng.uniform(0.5, 1.0))
+                backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     async def _connect(self, address: str) -> bool:
         """Connect to one member and send everything that is under way; False if it does not answer."""
@@ -468,7 +479,10 @@ class Client(Engine):
             logger.warning("a reply cannot be read: %s", error)
             self._connection.close()
             return
-        if isinstance(reply, WatchUpdate):
+        if isinstance(reply, MembersUpdate):
+            if self._discovers:
+                self._named = [address for address in reply.addresses[:MEMBERS_MAX] if address not in self._addresses]
+        elif isinstance(reply, WatchUpdate):
             watch = self._watches.get(reply.id)
             if watch is not None:
                 watch.deliver(reply.batch, size_bytes=len(frame))

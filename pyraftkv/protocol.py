@@ -362,4 +362,15 @@ class WatchUpdate:
     batch: WatchBatch
 
 
-Reply = Answer | WatchUpdate
+@record
+class MembersUpdate:
+    """Where the members are reached: sent to every client when it connects, and when it changes.
+
+    A client that was told of one member outlives it.
+    """
+
+    addresses: list[str]
+    """At most `roster.MEMBERS_MAX`."""
+
+
+Reply = Answer | WatchUpdate | MembersUpdate

@@ -17,6 +17,7 @@ from pyraftkv.protocol import (
     CancelCall,
     MembersCall,
     MembersResult,
+    MembersUpdate,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -105,6 +106,7 @@ class ClientPort:
         self._member = member
         self._clients: dict[ClientConnection, None] = {}
         """In the order in which they came, and are closed."""
+        self._addresses: list[str] = []
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -114,6 +116,14 @@ class ClientPort:
         client = ClientConnection(self._member, connection, closed=self._forget)
         self._clients[client] = None
         client.open()
+        client.tell(self._addresses)
+
+    def tell(self, addresses: list[str]) -> None:
+        """Tell every client, and those to come, where the members are reached."""
+        if addresses != self._addresses:
+            self._addresses = addresses
+            for client in list(self._clients):
+                client.tell(addresses)
 
     def close(self) -> None:
         """Drop every client. Idempotent."""
@@ -154,6 +164,11 @@ class ClientConnection:
     def open(self) -> None:
         """Begin to serve."""
         self._connection.open(received=self._received, closed=self._lost)
+
+    def tell(self, addresses: list[str]) -> None:
+        """Tell this client where the members are reached."""
+        if addresses:
+            self._reply(MembersUpdate(addresses))
 
     def close(self) -> None:
         """Drop the connection."""

@@ -61,6 +61,7 @@ from pyraftkv.protocol import (
     MemberInfo,
     MembersCall,
     MembersResult,
+    MembersUpdate,
     OpenSessionCall,
     PromoteMember,
     ReadCall,
@@ -259,6 +260,7 @@ replies = st.one_of(
     st.builds(Answer, naturals, wire_results),
     st.builds(Answer, naturals, status_maps),
     st.builds(Answer, naturals, st.none(), error_objects.map(to_wire)),
+    st.builds(MembersUpdate, st.lists(texts, max_size=4)),
     st.builds(WatchUpdate, naturals, st.builds(WatchBatch, st.lists(events, max_size=4), integers)),
 )
 hellos = st.builds(Hello, naturals, naturals, texts, naturals, naturals, texts, naturals, naturals, naturals)
@@ -364,7 +366,7 @@ def test_every_field_of_every_record_is_encoded() -> None:
 def test_every_member_of_every_union_has_a_layout() -> None:
     """No record of the contract is left out."""
     kinds = {schema.kind for schema in _schemas()}
-    by_hand = {AppendRequest, ForwardedProposals, Envelope, Transaction, WriteCall, Answer, WatchUpdate}
+    by_hand = {AppendRequest, ForwardedProposals, Envelope, Transaction, WriteCall, Answer, WatchUpdate, MembersUpdate}
     for union in (core_messages.Message, codec.PeerMessage, protocol.Logged, protocol.Call, protocol.Reply):
         assert set(typing.get_args(union)) - by_hand <= kinds
 

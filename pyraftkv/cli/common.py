@@ -33,7 +33,9 @@ def listed(endpoints: str) -> list[str]:
 def client(args: argparse.Namespace, address: str | None = None) -> Client:
     """Return a client of the endpoints given, or of exactly one of them."""
     addresses = address or ",".join(listed(args.endpoints))
-    return pyraftkv.connect(addresses, tls=tls_of(args), timeout=args.timeout, name="pyraftkv-cli")
+    return pyraftkv.connect(
+        addresses, tls=tls_of(args), timeout=args.timeout, name="pyraftkv-cli", discover=address is None
+    )
 
 
 def tls_of(args: argparse.Namespace) -> TLS | None:

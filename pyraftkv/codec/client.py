@@ -39,6 +39,7 @@ from pyraftkv.protocol import (
     Call,
     CancelCall,
     MembersCall,
+    MembersUpdate,
     OpenSessionCall,
     ReadCall,
     Reply,
@@ -126,6 +127,7 @@ KIND_ANSWER: Final = 1
 KIND_ANSWER_MAP: Final = 2
 KIND_ANSWER_ERROR: Final = 3
 KIND_WATCH_UPDATE: Final = 4
+KIND_MEMBERS_UPDATE: Final = 5
 
 _UPDATE = Struct("<BQqII")
 _DELETED: Final = 1
@@ -201,14 +203,24 @@ def _decode_update(data: bytes) -> WatchUpdate:
 _EVENT_TYPES: Final = (EventType.PUT, EventType.DELETE)
 
 
+def _encode_members(update: MembersUpdate) -> bytes:
+    return bytes((KIND_MEMBERS_UPDATE,)) + pack([TEXT.encode(address) for address in update.addresses])
+
+
+def _decode_members(body: memoryview) -> MembersUpdate:
+    return MembersUpdate([TEXT.decode(address) for address in unpack_nested(body)])
+
+
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Answer: _encode_answer,
     WatchUpdate: _encode_update,
+    MembersUpdate: _encode_members,
 }
 _DECODERS: Final[dict[int, Callable[[memoryview], Reply]]] = {
     KIND_ANSWER: _decode_answer,
     KIND_ANSWER_MAP: _decode_answer_map,
     KIND_ANSWER_ERROR: _decode_answer_error,
+    KIND_MEMBERS_UPDATE: _decode_members,
 }
 
 

@@ -170,6 +170,8 @@ class Node(Engine):
         Raises:
             StorageError: The data directory cannot be used.
             ConfigurationError: Names or addresses that cannot work.
+            MemberExists: Another member of the cluster that it joins has its name or its address.
+            MemberRemoved: It was removed while it was away.
             Closed: It was closed meanwhile, or started before: a node lives once, another one takes over its directory.
         """
         if self.failed is not None:
@@ -289,7 +291,7 @@ class Node(Engine):
         assert self._hello is not None
         assert self._peers is not None
         self._peers.adopt(self._hello, roster)
-        self._transport.set_peers(self._peers.addresses)
+        self._keep_connections()
         if self._peers.are_some_leaving:
             self._call_off(self._parting)
             self._parting = asyncio.get_running_loop().call_later(self.config.election_timeout_seconds, self._let_go)
@@ -297,7 +299,13 @@ class Node(Engine):
     def _let_go(self) -> None:
         assert self._peers is not None
         self._peers.let_go()
+        self._keep_connections()
+
+    def _keep_connections(self) -> None:
+        """Say who is to be dialled, and by whom clients are served."""
+        assert self._peers is not None
         self._transport.set_peers(self._peers.addresses)
+        self._clients.tell(self._peers.member_addresses(own=self._transport.address))
 
     @staticmethod
     def _call_off(timer: asyncio.TimerHandle | None) -> None:
@@ -579,7 +587,7 @@ class Node(Engine):
         if self._bootstrap is not None:
             self._bootstrap.heard(hello)
         if self._peers.heard(hello):
-            self._transport.set_peers(self._peers.addresses)
+            self._keep_connections()
         self._events.emit(PeerConnected(hello.member_id, hello.name))
         if hello.cluster_id == 0:
             self._newcomers[hello.member_id] = OFFERS_MAX

@@ -44,6 +44,10 @@ class Peers:
         everybody = self._leaving | self._addresses
         return {id_: address for id_, address in everybody.items() if id_ != self._own.member_id}
 
+    def member_addresses(self, *, own: str) -> list[str]:
+        """Return where clients reach the members, by id; this one at ``own``."""
+        return [own if id_ == self._own.member_id else self._addresses[id_] for id_ in sorted(self._table)]
+
     @property
     def are_some_leaving(self) -> bool:
         """Whether there is somebody to `let_go`."""
