@@ -194,6 +194,8 @@ def test_a_priority_waits_until_its_member_has_caught_up() -> None:
     """Writes wait while a transfer's target catches up, so it must not lack much; nor may it be silent."""
     led = Led(n3=5)
     led.raft._log.append_payloads(term=1, payloads=[b""] * (LAG_ENTRIES_MAX + 1))
+    assert led.leadership.successor() == 3
+    assert led.tend(after=SETTLE_SECONDS) == []
     step_all(led.raft, ack(led.raft, 2, led.raft.last_index))
     assert led.leadership.successor() == 2
     assert led.tend(after=SETTLE_SECONDS) == []
