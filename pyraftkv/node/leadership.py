@@ -15,13 +15,13 @@ because it loses its time, does not get the leadership back at once, and two mem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pyraftkv import errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import LEADER, NO_NODE, Raft, TransferLeadership
 from pyraftkv.node.events import HandoverBegun, NodeEvent
-from pyraftkv.protocol import PRIORITY_DEFAULT, TransferRequest
+from pyraftkv.protocol import TransferRequest
 
 SETTLE_SECONDS = 30.0
 """How long a leader leads before it hands over to a higher priority, and how long it waits to try that again."""
@@ -37,7 +37,7 @@ class Leadership:
         raft: Its machine.
         loop: The event loop.
         name: Of a member, by its id.
-        priorities: Of the members that have another one than `PRIORITY_DEFAULT`, by their ids.
+        priority: Of a member, by its id: how much it is preferred as leader.
         election_seconds: The election timeout.
         feed: Takes an input for the machine.
         send: Sends messages to other members.
@@ -50,7 +50,7 @@ class Leadership:
         *,
         loop: asyncio.AbstractEventLoop,
         name: Callable[[int], str],
-        priorities: Callable[[], Mapping[int, int]],
+        priority: Callable[[int], int],
         election_seconds: float,
         feed: Callable[[TransferLeadership], None],
         send: Callable[[list[PeerMessage]], None],
@@ -59,7 +59,7 @@ class Leadership:
         self._raft = raft
         self._loop = loop
         self._name = name
-        self._priorities = priorities
+        self._priority = priority
         self._election_seconds = election_seconds
         self._feed = feed
         self._send = send
@@ -168,7 +168,7 @@ class Leadership:
     def tend(self) -> None:
         """Hand over to a higher priority, if it is time. Call every 100 ms or so. O(members)."""
         raft = self._raft
-        if raft.role is not LEADER or not self._priorities():
+        if raft.role is not LEADER:
             return
         now = self._loop.time()
         if now - self._led_since < SETTLE_SECONDS:
@@ -184,6 +184,3 @@ class Leadership:
         """Hand over because this member loses its time, if it leads and there is anybody."""
         if self._raft.role is LEADER and (best := self.successor()) != NO_NODE:
             self._begin(best, reason)
-
-    def _priority(self, node: int) -> int:
-        return self._priorities().get(node, PRIORITY_DEFAULT)

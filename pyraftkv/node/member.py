@@ -168,7 +168,7 @@ class Member:
             raft,
             loop=loop,
             name=self._peers.name,
-            priorities=self._priorities,
+            priority=self._priority,
             election_seconds=config.election_timeout_seconds,
             feed=self.inbox.put,
             send=transport.send,
@@ -181,9 +181,9 @@ class Member:
                 raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
             )
 
-    def _priorities(self) -> dict[int, int]:
-        members = self.replica.roster.members.values()
-        return {member.id: member.priority for member in members if member.priority != PRIORITY_DEFAULT}
+    def _priority(self, member_id: int) -> int:
+        info = self.replica.roster.members.get(member_id)
+        return info.priority if info is not None else PRIORITY_DEFAULT
 
     @property
     def replica(self) -> Replica:

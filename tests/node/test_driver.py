@@ -93,6 +93,7 @@ class Driven:
             events=EventHub(),
             config=FAST,
             rng=random.Random(member_id),
+            members_changed=lambda _: None,
         )
 
     async def rest(self) -> list[PeerMessage]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from pyraftkv import Node, errors
 from pyraftkv.core import LEADER, Raft, TransferLeadership
 from pyraftkv.core.messages import HeartbeatResponse, TimeoutNow
 from pyraftkv.core.ready import Tick
 from pyraftkv.core.types import Membership
-from pyraftkv.node import HandoverBegun
+from pyraftkv.node import HandoverBegun, leadership
 from pyraftkv.node.leadership import LAG_ENTRIES_MAX, SETTLE_SECONDS, Leadership
 from pyraftkv.node.member import Member
-from pyraftkv.protocol import TransferRequest
+from pyraftkv.protocol import PRIORITY_DEFAULT, TransferRequest
 from tests.core.machines import ELECTION_TICKS, ack, lead, machine, step, step_all
 from tests.node.support import asynchronous, cluster_of, refused, until
 
@@ -113,6 +115,21 @@ async def test_a_handover_is_told() -> None:
         assert (await following).reason == "closing"
 
 
+@asynchronous
+async def test_an_operators_priority_moves_the_leadership(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is in the log the leader goes by it, whoever was asked to write it down."""
+    monkeypatch.setattr(leadership, "SETTLE_SECONDS", 0.1)
+    async with cluster_of(3) as cluster:
+        heir = cluster.followers[1]
+        await heir.members.update(heir.name, priority=5)
+        await until(lambda: heir.is_leader)
+        others = [member for member in await heir.members.list() if member.name != heir.name]
+        assert {member.priority for member in others} == {PRIORITY_DEFAULT}
+        for member in others:
+            await heir.members.update(member.id, priority=5 if member is others[0] else 6)
+        await until(lambda: cluster.nodes[others[1].name].is_leader)
+
+
 async def first(events: Any, kind: type) -> Any:
     """Return the first event of a kind."""
     async for event in events:
@@ -139,7 +156,7 @@ class Led:
             self.raft,
             loop=self,  # type: ignore[arg-type]  # it is only asked for the time
             name=lambda id_: f"n{id_}",
-            priorities=lambda: self.priorities,
+            priority=lambda id_: self.priorities.get(id_, PRIORITY_DEFAULT),
             election_seconds=1.0,
             feed=self.fed.append,
             send=self.sent.extend,
