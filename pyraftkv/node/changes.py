@@ -83,40 +83,37 @@ class ChangeDesk:
 
     def offer(self, payload: bytes) -> bool:
         """Take an encoded command of this node; False if it is to be offered again a little later."""
-        envelope = _envelope(payload)
-        assert envelope is not None, "only what can be decoded is offered"
-        verdict = self._judge(envelope, payload)
+        command = _command(payload)
+        assert command is not None, "only what can be decoded is offered"
+        verdict = self._judge(command, payload)
         if verdict is PROPOSE:
-            self._feed(ProposeMembership(payload, isinstance(envelope.command, LeaveJoint)))
+            self._feed(ProposeMembership(payload, isinstance(command, LeaveJoint)))
         return verdict is not WAIT
 
     def admits(self, message: ForwardedMembership) -> bool:
         """Whether the machine is to see a peer's command. Never one that would stop every member, once committed."""
-        envelope = _envelope(message.payload)
-        if envelope is None or message.leave is not isinstance(envelope.command, LeaveJoint):
+        command = _command(message.payload)
+        if command is None or message.leave is not isinstance(command, LeaveJoint):
             logger.warning("a change of the members that member %d forwards cannot be applied: dropped", message.sender)
             return False
-        return self._judge(envelope, message.payload) is PROPOSE
+        return self._judge(command, message.payload) is PROPOSE
 
-    def _judge(self, envelope: Envelope, payload: bytes) -> Verdict:
+    def _judge(self, command: MembersCommand, payload: bytes) -> Verdict:
         """Decide what becomes of a command, and begin what that needs besides."""
-        raft, command = self._raft, envelope.command
-        if raft.role is not LEADER or raft.is_changing_membership or not isinstance(command, ChangeMembers):
+        raft, before = self._raft, self._roster().membership
+        if raft.role is not LEADER or raft.is_changing_membership:
             return PROPOSE  # Another one leads, or the machine hands it back until the change under way is made.
-        after = self._after(command)
-        if after is None:
-            return PROPOSE  # It cannot be made, and the log says why.
         status = raft.status()
         active = frozenset(id_ for id_, peer in status.peers.items() if peer.active) | {raft.id}
-        complaint = _unready(command, self._roster().membership, status) or _at_risk(
-            command, self._roster().membership, after, active
-        )
+        after = self._after(command)
+        complaint = _out_of_turn(command, before) or _unready(command, before, status)
+        if complaint is None and after is not None:
+            complaint = _at_risk(command, before, after, active)
         if complaint is not None:
-            self._propose(codec.encode_logged(_refusal(envelope, payload, complaint)))
+            self._propose(_refusal(payload, complaint))
             return REFUSED
-        heirs = after.voters & self._roster().membership.voters & active - {raft.id}
-        if raft.id in after.voters or not heirs:
-            return PROPOSE
+        if after is None or raft.id in after.voters or not after.voters & before.voters & active - {raft.id}:
+            return PROPOSE  # If it cannot be made, the log says why.
         if status.transferee == NO_NODE:
             self._feed(TransferLeadership(NO_NODE))
         return WAIT
@@ -131,10 +128,19 @@ class ChangeDesk:
         return draft.membership
 
 
-def _unready(command: ChangeMembers, membership: Membership, status: Status) -> errors.PyraftkvError | None:
+def _out_of_turn(command: MembersCommand, before: Membership) -> errors.PyraftkvError | None:
+    """Return the complaint about what would wait in vain: nobody leaves an explicit joint configuration by itself."""
+    if isinstance(command, LeaveJoint) and not before.is_joint:
+        return errors.InvalidRequest("there is no joint configuration to leave")
+    if isinstance(command, ChangeMembers) and before.is_joint and not before.auto_leave:
+        return errors.InvalidRequest("the configuration is joint, and has to be left first")
+    return None
+
+
+def _unready(command: MembersCommand, before: Membership, status: Status) -> errors.PyraftkvError | None:
     """Return the complaint about a learner that is promoted before it has caught up."""
-    for change in command.changes:
-        if isinstance(change, PromoteMember) and change.id in membership.learners:
+    for change in command.changes if isinstance(command, ChangeMembers) else ():
+        if isinstance(change, PromoteMember) and change.id in before.learners:
             peer = status.peers.get(change.id)
             match = peer.match if peer is not None and peer.active and peer.state is ProgressState.REPLICATE else 0
             if not match or match + READY_LAG_MAX < status.commit:
@@ -143,28 +149,32 @@ def _unready(command: ChangeMembers, membership: Membership, status: Status) -> 
 
 
 def _at_risk(
-    command: ChangeMembers, before: Membership, after: Membership, active: frozenset[int]
+    command: MembersCommand, before: Membership, after: Membership, active: frozenset[int]
 ) -> errors.PyraftkvError | None:
     """Return the complaint about a change that leaves too few active voters to decide anything."""
     count, voters = len(after.voters & active), len(after.voters)
-    if command.force or after.voters == before.voters or count >= voters // 2 + 1:
+    is_forced = isinstance(command, ChangeMembers) and command.force
+    if is_forced or after.voters == before.voters or count >= voters // 2 + 1:
         return None
     return errors.QuorumAtRisk(f"of {voters} voters after this, {count} would be active; force=True does it anyway")
 
 
-def _refusal(envelope: Envelope, payload: bytes, complaint: errors.PyraftkvError) -> RefuseChange:
+def _refusal(payload: bytes, complaint: errors.PyraftkvError) -> bytes:
+    """Return the encoded refusal of an encoded command."""
+    envelope = codec.decode_logged(payload)
+    assert isinstance(envelope, Envelope), "it was decoded before"
     name, message, _ = errors.to_wire(complaint)
-    return RefuseChange(
-        envelope.session, envelope.sequence, envelope.acked_below, fingerprint_of(payload), name, message
+    return codec.encode_logged(
+        RefuseChange(envelope.session, envelope.sequence, envelope.acked_below, fingerprint_of(payload), name, message)
     )
 
 
-def _envelope(payload: bytes) -> Envelope | None:
-    """Return the command in an encoded change of the members; None if it is none."""
+def _command(payload: bytes) -> MembersCommand | None:
+    """Return what an encoded change of the members holds; None if it is none."""
     try:
         envelope = codec.decode_logged(payload)
     except errors.UnsupportedFormat:
         return None
     if not isinstance(envelope, Envelope) or not isinstance(envelope.command, ChangeMembers | LeaveJoint):
         return None
-    return envelope
+    return envelope.command
