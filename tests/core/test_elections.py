@@ -316,6 +316,13 @@ def test_an_isolated_leader_steps_down_and_comes_back_as_a_follower() -> None:
     assert cluster[1].leader == cluster.leader
 
 
+def test_the_repr_tells_the_state() -> None:
+    """For failures."""
+    assert repr(machine(1, term=2, vote=3)).startswith(
+        "Raft(id=1, role=FOLLOWER, term=2, vote=3, leader=0, log=RaftLog("
+    )
+
+
 def test_status_tells_whether_a_leader_is_heard() -> None:
     """For followers, `has_quorum` means that a leader was heard within an election timeout."""
     raft = machine(term=1)

@@ -193,6 +193,14 @@ def test_a_leader_sends_heartbeats_to_all() -> None:
     assert only(sent, Heartbeat) == [Heartbeat(to, 1, 1, 0, 0) for to in (2, 3)]
 
 
+def test_a_silent_leader_waits_for_the_heartbeat_interval() -> None:
+    """§5.2: heartbeats are periodic; between two of them a leader with nothing to send says nothing."""
+    raft = lead(machine(heartbeat_ticks=3))
+    step_all(raft, *[ack(raft, node, raft.last_index) for node in (2, 3)])
+    sent = [len(only(step(raft, Tick()).messages, Heartbeat)) for _ in range(6)]
+    assert sent == [0, 0, 2, 0, 0, 2]
+
+
 def test_a_heartbeat_starts_the_election_clock_again() -> None:
     """§5.2: a server remains in follower state as long as it receives valid RPCs from a leader or candidate."""
     raft = machine(term=1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 
-from pyraftkv.core import Raft
+from pyraftkv.core import Raft, Stored
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -26,7 +29,7 @@ from pyraftkv.core.ready import (
     SnapshotTaken,
     Tick,
 )
-from pyraftkv.core.types import FOLLOWER, LEADER, MEMBERSHIP, Entry, Membership
+from pyraftkv.core.types import FOLLOWER, LEADER, MEMBERSHIP, Entry, HardState, Membership
 from tests.core.cluster import Cluster
 from tests.core.machines import ack, append, entries, lead, log_terms, machine, only, snapshot, step, step_all, voters
 
@@ -487,6 +490,21 @@ def test_terms_before_the_snapshot_are_learned_from_the_disk() -> None:
     cluster.tick(count=3)
     assert cluster.members[3].state == cluster.members[1].state
     assert cluster[3]._log.snapshot is None, "without a snapshot"
+
+
+def test_what_was_fetched_for_its_term_does_not_cross_the_window() -> None:
+    """A lagging follower's heartbeat is answered with an empty append, for which alone the disk was read."""
+    raft = machine(size=2)
+    stored = Stored(HardState(1, 0, 4), snapshot(4, 1, 1, 2), [], 1)
+    raft = lead(Raft(replace(raft._config, inflight_messages_max=1), stored=stored, rng=random.Random(1)))
+    assert step(raft, ack(raft, 2, 0)).fetches == [EntryFetch(1, 5, 1 << 20)]
+    assert len(_appends(step(raft, Fetched(1, entries(1, 1, 1))), 2)) == 1
+    lagging = step(raft, HeartbeatResponse(1, 2, raft.term, 0))
+    assert [fetch.lo for fetch in lagging.fetches] == [2], "the entry before the next, for its term"
+    assert step(raft, Fetched(2, entries(2, 1, 1, 1))).messages == [], "the window is full"
+    assert [fetch.lo for fetch in step(raft, ack(raft, 2, 2)).fetches] == [2], "now there is room"
+    sent = _appends(step(raft, Fetched(2, entries(2, 1, 1, 1))), 2)
+    assert [(message.prev_index, message.prev_term, len(message.entries)) for message in sent] == [(2, 1, 2)]
 
 
 def test_a_snapshot_taken_here_shortens_what_can_be_fetched() -> None:
