@@ -328,7 +328,7 @@ def faults_from_json(text: str) -> list[Fault]:
     """Read what `faults_to_json` wrote. Raises `FaultError`."""
     try:
         rows: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FaultError(f"no list of faults: {error}") from error
     if not isinstance(rows, list):
         raise FaultError("no list of faults")

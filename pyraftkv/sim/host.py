@@ -147,7 +147,11 @@ class Host:
             return  # the power went in the middle of it
         except asyncio.CancelledError:
             pass
-        except Exception as caught:  # noqa: BLE001 - whatever ends the program ends the process; `ended` judges it
+        except SystemExit as exit_:
+            error = exit_ if exit_.code else None  # it ends this process, and not the simulation's
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as caught:  # noqa: BLE001 - whatever ends the program ends the process; `ended` judges it
             error = caught
         # From the world outside: this pass is still the process's own.
         self.loop.at(self.loop.now, self._program_ended, process, error)

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf, isfinite
 
 from pyraftkv._record import record
 from pyraftkv.sim.faults import BESIDE, FAULTS_MAX, LEADER, Fault, FaultError, FaultTarget, UnsupportedFault
 from pyraftkv.sim.holds import Grip, Holds
 from pyraftkv.sim.kinds import Aim, Kind, kind_of, windows
+
+AMOUNT_FACTOR_MAX = 1000.0
+"""How many times as bad as in random schedules a fault may be."""
 
 
 @record
@@ -53,8 +57,10 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
         kind = kind_of(fault)
         if missing := kind.needs & ~target.abilities:
             raise UnsupportedFault(f"{fault.kind} at {fault.at} s needs {missing.name}, which {target!r} has not")
-        if not (fault.at >= 0 and fault.seconds >= 0):
+        if not (0 <= fault.at < inf and 0 <= fault.seconds < inf):
             raise FaultError(f"{fault.kind} at {fault.at} s for {fault.seconds} s is no time")
+        if not _is_possible(fault.amount, kind):
+            raise FaultError(f"{fault.kind} at {fault.at} s: its amount, {fault.amount} {kind.unit}, cannot be")
         if len(target.members) < kind.members_min:
             raise FaultError(f"{fault.kind} needs {kind.members_min} members, there are {len(target.members)}")
         for name in fault.targets:
@@ -62,6 +68,18 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
                 raise FaultError(
                     f"{fault.kind} at {fault.at} s: there is no host {name!r}; there are {', '.join(here)}"
                 )
+
+
+def _is_possible(amount: float, kind: Kind) -> bool:
+    """Tell whether an amount means something: finite, and far from what the kind is made for at the most.
+
+    A clock that runs a million times too fast makes a million times the events: nobody would see the end of it.
+    """
+    low, high = kind.amount
+    if not kind.unit:
+        return isfinite(amount)
+    farthest = 1.0 if kind.unit.startswith("share") else AMOUNT_FACTOR_MAX * high
+    return (0 if low >= 0 else -farthest) <= amount <= farthest
 
 
 def _meant(kind: Kind, target: FaultTarget) -> tuple[str, ...]:

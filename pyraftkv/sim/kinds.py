@@ -215,6 +215,12 @@ def _burst(grip: Grip) -> None:
     grip.target.burst(round(grip.amount))
 
 
+def _leave_behind(grip: Grip, host: str) -> None:
+    """Let the others write so much without a member that it needs a snapshot, while its own clients still watch it."""
+    grip.separate([host], grip.target.members)
+    _burst(grip)
+
+
 # --- The table -----------------------------------------------------------------------------------------------------
 
 _BLINK: Range = (0.05, 0.5)
@@ -475,7 +481,11 @@ def _requests() -> Iterator[Kind]:
     needs = Ability.CLUSTER
     yield Kind("transfer", "the leader is asked to hand over", needs, _transfer, Aim.ONE, members_min=2)
     yield Kind("compact", "history is compacted", needs, _compact, Aim.ALL)
-    yield Kind("burst", "much is written at once", needs, _burst, Aim.ALL, _INSTANT, (50_000, 300_000), "bytes")
+    much: Range = (50_000, 300_000)
+    yield Kind("burst", "much is written at once", needs, _burst, Aim.ALL, _INSTANT, much, "bytes")
+    needs |= Ability.LINKS
+    behind, does = _each_host(_leave_behind), "no other member sees the host, and much is written without it"
+    yield Kind("left_behind", does, needs, behind, Aim.ONE, _LONG, much, "bytes", members_min=3)
 
 
 KINDS: dict[str, Kind] = {
@@ -509,10 +519,12 @@ def kinds_table() -> list[list[str]]:
 
     The amount is the one that a fault gets which names none, and its unit.
     """
-    return [
-        [kind.name, kind.does, f"{kind.amount[0]:g} {kind.unit}" if kind.unit else "", str(kind.needs.name).lower()]
-        for kind in KINDS.values()
-    ]
+    rows: list[list[str]] = []
+    for kind in KINDS.values():
+        amount = f"{kind.amount[0]:g} {kind.unit}" if kind.unit else ""
+        needs = str(kind.needs.name).lower().replace("|", ", ")  # which would part the columns of a table
+        rows.append([kind.name, kind.does, amount, needs])
+    return rows
 
 
 def windows(fault: Fault) -> Iterator[Window]:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
-from math import inf
+from math import inf, isnan
 from random import Random
 from typing import Any, NoReturn, Protocol, TypeVar, TypeVarTuple, cast
 
@@ -406,7 +406,13 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> SimTimer:
-        """Call back when the process's clock shows ``when``. O(log timers)."""
+        """Call back when the process's clock shows ``when``. O(log timers).
+
+        Raises:
+            ValueError: It is not a number: among the timers it would let later ones go first, or none at all.
+        """
+        if isnan(when):
+            raise ValueError("a time that is not a number never comes")
         if context is None:
             context = copy_context()
         process = context.get(PROCESS)

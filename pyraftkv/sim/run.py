@@ -20,6 +20,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
+from math import inf
 from typing import Any, Self
 
 from pyraftkv import codec, errors
@@ -100,6 +101,7 @@ def simulate(
 
     Raises:
         SimFailure: A rule was broken. The same arguments break it again.
+        InvalidRequest: A time that cannot be, or faults (`FaultError`).
     """
     with Run(seed, seconds=seconds, swarm=swarm, faults=faults, members=members) as run:
         return run.run()
@@ -117,6 +119,8 @@ class Run:
         faults: Sequence[Fault] | None = None,
         members: int | None = None,
     ) -> None:
+        if not 0 <= seconds < inf:
+            raise errors.InvalidRequest(f"a run does not last {seconds} s")
         forks = Simulation.fork
         self.swarm = swarm or random_swarm(forks(seed, "swarm"), members=members)
         self.sim = Simulation(seed, swarm=self.swarm)

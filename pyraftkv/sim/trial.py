@@ -26,12 +26,14 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any, TypeVar
 
+from pyraftkv import errors
 from pyraftkv._record import record
+from pyraftkv.node.bootstrap import MEMBERS_MAX
 from pyraftkv.sim.ambient import ambient
 from pyraftkv.sim.check.history import Op
 from pyraftkv.sim.check.verdict import Verdict
 from pyraftkv.sim.diagram import to_html
-from pyraftkv.sim.faults import Ability, Fault
+from pyraftkv.sim.faults import FAULTS_MAX, Ability, Fault, FaultError
 from pyraftkv.sim.kinds import KINDS, Aim, kind_named
 from pyraftkv.sim.loop import SimTimeout
 from pyraftkv.sim.report import SimFailure
@@ -83,7 +85,13 @@ class Plan:
     """Whether the scenario (and the faults) wait until there is a leader."""
 
     def check(self) -> None:
-        """Raise `FaultError` if a kind does not exist."""
+        """Raise `InvalidRequest` for what cannot be, as `FaultError` if it is the faults."""
+        if not 1 <= self.members <= MEMBERS_MAX:
+            raise errors.InvalidRequest(f"a cluster has 1 to {MEMBERS_MAX} members, not {self.members}")
+        if not (0 <= self.seconds < inf and 0 <= self.faults_per_second < inf):
+            raise FaultError(f"{self.faults_per_second} faults per second for {self.seconds} s cannot be")
+        if self.seconds * self.faults_per_second > FAULTS_MAX:
+            raise FaultError(f"{self.seconds * self.faults_per_second:g} faults, over {FAULTS_MAX}")
         for kind in self.kinds:
             kind_named(kind)
 

@@ -48,6 +48,20 @@ LOCAL_SHARE = 0.2
 PAUSE_SECONDS = 0.05
 """How long a source waits after a refusal, so that a cluster without a leader is not asked in a circle."""
 
+IMPATIENCE = 0.03
+"""The share of operations whose caller may give up before anything else ends them ..."""
+
+PATIENCE_SECONDS = 0.01
+"""... after so long, on average."""
+
+SWEPT = "k/s"
+"""Of the keys that are filled in to be deleted at once."""
+
+SWEPT_END = b"k/t"
+
+SWEPT_TXNS, SWEPT_TXN_KEYS = 6, 100
+"""More keys than a member deletes without a break (`STEP_KEYS_MAX`), put by so many transactions of so many each."""
+
 WATCH_SECONDS = (2.0, 8.0)
 """How long a watch lives before its reader opens the next one."""
 
@@ -100,8 +114,12 @@ class Source:
             due = max(due + random.expovariate(self._rate), loop.time() - pulse)
             await asyncio.sleep((ceil(due / pulse) * pulse if pulse else due) - loop.time())
             kind = random.choices(self._kinds, self._weights)[0]
+            patience = random.expovariate(1 / PATIENCE_SECONDS) if self._chance(IMPATIENCE) else None
             try:
-                await self._KINDS[kind](self)
+                async with asyncio.timeout(patience):
+                    await self._KINDS[kind](self)
+            except TimeoutError:
+                continue
             except (errors.KeyExists, errors.RevisionMismatch) as refused:
                 self._mod_revisions[refused.key] = refused.mod_revision
             except errors.Compacted as refused:
@@ -198,6 +216,15 @@ class Source:
         if not result.succeeded:
             self._mod_revisions.pop(one, None)
 
+    async def _sweep(self) -> None:
+        """Put more keys than a member deletes without a break, and delete them with one command."""
+        value = f"{self._name}.{self._count}".encode()
+        for first in range(0, SWEPT_TXNS * SWEPT_TXN_KEYS, SWEPT_TXN_KEYS):
+            puts = [PutKey(f"{SWEPT}{first + number}".encode(), value) for number in range(SWEPT_TXN_KEYS)]
+            await self._kv.txn().then(*puts).commit(timeout=self._timeout)
+        result = await self._kv.delete(SWEPT.encode(), SWEPT_END, timeout=self._timeout)
+        self._revision = max(self._revision, result.revision)
+
     async def _compact(self) -> None:
         revision = self._revision - KEPT_REVISIONS
         if revision > 0:
@@ -211,6 +238,7 @@ class Source:
         "delete": _delete,
         "txn": _txn,
         "compact": _compact,
+        "sweep": _sweep,
     }
 
 

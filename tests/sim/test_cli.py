@@ -70,33 +70,33 @@ def test_a_failure_says_what_broke_and_how_to_see_it_again(cli: Cli, tmp_path: P
     """Status 1, the rule, the seed, the command with everything that was given, and the end of the trace."""
     script, html = tmp_path / "faults.txt", tmp_path / "x.html"
     script.write_text(NOBODY_ASKS, encoding="utf-8")
-    status, out, _ = cli("--seed=3", "--seconds=2", f"--script={script}", f"--html={html}")
+    status, out, _ = cli("--seed=10", "--seconds=2", f"--script={script}", f"--html={html}")
     assert status == NOT_APPLIED
     first, second, third, *_ = out.splitlines()
-    assert first.startswith("seed 3: traffic: ")
-    found = first.removeprefix("seed 3: ")
-    assert second == f"replay: python -m pyraftkv sim --seed 3 --seconds 2 --script {script}"
+    assert first.startswith("seed 10: traffic: ")
+    found = first.removeprefix("seed 10: ")
+    assert second == f"replay: python -m pyraftkv sim --seed 10 --seconds 2 --script {script}"
     assert third == "2 faults"
     assert "at 0s wipe c1 c2 c3" in html.read_text(encoding="utf-8")
-    status, out, err = cli("--seeds=3..3", "--seconds=2", f"--script={script}")
+    status, out, err = cli("--seeds=10..10", "--seconds=2", f"--script={script}")
     assert status == NOT_APPLIED
     assert out.startswith("+-")
-    assert out.endswith(f"+\nseed 3 fails: {found}\n{second}\n")
-    assert err == "seed 3: traffic\n"
+    assert out.endswith(f"+\nseed 10 fails: {found}\n{second}\n")
+    assert err == "seed 10: traffic\n"
 
 
 def test_a_failure_is_shrunk_to_a_script_that_fails_too(cli: Cli, tmp_path: Path) -> None:
     """What does not matter is gone, and what is printed can be given back."""
     script = tmp_path / "faults.txt"
     script.write_text(NOBODY_ASKS + "at 500ms wipe c1\n", encoding="utf-8")
-    status, out, err = cli("--seed=3", "--seconds=2", f"--script={script}", "--shrink")
+    status, out, err = cli("--seed=10", "--seconds=2", f"--script={script}", "--shrink")
     assert status == NOT_APPLIED
     _, found, lines = out.partition("the faults that matter, for a file and --script:\n")
     assert found
     assert 1 <= len(parse_script(lines)) < 3
     assert err.splitlines()[-1].startswith("3 faults became ")
     script.write_text(lines, encoding="utf-8")
-    again, out, _ = cli("--seed=3", "--seconds=2", f"--script={script}")
+    again, out, _ = cli("--seed=10", "--seconds=2", f"--script={script}")
     assert (again, out.splitlines()[0].split(":")[1]) == (NOT_APPLIED, " traffic")
 
 

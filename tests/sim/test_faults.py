@@ -1,4 +1,5 @@
 import json
+import math
 from itertools import combinations
 from random import Random
 
@@ -114,7 +115,7 @@ def test_a_kind_needs_its_ability(name: str) -> None:
     needs = KINDS[name].needs
     target = Machines(5, abilities=~needs)
     with pytest.raises(UnsupportedFault, match=name):
-        Injector(target, [Fault(0.0, "reset" if needs is not Ability.LINKS else "kill"), Fault(1.0, name)])
+        Injector(target, [Fault(0.0, "kill" if Ability.LINKS in needs else "reset"), Fault(1.0, name)])
     assert target.calls == []
     run(Machines(5, abilities=needs), [Fault(0.0, name, (), 1.0)])
 
@@ -410,3 +411,39 @@ def test_what_is_no_list_of_faults_is_refused(text: str) -> None:
     """Broken JSON, other JSON, and fields that are missing, strange or of another type."""
     with pytest.raises(FaultError):
         faults_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "amount"),
+    [
+        ("delay", -5.0),
+        ("delay", math.nan),
+        ("burst", math.inf),
+        ("fast_clock", -1.0),
+        ("slow_clock", 1e300),
+        ("jump_clock", -5.0),
+        ("power_loss_mid_write", -4.0),
+        ("lose", 7.0),
+        ("kill", math.nan),
+    ],
+)
+def test_an_amount_that_cannot_be_is_refused(kind: str, amount: float) -> None:
+    """Before anything happens, and not by what it does to a clock in the middle of the run."""
+    target = Machines()
+    with pytest.raises(FaultError, match="amount"):
+        Injector(target, [Fault(0.0, "kill"), Fault(1.0, kind, ("n1",), 1.0, amount)])
+    assert target.calls == []
+
+
+@pytest.mark.parametrize("at", [-1.0, math.inf, math.nan])
+def test_a_time_that_never_comes_is_refused(at: float) -> None:
+    """Of its beginning, and of its end."""
+    for fault in (Fault(at, "kill", ("n1",)), Fault(1.0, "kill", ("n1",), at)):
+        with pytest.raises(FaultError, match="is no time"):
+            Injector(Machines(), [fault])
+
+
+def test_a_list_that_is_nested_too_deep_is_no_list_of_faults() -> None:
+    """Python's reader of JSON gives up in its own way."""
+    with pytest.raises(FaultError, match="no list of faults"):
+        faults_from_json("[" * 100_000)

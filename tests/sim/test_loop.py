@@ -551,3 +551,16 @@ def test_what_a_loop_lacks_is_refused_by_its_name(name: str) -> None:
 
     with pytest.raises(SimUnsupported, match=name):
         simulate(main())
+
+
+def test_a_time_that_is_no_number_is_refused() -> None:
+    """And leaves other timers alone."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(ValueError, match="not a number"):
+            loop.call_later(float("nan"), print)
+        await asyncio.sleep(1)
+        return loop.time()
+
+    assert simulate(main(), until=2) == pytest.approx(1, abs=0.001)

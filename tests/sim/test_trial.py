@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from pyraftkv.errors import RevisionMismatch
+from pyraftkv.errors import InvalidRequest, RevisionMismatch
 from pyraftkv.sim.check import Finding, Verdict
 from pyraftkv.sim.faults import Fault, FaultError
 from pyraftkv.sim.host import Host
@@ -356,3 +357,66 @@ def test_a_report_tells_what_happened_around_the_faults() -> None:
     assert "step 59\n" in text
     assert lines[-1].endswith("violation AssertionError: more than one life")
     assert lines.count("        ...") == 2
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(members=0),
+        Plan(members=65),
+        Plan(seconds=float("nan")),
+        Plan(seconds=float("inf")),
+        Plan(faults_per_second=-1.0),
+        Plan(faults_per_second=1e6),
+    ],
+    ids=repr,
+)
+def test_a_plan_that_cannot_be_is_refused(plan: Plan) -> None:
+    """At once, and not by hanging or by doing something else."""
+    with pytest.raises(InvalidRequest):
+        Trial(1, plan)
+
+
+def test_a_program_may_exit() -> None:
+    """It ends the process of its machine, as it would on a real one: with a status, it has failed."""
+
+    def exits(status: int) -> Callable[[Trial], object]:
+        async def program(_: Host) -> None:
+            await asyncio.sleep(1)
+            sys.exit(status)
+
+        async def main(_: Trial) -> None:
+            await asyncio.sleep(5)
+
+        def scenario(sim: Trial) -> None:
+            host = sim.host("worker", program=program)
+            sim.run(main)
+            assert host.boots > 1
+
+        return scenario
+
+    assert attempt(exits(0), 1, Plan()) is None
+    broken = attempt(exits(3), 1, Plan())
+    assert broken is not None
+    assert "SystemExit(3)" in str(broken.error)
+
+
+def test_no_error_of_a_program_goes_unnoticed() -> None:
+    """Whatever it is derived from."""
+
+    class Odd(BaseException):
+        pass
+
+    async def program(_: Host) -> None:
+        raise Odd
+
+    async def main(_: Trial) -> None:
+        await asyncio.sleep(1)
+
+    def scenario(sim: Trial) -> None:
+        sim.host("worker", program=program)
+        sim.run(main)
+
+    broken = attempt(scenario, 1, Plan())
+    assert broken is not None
+    assert "Odd()" in str(broken.error)
