@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,18 +76,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 Cli = Callable[..., tuple[int, str, str]]
 
 
+def run_here(capture: pytest.CaptureFixture[bytes], *arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process; return status, output and errors."""
+    capture.readouterr()
+    status = main(arguments)
+    out, err = capture.readouterr()
+    return status, out.decode(), err.decode()
+
+
 @pytest.fixture
 def cli(address: str, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run the command in this process against the member; return status, output and errors."""
     monkeypatch.setenv("PYRAFTKV_ENDPOINTS", address)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsysbinary.readouterr()
-        status = main(arguments)
-        out, err = capsysbinary.readouterr()
-        return status, out.decode(), err.decode()
-
-    return run
+    return partial(run_here, capsysbinary)
 
 
 @pytest.fixture

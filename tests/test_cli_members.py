@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
@@ -10,6 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,14 +19,15 @@ import pytest
 
 import pyraftkv
 from pyraftkv import Node
-from pyraftkv.cli import main
 from pyraftkv.cli.arguments import parser
 from pyraftkv.cli.common import DONE, NOT_APPLIED, STORAGE, USAGE
 from pyraftkv.cli.endpoints import NO_QUORUM
-from pyraftkv.cli.membership import LIST_COLUMNS
+from pyraftkv.cli.membership import LIST_COLUMNS, serve_command
 from pyraftkv.cli.recovering import CHANGED_MEANWHILE, NOT_CONFIRMED
 from pyraftkv.demo.processes import free_ports
+from pyraftkv.kv import Member
 from pyraftkv.node.recovery import Recovery
+from tests.test_cli import Cli, run_here
 from tests.test_recovery import CONFIG, NAMES, addresses, member
 
 KEYS = 20
@@ -66,21 +69,12 @@ def lost(lost_once: Lost, tmp_path: Path) -> Lost:
     return copy
 
 
-Cli = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def cli(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Run the command in this process, without a terminal; return status, output and errors."""
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsysbinary.readouterr()
-        status = main(arguments)
-        out, err = capsysbinary.readouterr()
-        return status, out.decode(), err.decode()
-
-    return run
+    return partial(run_here, capsysbinary)
 
 
 class Terminal(io.StringIO):
@@ -305,6 +299,22 @@ def test_a_member_is_added_as_is_printed_and_removed(cli: Cli, first: Hosted, tm
     status, out, _ = cli("member", "remove", "bb")
     assert (status, out) == (DONE, "Member bb removed. Its id and its directory are of no use any more.\n")
     assert [row["name"] for row in listed(cli)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("address", "tls_ca", "end"),
+    [
+        ("10.0.0.4:2479", None, " --insecure"),
+        ("127.0.0.1:2479", None, " --join 10.0.0.1:2479,10.0.0.2:2479"),
+        ("10.0.0.4:2479", "my-ca.pem", " --tls-ca ca.pem --tls-cert d.pem --tls-key d.key"),
+    ],
+)
+def test_the_printed_command_goes_as_far_as_is_known(address: str, tls_ca: str | None, end: str) -> None:
+    """Certificates where the cluster has them; otherwise what makes a member listen without."""
+    rows = [Member(number, name, f"10.0.0.{number}:2479", "voter", False, 1) for number, name in ((1, "a"), (2, "b"))]
+    command = serve_command(argparse.Namespace(tls_ca=tls_ca), Member(4, "d", address, "learner", False, 1), rows)
+    assert command.startswith(f"pyraftkv serve --name d --data-dir d.pyraftkv --listen {address} --join ")
+    assert command.endswith(end)
 
 
 def test_a_learner_may_be_asked_to_stay_one(cli: Cli, first: Hosted, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import argparse
 import shlex
 from typing import Any
 
-from pyraftkv.cli.common import DONE, client, tls_of
+from pyraftkv.cli.common import DONE, client
 from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.kv import Member
 from pyraftkv.transport.address import is_loopback, parse_address
@@ -122,7 +122,7 @@ def serve_command(args: argparse.Namespace, member: Member, others: list[Member]
     words += ["--listen", member.address, "--join", ",".join(other.address for other in others)]
     if getattr(args, "learner", False):
         words.append("--learner")
-    if tls_of(args) is not None:
+    if args.tls_ca is not None:
         words += ["--tls-ca", "ca.pem", "--tls-cert", f"{member.name}.pem", "--tls-key", f"{member.name}.key"]
     elif not is_loopback(parse_address(member.address)[0]):
         words.append("--insecure")

@@ -12,6 +12,7 @@ from pyraftkv import Node, PutKey, codec, errors
 from pyraftkv.core import MEMBERSHIP, Entry, HardState, Membership, Save, SnapshotMeta
 from pyraftkv.log import FileStorage, MemoryStorage
 from pyraftkv.log.base import Identity, Recovered, Storage
+from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.node.applier import ENTRIES_PER_CLOCK_READ
 from pyraftkv.node.recovery import Recovery, finish, own_recovery, recover
 from pyraftkv.protocol import (
@@ -26,7 +27,7 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.replica import BUSY, Replica
 from pyraftkv.sim.disk import SimFS
-from pyraftkv.store.commands import DeleteRange
+from pyraftkv.store.commands import DeleteRange, PutBatch
 from pyraftkv.transport import MemoryNetwork
 from tests.log.disks import LoopWorker, blank, fail, heal, until_crash
 from tests.node.support import asynchronous, fast
@@ -206,10 +207,16 @@ async def test_a_snapshot_stands_for_its_part_of_the_log() -> None:
 @asynchronous
 async def test_a_long_command_is_applied_in_slices() -> None:
     """A delete of many keys is one entry; it is read to its end."""
-    delete = codec.encode_logged(Envelope(SESSION, LAST + 1, 1, DeleteRange(b"k", b"l")))
-    storage = await prepared(MemoryStorage(), [*entries(), Entry(LAST + 1, 2, delete)])
-    done = await recover(storage)
-    assert (done.keys, done.revision) == (0, LAST)
+    batches = [
+        PutBatch([each for number in range(256) for each in (b"k%d-%d" % (batch, number), b"")]) for batch in range(6)
+    ]
+    commands = [*batches, DeleteRange(b"k", b"l")]
+    log = entries()
+    for command in commands:
+        index = len(log) + 1
+        log.append(Entry(index, 2, codec.encode_logged(Envelope(SESSION, index, 1, command))))
+    done = await recover(await prepared(MemoryStorage(), log))
+    assert (done.keys, done.last_index) == (0, LAST + len(commands))
 
 
 # --- Who is refused ------------------------------------------------------------------------------------------------
@@ -424,3 +431,18 @@ async def test_a_disk_that_refuses_is_told_and_the_recovery_goes_on_later() -> N
         recovered, replica = await opened(on_disk(fs))
         assert not is_old(recovered)
         assert (replica.roster.cluster_id, keys(replica)) == (done.cluster_id, ALL_KEYS)
+
+
+@asynchronous
+async def test_a_damaged_directory_is_refused_with_its_place() -> None:
+    """Nothing is skipped, and nothing is changed: the next one who looks finds the same damage."""
+    fs = await directory()
+    (name,) = [name for name in fs.listdir("/data/wal") if name.endswith(".wal")]
+    data = bytearray(fs.disk.file(f"/data/wal/{name}"))
+    data[BLOCK_BYTES + 60] ^= 1
+    fs.disk.damage(f"/data/wal/{name}", data)
+    for _ in range(2):
+        with pytest.raises(errors.WalCorruption) as caught:
+            await recover(on_disk(fs))
+        assert caught.value.segment == name
+    assert fs.disk.file(f"/data/wal/{name}") == bytes(data)
