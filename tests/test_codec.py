@@ -140,7 +140,7 @@ peer_messages = st.one_of(
     st.builds(VoteResponse, naturals, naturals, naturals, booleans, booleans),
     st.builds(AppendResponse, naturals, naturals, naturals, naturals, booleans, naturals, naturals),
     st.builds(Heartbeat, naturals, naturals, naturals, naturals, naturals),
-    st.builds(HeartbeatResponse, naturals, naturals, naturals, naturals, booleans),
+    st.builds(HeartbeatResponse, naturals, naturals, naturals, naturals, naturals),
     st.builds(InstallSnapshot, naturals, naturals, naturals, snapshots),
     st.builds(ReadIndexRequest, naturals, naturals, naturals, naturals),
     st.builds(ReadIndexResponse, naturals, naturals, naturals, naturals, naturals),

@@ -108,7 +108,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     2: _message(VoteResponse, pre=BOOLEAN, granted=BOOLEAN),
     4: _message(AppendResponse, index=NATURAL, rejected=BOOLEAN, hint_index=NATURAL, hint_term=NATURAL),
     5: _message(Heartbeat, commit=NATURAL, context=NATURAL),
-    6: _message(HeartbeatResponse, context=NATURAL, promised=BOOLEAN),
+    6: _message(HeartbeatResponse, context=NATURAL, promised_ticks=NATURAL),
     7: _message(InstallSnapshot, snapshot=_SNAPSHOT),
     8: _message(ReadIndexRequest, context=NATURAL),
     9: _message(ReadIndexResponse, context=NATURAL, index=NATURAL),

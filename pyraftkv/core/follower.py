@@ -65,10 +65,9 @@ class FollowerRules(RaftBase):
         # it had confirmed; committing what stands there now could commit something else.
         if message.commit <= self._log.last_index:
             self._log.commit_to(message.commit)
-        promises = self._config.lease_reads
-        if promises:
-            self._promised_tick = self._ticks + self._config.election_ticks
-        self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context, promises))
+        ticks = self._config.election_ticks if self._config.lease_reads else 0
+        self._promised_tick = max(self._promised_tick, self._ticks + ticks)
+        self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context, ticks))
 
     def _on_install_snapshot(self, message: InstallSnapshot) -> None:
         self._follow(message.sender)

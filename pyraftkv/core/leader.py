@@ -316,7 +316,8 @@ class LeaderRules(RaftBase):
         if progress.match < self._log.last_index or progress.state is PROBE:
             progress.due = True
         if message.context:
-            self._reads.ack(sender=message.sender, context=message.context, promised=message.promised)
+            promised = message.promised_ticks >= self._config.election_ticks
+            self._reads.ack(sender=message.sender, context=message.context, promised=promised)
             self._confirm_reads()
 
     def _maybe_commit(self) -> None:

@@ -82,8 +82,8 @@ class HeartbeatResponse:
     sender: int
     term: int
     context: int
-    promised: bool = False
-    """Whether the sender elects nobody else for an election timeout from now (see `node.lease`)."""
+    promised_ticks: int = 0
+    """For how many ticks of its clock the sender elects nobody else; 0: it promises nothing (see `node.lease`)."""
 
 
 @record

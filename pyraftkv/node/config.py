@@ -20,7 +20,8 @@ class NodeConfig:
     lease_reads: bool = False
     """Whether reads with ``consistency="lease"`` cost no message while this member leads (see `node.lease`).
 
-    Set it on every member: only who has it set prolongs a leader's lease. The election timeout must be the same then.
+    Set it on every member: only who has it set prolongs a leader's lease. `tick_seconds` and the election timeout must
+    be the same on all of them then.
     """
     clock_drift_max: float = 0.1
     """How much less time may pass on the clock of a leader than on that of any other member: 0.1 is a tenth."""

@@ -44,8 +44,9 @@ Hazard 8, the voter that hears of a new term from somebody else than its leader.
 promise to it stands (`election.py`).
 
 Hazard 9, the voter of another mind. Only answers that carry a promise count, and only members with
-`NodeConfig.lease_reads` give any. A member without it never prolongs a lease. But the promise has no length: the
-election timeout must be the same on every member that gives one.
+`NodeConfig.lease_reads` give any. A member without it never prolongs a lease, nor does one with a shorter election
+timeout. A promise has its length in ticks, though, and what a tick is must be the same everywhere. And who starts again
+keeps its forgotten promise for as long as its election timeout is *now*: that must not shrink while there are leases.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def leader(*, size: int = 3, **knobs: Any) -> Raft:
 
 def promise(raft: Raft, sender: int, context: int) -> HeartbeatResponse:
     """Return the answer to a heartbeat, with a promise."""
-    return HeartbeatResponse(raft.id, sender, raft.term, context, True)
+    return HeartbeatResponse(raft.id, sender, raft.term, context, ELECTION_TICKS)
 
 
 def request(term: int, *, sender: int = 3, pre: bool = False, by_transfer: bool = False) -> VoteRequest:
@@ -71,7 +71,7 @@ def test_without_leases_heartbeats_are_not_numbered() -> None:
     raft = leader(lease_reads=False)
     assert {beat.context for beat in only(step(raft, Tick()).messages, Heartbeat)} == {0}
     follower = machine(1, term=1)
-    assert step_all(follower, Heartbeat(1, 2, 1, 0, 4)) == [HeartbeatResponse(2, 1, 1, 4, False)]
+    assert step_all(follower, Heartbeat(1, 2, 1, 0, 4)) == [HeartbeatResponse(2, 1, 1, 4, 0)]
     assert granted(step_all(follower, *[Tick()] * ELECTION_TICKS, request(2)))
 
 
@@ -94,6 +94,15 @@ def test_only_promises_make_a_lease() -> None:
     ready = step(raft, HeartbeatResponse(1, 2, 1, raft.round))
     assert [read.context for read in ready.reads] == [7]
     assert raft.lease_round == 0
+
+
+def test_a_shorter_promise_makes_no_lease() -> None:
+    """1. A member has a shorter election timeout by mistake. 2. Its promise ends before the leader's lease would."""
+    raft = leader()
+    step(raft, Tick(), HeartbeatResponse(1, 2, 1, 1, ELECTION_TICKS - 1))
+    assert raft.lease_round == 0
+    step(raft, HeartbeatResponse(1, 3, 1, 1, ELECTION_TICKS + 1))
+    assert raft.lease_round == 1
 
 
 def test_a_round_that_was_never_sent_is_no_promise() -> None:
@@ -188,7 +197,7 @@ def test_a_transfer_that_told_nobody_leaves_the_lease() -> None:
 def follower(**knobs: Any) -> Raft:
     """Return a follower that has just answered a heartbeat of member 2 in term 1."""
     raft = machine(1, term=1, **{"lease_reads": True, **knobs})
-    assert step_all(raft, Heartbeat(1, 2, 1, 0, 4)) == [HeartbeatResponse(2, 1, 1, 4, True)]
+    assert step_all(raft, Heartbeat(1, 2, 1, 0, 4)) == [HeartbeatResponse(2, 1, 1, 4, ELECTION_TICKS)]
     return raft
 
 

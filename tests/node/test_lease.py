@@ -13,7 +13,7 @@ from pyraftkv.core import Raft
 from pyraftkv.core.messages import HeartbeatResponse
 from pyraftkv.core.ready import Tick, TransferLeadership
 from pyraftkv.node.lease import ROUNDS_MAX, LeaderLease, boot_clock
-from tests.core.machines import ack, lead, machine, step, step_all
+from tests.core.machines import ELECTION_TICKS, ack, lead, machine, step, step_all
 from tests.node.support import asynchronous, cluster_of, fast, refused, until
 
 SECONDS = 1.0
@@ -39,7 +39,7 @@ class Leased:
 
     def answer(self, number: int, *, sender: int = 2) -> None:
         """Let a promise upon that round arrive."""
-        step(self.raft, HeartbeatResponse(1, sender, 1, number, True))
+        step(self.raft, HeartbeatResponse(1, sender, 1, number, ELECTION_TICKS))
 
 
 def test_a_lease_begins_with_a_quorums_promises() -> None:
