@@ -128,7 +128,8 @@ class RaftBase:
         self._membership_index = snapshot.index if snapshot is not None else 0
         """The index as of which `membership` holds."""
         self._last_change = self._membership_index
-        """The index as of which `membership` replaced another one; 0 if none did. Older ones may be counted by."""
+        """An index at or past the last change of the membership that is applied; 0 if there was none. Those who have
+        not heard of it count by an older configuration."""
         self._log = RaftLog(
             snapshot=snapshot,
             entries=stored.entries,

@@ -309,7 +309,7 @@ class Raft(FollowerRules, ElectionRules):
         if applied.membership is not None and applied.index > self._membership_index:
             assert self.role in {FOLLOWER, LEADER}, "nobody campaigns before a change that it knows of is applied"
             self._membership_index = applied.index
-            if self.membership.voters:
+            if applied.index > 1:  # What the first entry of all makes replaces nothing.
                 self._last_change = applied.index
             self.membership = applied.membership
             if self.role is LEADER:

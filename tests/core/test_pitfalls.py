@@ -8,7 +8,11 @@ is tested elsewhere:
 - pre-vote reply counted as a vote: `test_elections.test_a_rehearsals_yes_is_not_a_vote`
 - pre-vote ignoring the log: `test_paper.test_a_vote_goes_only_to_an_up_to_date_log`
 - campaigning on a stale configuration: `test_elections.test_nobody_campaigns_before_a_committed_change_is_applied`
-- leader that removed itself: `test_replication.test_a_leader_without_a_vote_steps_down`
+- leader that removed itself: `test_membership_changes.test_a_removed_leader_tells_everyone_what_is_committed_...`
+- change before own-term commit: `test_membership_changes.test_nothing_changes_before_an_entry_of_the_own_term_is_...`
+- leaves joint several times, or never, or before committing it: `test_membership_changes`, "Leaving"
+- snapshot keeps uncommitted membership: `test_membership_changes.test_uncommitted_changes_do_not_outlive_a_snapshot`
+- fast commit under old quorum: `test_membership_changes.test_what_follows_a_change_is_counted_by_it_once_it_is_applied`
 - old snapshot truncates, conflicting entry kept: `test_snapshots`
 - ABA in asynchronous appends: `test_raftlog`, and below as a crash
 - ReadIndex before own-term commit, contexts reused: `test_reads`
@@ -21,15 +25,17 @@ from __future__ import annotations
 
 import pytest
 
+from pyraftkv.core.membership import ADD_VOTER, REMOVE, Change, MembershipChange
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
     Heartbeat,
     HeartbeatResponse,
+    Message,
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.core.ready import Applied, Campaign, Propose, ReadIndex, Saved, TransferLeadership
+from pyraftkv.core.ready import Applied, Campaign, Propose, ProposeMembership, ReadIndex, Saved, TransferLeadership
 from pyraftkv.core.types import CANDIDATE, FOLLOWER, LEADER, Membership
 from tests.core.cluster import Cluster
 from tests.core.machines import ack, append, entries, lead, log_terms, machine, only, step, step_all, voters
@@ -222,6 +228,89 @@ def test_removing_the_leader_of_two_does_not_wedge_the_other() -> None:
     cluster.heal()
     cluster.tick(count=60)
     assert (cluster.leader, cluster[2].membership) == (2, voters(1, 2))
+
+
+def _remove_unheard(*, tail: int) -> Cluster:
+    """Return {1, 2} after leader 1 removed itself, said so in vain, and kept ``tail`` entries that 2 never saw."""
+    cluster = Cluster(2, pre_vote=False)
+    cluster.elect(1)
+    cluster.lost = lambda message: (
+        isinstance(message, Heartbeat) or (isinstance(message, AppendRequest) and message.prev_index >= 2)
+    )
+    cluster.change(1, Change(REMOVE, 1))
+    cluster.feed(1, *[Propose([b"%d" % number]) for number in range(tail)])
+    cluster.settle()
+    assert (cluster[1].role, cluster[1].membership, cluster[1].last_index) == (FOLLOWER, voters(2), 2 + tail)
+    assert (cluster[2].last_index, cluster[2].commit) == (2, 1)
+    cluster.heal()
+    return cluster
+
+
+@pytest.mark.parametrize("tail", [0, 3])
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_one_that_is_left_of_two_goes_on_whatever_the_removed_leader_has(tail: int, restart: bool) -> None:
+    """etcd#10563: with entries behind its removal its log is the longer one, and it refuses its vote for ever."""
+    cluster = _remove_unheard(tail=tail)
+    if restart:
+        cluster.crash(1)
+        cluster.restart(1)
+        cluster.settle()
+    cluster.tick(count=60)
+    assert (cluster.leader, cluster[2].membership) == (2, voters(2))
+    cluster.crash(1)
+    cluster.feed(2, Propose([b"x"]))
+    cluster.settle()
+    assert cluster.members[2].state[-1] == b"x"
+
+
+def test_a_majority_elects_of_which_only_the_newest_knows_that_it_is_one() -> None:
+    """{1, 2} takes 3 in, only 3 hears that this is committed, and 1 is gone; 2 has the longer log and counts on 1."""
+    cluster = Cluster(2, pre_vote=False, append_bytes_max=1)
+    cluster.elect(1)
+    cluster.add(3, membership=Membership())
+
+    def is_lost(message: Message) -> bool:
+        if message.to == 2:
+            return isinstance(message, AppendRequest | Heartbeat) and message.commit >= 2
+        return message.to == 3 and isinstance(message, AppendRequest) and any(e.index > 2 for e in message.entries)
+
+    cluster.lost = is_lost
+    cluster.changes[b"add 3"] = MembershipChange([Change(ADD_VOTER, 3)])
+    cluster.feed(1, ProposeMembership(b"add 3", leave=False), Propose([b"x"]))
+    cluster.settle()
+    cluster.tick(count=3)
+    cluster.crash(1)
+    cluster.heal()
+    assert (cluster[2].membership, cluster[2].commit, cluster[2].last_index) == (voters(1, 2), 1, 3)
+    assert (cluster[3].membership, cluster[3].commit, cluster[3].last_index) == (voters(1, 2, 3), 2, 2)
+    cluster.tick(count=80)
+    assert cluster.leader == 2
+    assert cluster[2].membership == cluster[3].membership == voters(1, 2, 3)
+
+
+def test_between_commit_and_apply_of_a_change_everyone_may_crash() -> None:
+    """etcd#12359: nobody campaigns before it applied what it knows to be committed, and then somebody does."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.change(1, Change(REMOVE, 3))
+    for _ in range(20):
+        while cluster.network:
+            cluster.deliver()
+        for node, member in cluster.members.items():
+            while member.saves:
+                cluster.complete_save(node)
+            cluster.feed(node)
+    assert [cluster[node].commit for node in (1, 2, 3)] == [2, 2, 2]
+    assert [cluster[node].applied for node in (1, 2, 3)] == [1, 1, 1]
+    for node in (1, 2, 3):
+        cluster.crash(node, written=9)
+    for node in (1, 2, 3):
+        cluster.restart(node)
+        cluster.feed(node, Campaign())
+        assert cluster[node].membership == voters(1, 2, 3)
+    cluster.tick(count=60)
+    assert cluster.leader in {1, 2}
+    assert cluster[cluster.leader].membership == voters(1, 2)
 
 
 def test_a_joint_configuration_survives_a_change_of_leader() -> None:
