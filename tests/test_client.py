@@ -90,6 +90,23 @@ async def test_a_client_goes_on_with_the_next_member() -> None:
 
 
 @asynchronous
+async def test_a_client_goes_to_members_that_another_one_named() -> None:
+    """It was told of one member; that one names the others, and dies. Who does not want to go there stays."""
+    async with cluster_of(3) as cluster:
+        for discover in (True, False):
+            kv = client.Client(["n1"], dialer=cluster.network.dialer(), discover=discover)
+            async with kv:
+                await kv.get("k")
+                await cluster.kill("n1")
+                if discover:
+                    await kv.put("k", "v", timeout=20)
+                    assert connected_to(kv) in {"n2", "n3"}
+                else:
+                    await refused(kv.get("k", timeout=0.5), errors.ReadTimeout)
+            await cluster.restart("n1")
+
+
+@asynchronous
 async def test_writes_under_way_survive_the_loss_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """1. The member has no quorum, so the write is proposed but stays unanswered. 2. The connection breaks.
 

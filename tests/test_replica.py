@@ -8,10 +8,27 @@ import pytest
 
 from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, RangeQuery, codec, errors
 from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind, Membership
+from pyraftkv.core.membership import EXPLICIT, JOINT
 from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
-from pyraftkv.protocol import Envelope, Genesis, MemberInfo, Recover, RegisterSession
+from pyraftkv.protocol import (
+    AddMember,
+    ChangeMembers,
+    Envelope,
+    Genesis,
+    LeaveJoint,
+    MemberInfo,
+    MembersCommand,
+    MembersResult,
+    PromoteMember,
+    Recover,
+    RefuseChange,
+    RegisterSession,
+    RemoveMember,
+    ReplaceMember,
+    UpdateMember,
+)
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
-from pyraftkv.sessions import EXPIRED, Refusal
+from pyraftkv.sessions import EXPIRED, Refusal, fingerprint_of
 from pyraftkv.store import Work
 from pyraftkv.store.commands import Command, Compact, Transaction
 from pyraftkv.store.values import DeleteResult, PutResult, RangeResult, TxnResult
@@ -44,6 +61,16 @@ class Log:
         assert isinstance(effect, Effect)
         assert isinstance(effect.outcome, int)
         return effect.outcome
+
+    def change(self, session: int, sequence: int, command: MembersCommand) -> object:
+        """Apply a command on the members and return its outcome."""
+        applied = self.add(codec.encode_logged(Envelope(session, sequence, 1, command)), MEMBERSHIP)
+        if isinstance(applied, Effect):
+            return applied.outcome  # known before
+        assert isinstance(applied, MembershipApplied)
+        assert applied.membership == self.replica.membership
+        assert applied.effect is not None
+        return applied.effect.outcome
 
     def do(self, session: int, sequence: int, command: Command, acked_below: int = 1) -> object:
         """Apply a command and return its outcome."""
@@ -93,6 +120,105 @@ def test_a_recovery_begins_another_cluster_with_everything_of_this_one() -> None
     assert (log.replica.roster.cluster_id, log.replica.roster.members) == (0xC2, {2: survivor})
     assert log.do(session, 1, PutKey(b"k", b"v")) == done
     assert log.replica.store.published_revision == 2
+
+
+# --- Members -------------------------------------------------------------------------------------------------------
+
+JOINS = ChangeMembers([AddMember("n3", "h:3", 33, learner=True)])
+
+
+def test_a_change_of_the_members_is_made_once_and_has_one_outcome() -> None:
+    """It says who the members are after it, and who was taken in; its second copy says the same."""
+    log = Log()
+    session = log.found()
+    members = [*GENESIS.members, MemberInfo(3, "n3", "h:3", 33)]
+    expected = MembersResult(
+        0xC1, members, Membership(voters=frozenset({1, 2}), learners=frozenset({3})), added=[3], leader=0
+    )
+    assert log.change(session, 1, JOINS) == expected
+    log.change(session, 2, ChangeMembers([PromoteMember(3)]))
+    assert log.change(session, 1, JOINS) == expected
+    assert log.replica.membership == Membership(voters=frozenset({1, 2, 3}))
+    assert log.replica.roster.next_id == 4
+
+
+def test_a_refused_change_changes_nothing_and_is_remembered() -> None:
+    """The same error for everybody, also after it could be made."""
+    log = Log()
+    session = log.found()
+    promotion = ChangeMembers([PromoteMember(3)])
+    refused = log.change(session, 1, promotion)
+    assert isinstance(refused, Refusal)
+    assert isinstance(refused.error(), errors.MemberNotFound)
+    log.change(session, 2, JOINS)
+    assert log.change(session, 1, promotion) == refused
+    assert log.replica.membership.learners == {3}
+
+
+def test_an_empty_entry_of_the_membership_leaves_what_is_joint() -> None:
+    """The leader proposes it by itself; where there is nothing to leave it changes nothing."""
+    log = Log()
+    session = log.found()
+    log.change(session, 1, ChangeMembers([RemoveMember(2)], transition=JOINT))
+    assert log.replica.membership == Membership(frozenset({1}), frozenset({1, 2}), auto_leave=True)
+    for _ in range(2):
+        assert log.add(b"", MEMBERSHIP) == MembershipApplied(Membership(voters=frozenset({1})))
+    assert list(log.replica.roster.members) == [1]
+
+
+def test_the_refusal_or_the_command_whichever_stands_first_counts() -> None:
+    """A leader refuses what may stand in the log already, or comes late: it has one outcome all the same."""
+    log = Log()
+    session = log.found()
+    payload = codec.encode_logged(Envelope(session, 1, 1, JOINS))
+
+    def refuse(sequence: int, fingerprint: int = fingerprint_of(payload)) -> object:
+        refusal = RefuseChange(session, sequence, 1, fingerprint, "QuorumAtRisk", "too few")
+        effect = log.add(codec.encode_logged(refusal))
+        assert isinstance(effect, Effect)
+        assert (effect.session, effect.sequence) == (session, sequence)
+        return effect.outcome
+
+    refused = refuse(1)
+    assert isinstance(refused, Refusal)
+    assert isinstance(refused.error(), errors.QuorumAtRisk)
+    assert log.change(session, 1, JOINS) == refused == refuse(1)
+    assert log.replica.membership.learners == frozenset()
+    second = codec.encode_logged(Envelope(session, 2, 1, JOINS))
+    made = log.change(session, 2, JOINS)
+    assert isinstance(made, MembersResult)
+    assert refuse(2, fingerprint_of(second)) == made
+    unknown = RefuseChange(session + 1, 1, 1, 0, "QuorumAtRisk", "too few")
+    assert log.add(codec.encode_logged(unknown)) == Effect(session + 1, 1, EXPIRED)
+
+
+def test_a_change_that_no_leader_counted_stops_the_member() -> None:
+    """As an ordinary entry it could be under way beside another one."""
+    log = Log()
+    session = log.found()
+    with pytest.raises(AssertionError, match="leader counts"):
+        log.add(codec.encode_logged(Envelope(session, 1, 1, JOINS)))
+
+
+def test_a_snapshot_holds_the_members_in_the_middle_of_a_change() -> None:
+    """Joint, with ids that were used, and how it began: who starts from it goes on like everybody else."""
+    log = Log()
+    session = log.found()
+    log.change(session, 1, JOINS)
+    log.change(session, 2, ChangeMembers([RemoveMember(3), UpdateMember(1, priority=9)]))
+    log.change(session, 3, ChangeMembers([ReplaceMember(2, "n2", "h:2", 23)], transition=EXPLICIT))
+    twin = restored(log.replica)
+    assert twin.roster.plain() == log.replica.roster.plain()
+    assert twin.roster.genesis == GENESIS
+    assert twin.sessions.outcome(session, 1) == log.replica.sessions.outcome(session, 1)
+    log.change(session, 4, LeaveJoint())
+    entry = log.entries[-1]
+    twin.apply(entry)
+    assert twin.membership == log.replica.membership == Membership(voters=frozenset({1, 4}))
+    assert [twin.roster.is_banned(id_) for id_ in (1, 2, 3, 4)] == [False, True, True, False]
+
+
+# --- Sessions ------------------------------------------------------------------------------------------------------
 
 
 def test_a_session_is_named_by_its_entry_and_its_nonce() -> None:

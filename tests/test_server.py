@@ -17,6 +17,9 @@ from pyraftkv.protocol import (
     CancelCall,
     Envelope,
     Hello,
+    MembersCall,
+    MembersResult,
+    MembersUpdate,
     OpenSessionCall,
     ReadCall,
     RegisterSession,
@@ -189,6 +192,22 @@ async def test_reads_and_status() -> None:
         status = await raw.ask(StatusCall(11))
         assert isinstance(status.result, dict)
         assert status.result["name"] == node.name
+
+
+@asynchronous
+async def test_a_client_is_told_where_the_members_are() -> None:
+    """When it connects, and when that changes; it may ask who they are as well."""
+    async with served() as (_, node, raw):
+        await raw.ask(StatusCall(4))
+        told = [reply for reply in raw.replies if isinstance(reply, MembersUpdate)]
+        assert [update.addresses for update in told] == [["n1"]]
+        await node.members.add("n2", "h:2")
+        answer = await raw.ask(MembersCall(5, 10.0))
+        assert isinstance(answer.result, MembersResult)
+        assert [member.name for member in answer.result.members] == ["n1", "n2"]
+        assert answer.result.leader == 1
+        told = [reply for reply in raw.replies if isinstance(reply, MembersUpdate)]
+        assert [update.addresses for update in told] == [["n1"], ["n1", "h:2"]]
 
 
 @asynchronous

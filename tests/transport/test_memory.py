@@ -202,6 +202,25 @@ async def test_an_absent_peer_is_lost_and_found() -> None:
 
 
 @in_loop
+async def test_who_is_no_peer_any_more_is_shut_out() -> None:
+    """The link to whoever does not want it breaks: its other end has to say HELLO again, and is told if refused."""
+    one, two = await _pair(MemoryNetwork())
+    one.refuse = "removed"
+    one.transport.set_peers({})
+    await until(lambda: two.refused)
+    assert {(member, rejection.reason, rejection.is_theirs) for member, rejection in two.refused} == {
+        (1, "removed", True)
+    }
+    assert one.refused == [], "who refuses needs not be told"
+    two.transport.send([Heartbeat(1, 2, 5, 0, 0)])
+    await _passes()
+    assert one.received == []
+    one.refuse = ""
+    await until(lambda: two.transport.connected == {1})
+    await close(one, two)
+
+
+@in_loop
 async def test_peers_may_be_set_before_the_start_and_changed_after_it() -> None:
     """Links to those who are no peers any more are gone at once."""
     network = MemoryNetwork()

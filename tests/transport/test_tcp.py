@@ -336,6 +336,21 @@ async def test_peers_can_change() -> None:
 
 
 @in_loop
+async def test_who_is_no_peer_any_more_is_shut_out() -> None:
+    """What it dialled is closed: it has to say HELLO again, and is told if it is refused."""
+    one, two = await _pair()
+    one.refuse = "removed"
+    one.transport.set_peers({})
+    await until(lambda: two.refused)
+    assert {(member, rejection.reason) for member, rejection in two.refused} == {(1, "removed")}
+    assert all(rejection.is_theirs for _, rejection in two.refused)
+    assert one.refused == [], "who refuses needs not be told"
+    two.transport.send([_beat(to=1, sender=2)])
+    await close(two, one)
+    assert one.received == []
+
+
+@in_loop
 async def test_peers_may_be_set_before_the_start() -> None:
     """They are dialled from the start on."""
     two = await _member(2)
