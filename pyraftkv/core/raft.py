@@ -39,6 +39,7 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.progress import PeerStatus
 from pyraftkv.core.ready import (
+    NOTHING,
     Applied,
     Campaign,
     Fetched,
@@ -150,6 +151,8 @@ class Raft(FollowerRules, ElectionRules):
         again = self.role is LEADER and self._replicate()
         if self._forwards:
             self._flush_forwards()
+        if not again and not self._has_news():
+            return NOTHING
         save = self._next_save()
         after_save: list[Message] = []
         after_number = 0
@@ -169,6 +172,19 @@ class Raft(FollowerRules, ElectionRules):
         return Ready(
             messages, save, after_save, after_number, restore, committed, reads, fetches, soft_state, rejected, again
         )
+
+    def _has_news(self) -> bool:
+        """Return whether anything is to be done.
+
+        Micro-optimization (tests/bench/bench_core.py): half of all inputs lead to nothing, ticks and completions most
+        of all, and to ask this takes a third of what it takes to gather nothing from everywhere.
+        """
+        log = self._log
+        if self._messages or self._after_save or self._read_ready or self._fetches or self._rejected:
+            return True
+        if self._hard_dirty or log.has_unsaved or log.handed_out != log.commit:
+            return True
+        return self._soft_reported != (self.role, self.leader, self.term)
 
     def _next_soft_state(self) -> SoftState | None:
         now = (self.role, self.leader, self.term)

@@ -18,6 +18,7 @@ drawn: what depends on a save waits for that save, and entries apply in order, a
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Final
 
 from pyraftkv._record import record
 from pyraftkv.core.messages import Message
@@ -97,6 +98,10 @@ class Ready:
     again: bool = False
     """Call `ready()` again in the next pass of the loop, with whatever inputs there are by then, none included: a
     leader's commit index moved, and its followers hear of it with the next entries or else by itself."""
+
+
+NOTHING: Final = Ready()
+"""The empty one, which is returned over and over: it is nobody's to change."""
 
 
 # --- Inputs ----------------------------------------------------------------------------------------------------------

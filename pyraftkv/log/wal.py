@@ -21,7 +21,7 @@ One thread appends, another may read and purge: what they share stands behind on
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from pyraftkv._record import record
@@ -42,6 +42,8 @@ from pyraftkv.log.segment import (
 
 SEGMENT_BYTES_MAX = 16 << 20
 """A segment is sealed at the first batch that finds it this long."""
+READ_BYTES_MAX = 1 << 20
+"""Bytes that are read at once, unless a single record has more."""
 TEMPORARY_SUFFIX = ".tmp"
 SNAPSHOTS_KEPT_MAX = 2
 """Snapshots that the log names, and reaches back to."""
@@ -316,15 +318,22 @@ class Wal:
         for sequence, segment in segments.items():
             fd = self.fs.open(join(self.directory, segment.name))
             try:
-                for span in spans:
-                    if span.sequence == sequence:
-                        entries += self._read_span(fd, segment, span)
+                for stretch in _stretches([span for span in spans if span.sequence == sequence]):
+                    entries += self._read_stretch(fd, segment, stretch)
             finally:
                 self.fs.close(fd)
         return _cut(entries, bytes_max)
 
-    def _read_span(self, fd: int, segment: Segment, span: Span) -> list[Entry]:
-        data = memoryview(self.fs.pread(fd, span.size, span.offset))
+    def _read_stretch(self, fd: int, segment: Segment, spans: list[Span]) -> list[Entry]:
+        """Read spans that stand near each other, at once."""
+        start, end = spans[0].offset, spans[-1].offset + spans[-1].size
+        data = memoryview(self.fs.pread(fd, end - start, start))
+        entries: list[Entry] = []
+        for span in spans:
+            entries += self._read_span(data[span.offset - start :], segment, span)
+        return entries
+
+    def _read_span(self, data: memoryview, segment: Segment, span: Span) -> list[Entry]:
         frame = read_frame(data, 0, salt=segment.salt)
         try:
             if frame is None or frame.type != ENTRIES or not frame.index <= span.lo:
@@ -366,6 +375,18 @@ class Wal:
         tail, self._tail = self._tail, None
         if tail is not None:
             self.fs.close(tail.fd)
+
+
+def _stretches(spans: list[Span]) -> Iterator[list[Span]]:
+    """Group the spans of a segment: each group is read at once, with the small records between."""
+    stretch: list[Span] = []
+    for span in spans:
+        if stretch and span.offset + span.size - stretch[0].offset > READ_BYTES_MAX:
+            yield stretch
+            stretch = []
+        stretch.append(span)
+    if stretch:
+        yield stretch
 
 
 def _committed(state: HardState, index: int) -> HardState:

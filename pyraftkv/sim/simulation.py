@@ -319,7 +319,8 @@ class Simulation:
         """Look at a member after a pass of its process."""
         name = process.host_name
         host = self.hosts[name]
-        if host.process is not process or (member := host.member) is None:
+        member = host.member
+        if host.process is not process or member is None:
             return
         raft = member.raft
         if self.invariants.observe(name, raft):

@@ -347,14 +347,16 @@ class SimStream(asyncio.Transport):
 
     def _fill(self, protocol: asyncio.BufferedProtocol, data: memoryview) -> None:
         """Write what arrived into the protocol's own buffer, as much at a time as it holds."""
-        while data:
+        size = len(data)
+        while size:
             if not self._reading or self._closing:
                 self._inbox.insert(0, bytes(data))
                 return
-            buffer = memoryview(protocol.get_buffer(len(data)))
-            count = min(len(buffer), len(data))
+            buffer = memoryview(protocol.get_buffer(size))
+            count = min(len(buffer), size)
             buffer[:count] = data[:count]
             protocol.buffer_updated(count)
+            size -= count
             data = data[count:]
 
     def _acknowledged(self, size: int) -> None:

@@ -106,7 +106,9 @@ class Delivery:
     @property
     def last_revision(self) -> int:
         """The highest revision that it shows something of; 0 if it shows nothing."""
-        return max([event.kv.mod_revision for event in self.events], default=0)
+        # Nearly always a single one, and the question is asked again and again.
+        events = self.events
+        return events[0].kv.mod_revision if len(events) == 1 else max([e.kv.mod_revision for e in events], default=0)
 
 
 @dataclass(slots=True, eq=False)
