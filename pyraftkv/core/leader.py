@@ -3,9 +3,10 @@
 Replication is decided once per `ready()`, not per proposal: inputs only change marks, then `_replicate` looks at every
 follower and sends it what it lacks in as few messages as its window allows. So a batch costs one `AppendRequest` per
 follower however many proposals it carries, and followers at the same place share one list of entries. A follower with
-nothing to receive still gets an empty append when the commit index moved, or a put that it forwarded would wait for a
+nothing to receive still gets a notice when the commit index moved, or a put that it forwarded would wait for a
 heartbeat to learn that it is committed. It gets it one `ready()` later, though: whoever heard of a commit here proposes
-again at once, likely, and then the news rides along with the entries, for half the messages.
+again at once, likely, and then the news rides along with the entries. A notice speaks only of what its receiver has
+acknowledged, and needs no answer: a lone put costs two messages fewer in three members than with empty appends.
 
 **What a follower can be sent** depends on where its `next` stands::
 
@@ -19,6 +20,7 @@ from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedMembership,
     ForwardedProposals,
     Heartbeat,
@@ -195,11 +197,21 @@ class LeaderRules(RaftBase):
                 sent = self._send_append(progress, pages)
                 if not sent:
                     break
-            if not sent and not progress.is_waiting:
-                commit_is_news = min(announced, progress.next - 1) > progress.sent_commit
-                if progress.due or (commit_is_news and progress.can_send):
-                    self._send_append(progress, None)
+            if progress.due and not sent and not progress.is_waiting:
+                sent = self._send_append(progress, None)
+            if not sent:
+                self._announce(progress, announced)
         return self._announced_commit > announced
+
+    def _announce(self, progress: Progress, commit: int) -> None:
+        """Tell a follower what is committed of what it is known to have, if that is news to it.
+
+        Nobody answers this: if it is lost, the next append or heartbeat says it again.
+        """
+        index = min(commit, progress.match)
+        if index > progress.sent_commit and (term := self._log.term_at(index)) is not None:
+            self._messages.append(CommitNotice(progress.node, self.id, self.term, index, term))
+            progress.sent_commit = index
 
     def _send_append(self, progress: Progress, pages: dict[int, list[Entry]] | None) -> bool:
         """Send one `AppendRequest`, or find out what has to come before it; return whether one was sent.

@@ -152,13 +152,17 @@ class TimeoutNow:
 
 @record
 class CommitNotice:
-    """What one end of a vote knows of the last change of the membership, whatever the term (see `election.py`)."""
+    """An entry that is committed. Needs no answer, and is right in any term.
+
+    A leader says so that its commit index moved (see `leader.py`), and either end of a vote what it knows of the last
+    change of the membership (see `election.py`).
+    """
 
     to: int
     sender: int
     term: int
     index: int
-    """An index at or past that change, and committed."""
+    """Where it stands: at or past that change."""
     index_term: int
     """Its term: whoever has such an entry there has committed everything up to it."""
 

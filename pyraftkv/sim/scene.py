@@ -44,6 +44,7 @@ GROUPS: dict[str, str] = {
     "VoteResponse": "vote",
     "AppendRequest": "append",
     "AppendResponse": "append",
+    "CommitNotice": "append",
     "ReadIndexRequest": "read",
     "ReadIndexResponse": "read",
     "InstallSnapshot": "snapshot",

@@ -8,6 +8,7 @@ from pyraftkv.core import Raft
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
@@ -274,14 +275,19 @@ def test_a_commit_takes_preceding_entries_with_it() -> None:
 
 
 def test_followers_learn_the_commit_index_and_apply() -> None:
-    """§5.3: the leader includes the highest index it knows to be committed in future AppendEntries RPCs."""
+    """§5.3: the leader includes the highest index it knows to be committed in future AppendEntries RPCs.
+
+    When there is nothing to append, a notice of its own says so.
+    """
     raft = machine(1, 1, term=1)
     ready = step(raft, append(raft, 2, 1, 1, commit=2))
     assert ready.committed == entries(1, 1, 1)
     raft = lead(machine())
     assert step(raft, ack(raft, 2, 1)).again
-    (first, *_) = only(step(raft).messages, AppendRequest)
-    assert (first.entries, first.commit) == ([], 1)
+    (notice,) = only(step(raft).messages, CommitNotice)
+    assert (notice.index, notice.index_term) == (1, raft.term)
+    raft = machine(1, 1, term=1)
+    assert step(raft, CommitNotice(raft.id, 2, 1, 2, 1)).committed == entries(1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pyraftkv.core import Raft, Stored
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
@@ -68,9 +69,26 @@ def test_a_commit_travels_one_ready_later_when_nothing_else_does() -> None:
     assert raft.commit == 2
     assert (ready.messages, ready.again) == ([], True)
     ready = step(raft)
-    assert ready.messages == [AppendRequest(to, 1, 1, 2, 1, [], 2) for to in (2, 3)]
+    assert ready.messages == [CommitNotice(2, 1, 1, 2, 1)]
     assert ready.again is False
     assert step(raft).messages == []
+
+
+def test_a_notice_speaks_of_what_its_receiver_has_acknowledged() -> None:
+    """Another lane than the entries', and no answer: one that came before them would be lost for good."""
+    raft = _leader()
+    step_all(raft, Propose([b"x"]))
+    assert only(step_all(raft, ack(raft, 2, 2)), CommitNotice) == [CommitNotice(2, 1, 1, 2, 1)]
+    assert only(step_all(raft, ack(raft, 3, 1)), CommitNotice) == []
+    assert only(step_all(raft, ack(raft, 3, 2)), CommitNotice) == [CommitNotice(3, 1, 1, 2, 1)]
+
+
+def test_nobody_answers_a_notice() -> None:
+    """A lone put would else cost two messages more to each follower."""
+    raft = machine(1, 1, term=1)
+    ready = step(raft, CommitNotice(raft.id, 2, 1, 2, 1))
+    assert (ready.messages, ready.messages_after_save) == ([], [])
+    assert raft.commit == 2
 
 
 def test_a_commit_rides_along_with_the_entries_proposed_after_it() -> None:
