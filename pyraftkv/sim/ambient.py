@@ -156,16 +156,27 @@ def _clocks(loop: SimLoop) -> Iterator[Replacement]:
     localtime = time.localtime
     yield time, "asctime", _of_now(time.asctime, lambda: localtime(wall()))
     strftime = time.strftime
-    yield time, "strftime", lambda format_, *then: strftime(format_, *(then or (localtime(wall()),)))
+
+    def written(format_: str, then: Any = None) -> str:
+        return strftime(format_, localtime(wall()) if then is None else then)
+
+    yield time, "strftime", written
 
 
 def _nanoseconds(clock: Callable[..., float]) -> Callable[..., int]:
-    return lambda *args: int(clock(*args) * NANOSECONDS)
+    def nanoseconds(*args: Any) -> int:
+        return int(clock(*args) * NANOSECONDS)
+
+    return nanoseconds
 
 
 def _of_now(function: Callable[..., Any], now: Callable[[], Any]) -> Callable[..., Any]:
     """Return a function of a time that takes the simulated one where it is given none."""
-    return lambda then=None: function(now() if then is None else then)
+
+    def told(then: Any = None) -> Any:
+        return function(now() if then is None else then)
+
+    return told
 
 
 def _randomness(shared: ModuleType, random: Random) -> Iterator[Replacement]:
@@ -175,12 +186,18 @@ def _randomness(shared: ModuleType, random: Random) -> Iterator[Replacement]:
     def seeded(self: Random, a: Any = None, version: int = 2) -> None:
         seed(self, random.getrandbits(64) if a is None else a, version)
 
+    def seeded_shared(a: Any = None, version: int = 2) -> None:
+        seed_shared(random.getrandbits(64) if a is None else a, version)
+
+    def drawn(size: int, _flags: int = 0) -> bytes:
+        return random.randbytes(size)
+
     yield Random, "seed", seeded
-    yield shared, "seed", lambda a=None, version=2: seed_shared(random.getrandbits(64) if a is None else a, version)
+    yield shared, "seed", seeded_shared
     yield shared, "_urandom", random.randbytes  # of `SystemRandom`, and so of `secrets`
     yield os, "urandom", random.randbytes
     if hasattr(os, "getrandom"):
-        yield os, "getrandom", lambda size, _flags=0: random.randbytes(size)
+        yield os, "getrandom", drawn
 
 
 def _orders() -> Iterator[Replacement]:
