@@ -73,7 +73,7 @@ class ElectionRules(LeaderRules):
         1. A votes alone, and leads; a change lets B in. B leads next, and A promises.
         2. A starts again from a snapshot that says it is alone. The change stands in its log: it made it.
         """
-        if self.membership.voters != {self.id} or self.membership.is_joint:
+        if self.membership.voters != frozenset({self.id}) or self.membership.is_joint:
             return False
         return all(entry.kind is not MEMBERSHIP for entry in self._log.following(self._log.applied))
 
