@@ -29,6 +29,7 @@ from pyraftkv.core.membership import ADD_VOTER, REMOVE, Change, MembershipChange
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     Heartbeat,
     HeartbeatResponse,
     Message,
@@ -235,7 +236,8 @@ def _remove_unheard(*, tail: int) -> Cluster:
     cluster = Cluster(2, pre_vote=False)
     cluster.elect(1)
     cluster.lost = lambda message: (
-        isinstance(message, Heartbeat) or (isinstance(message, AppendRequest) and message.prev_index >= 2)
+        isinstance(message, Heartbeat | CommitNotice)
+        or (isinstance(message, AppendRequest) and message.prev_index >= 2)
     )
     cluster.change(1, Change(REMOVE, 1))
     cluster.feed(1, *[Propose([b"%d" % number]) for number in range(tail)])
@@ -271,7 +273,8 @@ def test_a_majority_elects_of_which_only_the_newest_knows_that_it_is_one() -> No
 
     def is_lost(message: Message) -> bool:
         if message.to == 2:
-            return isinstance(message, AppendRequest | Heartbeat) and message.commit >= 2
+            news = message.commit if isinstance(message, AppendRequest | Heartbeat) else 0
+            return news >= 2 or isinstance(message, CommitNotice)
         return message.to == 3 and isinstance(message, AppendRequest) and any(e.index > 2 for e in message.entries)
 
     cluster.lost = is_lost
