@@ -281,6 +281,17 @@ def test_compaction_moves_the_first_index_and_forgets_terms_before_it() -> None:
     log.check()
 
 
+def test_compaction_of_what_memory_never_held_forgets_no_term() -> None:
+    """After a start the disk may reach back further than the terms in memory, and be cut there."""
+    log = _log(3, after=snapshot(5, 2), first_index=1, commit=6)
+    log.next_committed(1 << 20)
+    log.applied_to(6)
+    log.compact(snapshot=snapshot(6, 3), first_index=4)
+    assert (log.first_index, log.memory_index) == (4, 7)
+    assert [log.term_at(index) for index in (4, 5, 6)] == [None, 2, 3]
+    log.check()
+
+
 def test_a_snapshot_holds_only_what_was_applied() -> None:
     """And the log goes on where it ends."""
     log = _log(1, 1, commit=1)
