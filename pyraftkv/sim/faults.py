@@ -102,6 +102,8 @@ class Ability(Flag):
     CLOCKS = auto()
     CLUSTER = auto()
     """Things a busy operator asks of the cluster itself: transfers, compactions, bursts of writes."""
+    MEMBERS = auto()
+    """Members that come and go, on machines that can be begun anew."""
 
 
 @record
@@ -178,6 +180,18 @@ class DiskFault:
             sync_failure=max((self.sync_failure, other.sync_failure), key=_SYNC_FAILURES.index),
             short_write_rate=max(self.short_write_rate, other.short_write_rate),
         )
+
+
+@record
+class Order:
+    """What an operator is told to do with the members. It takes its time, and may come to nothing."""
+
+    what: str
+    """One of the names in `pyraftkv.sim.orders.ORDERS`."""
+    hosts: tuple[tuple[str, ...], ...] = ()
+    """The machines that it is about, in groups; none: the operator finds some that fit."""
+    seed: int = 0
+    """Where whatever the operator decides comes from."""
 
 
 def _cannot(what: str, *args: object) -> UnsupportedFault:
@@ -313,6 +327,12 @@ class FaultTarget(Protocol):
     def burst(self, size_bytes: int) -> None:
         """Write this much at once, so that logs are cut and snapshots are taken and sent."""
         raise _cannot("burst", size_bytes)
+
+    # --- The members (`Ability.MEMBERS`) ---
+
+    def operate(self, order: Order) -> None:
+        """Tell the operator to change the members."""
+        raise _cannot("operate", order)
 
 
 # --- Lists of faults, as text that machines read -------------------------------------------------------------------

@@ -19,7 +19,7 @@ from math import prod
 from random import Random
 from typing import TypeVar
 
-from pyraftkv.sim.faults import LEADER, DiskFault, Fault, FaultTarget, LinkFault
+from pyraftkv.sim.faults import LEADER, DiskFault, Fault, FaultTarget, LinkFault, Order
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -185,6 +185,13 @@ class Grip:
 
     def set_clock_rate(self, host: str, rate: float) -> None:
         self._undo.append(self._holds.rate(host, rate))
+
+    def order(self, what: str, *, then: str = "") -> None:
+        """Tell the operator to do something, and something else when the fault ends."""
+        hosts = tuple(map(tuple, self.groups)) if self.fault.targets else ()
+        self.target.operate(Order(what, hosts, self.fault.seed))
+        if then:
+            self._undo.append(partial(self.target.operate, Order(then, hosts, self.fault.seed)))
 
     # --- Within ---
 

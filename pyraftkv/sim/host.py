@@ -216,6 +216,13 @@ class Host:
         """Never start again."""
         self.is_out = True
 
+    def begin_anew(self) -> None:
+        """Be a machine with an empty disk, which can start whatever it was before."""
+        self.power_loss()
+        self.disk.wipe()
+        self._trace.add(self.loop.now, self.name, "disk", what="new")
+        self.is_out = self.is_rotten = False
+
     def _end(self, *, silent: bool) -> None:
         process, self.process, self.node, self._task = self.process, None, None, None
         assert process is not None

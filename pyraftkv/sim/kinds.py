@@ -45,6 +45,7 @@ class Aim(Enum):
     PAIR = "two members"
     CLIENT = "one client and every member"
     DOOMED = "a member of the minority that may be lost for good"
+    OPERATOR = "whomever the operator finds fit"
 
 
 @record
@@ -73,6 +74,11 @@ class Kind:
     def is_fatal(self) -> bool:
         """Whether its victims may never come back."""
         return self.aim is Aim.DOOMED
+
+    @property
+    def is_order(self) -> bool:
+        """Whether it is an order to change the members."""
+        return self.needs is Ability.MEMBERS
 
 
 @record
@@ -219,6 +225,11 @@ def _leave_behind(grip: Grip, host: str) -> None:
     """Let the others write so much without a member that it needs a snapshot, while its own clients still watch it."""
     grip.separate([host], grip.target.members)
     _burst(grip)
+
+
+def _order(what: str, *, then: str = "") -> Strike:
+    """Return what tells the operator to change the members, and again when the time is up."""
+    return lambda grip: grip.order(what, then=then)
 
 
 # --- The table -----------------------------------------------------------------------------------------------------
@@ -488,8 +499,39 @@ def _requests() -> Iterator[Kind]:
     yield Kind("left_behind", does, needs, behind, Aim.ONE, _LONG, much, "bytes", members_min=3)
 
 
+def _orders() -> Iterator[Kind]:
+    """Yield what an operator does to the members, while everything else goes wrong."""
+    needs, some = Ability.MEMBERS, Aim.OPERATOR
+    yield Kind("member_add", "a machine joins: a learner, until it has caught up", needs, _order("add"), some)
+    yield Kind("member_promote", "learners are to vote, however far they are", needs, _order("promote"), some)
+    yield Kind(
+        "member_demote",
+        "a voter becomes a learner until the time is up",
+        needs,
+        _order("demote", then="promote"),
+        some,
+        _LONG,
+    )
+    yield Kind("member_remove", "a member is removed", needs, _order("remove"), some)
+    yield Kind("member_remove_leader", "the same, of whoever leads", needs, _order("remove"), Aim.LEADER)
+    yield Kind("member_return", "a member that was removed is started again", needs, _order("return"), some)
+    yield Kind("member_replace", "a member's disk is lost, and a new member begins there", needs, _order("replace"), some)
+    yield Kind("member_update", "a member is to lead rather, or rather not", needs, _order("update"), some)
+    yield Kind("member_joint", "several members change together", needs, _order("joint"), some)
+    yield Kind(
+        "member_joint_explicit",
+        "the same, and both configurations count until the time is up",
+        needs,
+        _order("joint_explicit", then="leave"),
+        some,
+        _LONG,
+    )
+
+
 KINDS: dict[str, Kind] = {
-    kind.name: kind for rows in (_processes, _partitions, _bad_networks, _disks, _clocks, _requests) for kind in rows()
+    kind.name: kind
+    for rows in (_processes, _partitions, _bad_networks, _disks, _clocks, _requests, _orders)
+    for kind in rows()
 }
 """Every kind of fault by its name."""
 

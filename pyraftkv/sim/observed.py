@@ -38,6 +38,7 @@ class StorageObserver(Protocol):
     """Who is told what a member's storage does."""
 
     def started(self, name: str, recovered: Recovered) -> object: ...
+    def identified(self, name: str, member_id: int) -> None: ...
     def saving(self, name: str, save: Save) -> None: ...
     def completed(self, name: str, number: int) -> None: ...
 
@@ -83,6 +84,7 @@ class ObservedStorage:
         return recovered
 
     async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
+        self._observer.identified(self._name, member_id)
         return await self._storage.identify(cluster_id=cluster_id, member_id=member_id)
 
     async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
@@ -193,7 +195,7 @@ class ObservedTransport:
     Args:
         transport: The real one.
         name: Whose it is.
-        names: The members' names by id.
+        name_of: Returns a member's name by its id.
         traffic: Follows the messages.
         sending: Told of every batch, before anything leaves.
         later: For what is held back.
@@ -205,7 +207,7 @@ class ObservedTransport:
         transport: Transport,
         *,
         name: str,
-        names: Mapping[int, str],
+        name_of: Callable[[int], str],
         traffic: PeerTraffic,
         sending: Callable[[str, Sequence[PeerMessage]], None],
         later: Later,
@@ -213,7 +215,7 @@ class ObservedTransport:
     ) -> None:
         self._transport = transport
         self._name = name
-        self._names = names
+        self._name_of = name_of
         self._traffic = traffic
         self._sending = sending
         self._later = later
@@ -251,14 +253,14 @@ class ObservedTransport:
 
     def _arrived(self, messages: Sequence[PeerMessage]) -> None:
         for message in messages:
-            self._traffic.arrived(self._names[message.sender], self._name, message)
+            self._traffic.arrived(self._name_of(message.sender), self._name, message)
 
     def _pass_on(self, messages: Sequence[PeerMessage]) -> None:
         if self._is_closed:
             return
-        names, left = self._names, self._traffic.left
+        name_of, left = self._name_of, self._traffic.left
         for message in messages:
-            left(self._name, names[message.to], message)
+            left(self._name, name_of(message.to), message)
         self._transport.send(messages)
 
     def _befall(self, messages: Sequence[PeerMessage]) -> list[PeerMessage]:
@@ -266,7 +268,7 @@ class ObservedTransport:
         now: list[PeerMessage] = []
         draw = self._random.random
         for message in messages:
-            target = self._names[message.to]
+            target = self._name_of(message.to)
             fault = self._traffic.faults.get((self._name, target), _CLEAN)
             if fault is _CLEAN:
                 now.append(message)

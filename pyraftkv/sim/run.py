@@ -66,6 +66,9 @@ EMBEDDED_SHARE = 0.2
 SETTLE_SECONDS = 1.0
 """How long after the faults it is decided who can start again."""
 
+ORDERS_SECONDS_MAX = 60.0
+"""How long an operator may need for what it was told before the faults ended: it waits, and asks several times."""
+
 STEP_KEYS = 1_000_000
 """Keys read at a time at the end, when nobody waits."""
 
@@ -246,14 +249,17 @@ class Run:
         assert self._injector is not None
         sim = self.sim
         self._injector.end_all()
+        sim.operator.come_to_an_end()
         sim.trace.add(sim.now(), "", "fault", text="all faults end")
-        began = sim.now()
         bound = liveness_bound(self.swarm)
+        if self.swarm.spares:
+            await self._settle(bound)
+        began = sim.now()
         await asyncio.sleep(SETTLE_SECONDS)
         usable = self._usable()
         sound = [host for host in usable if not host.is_rotten]
         random = Simulation.fork(sim.seed, "core")
-        majority = len(sim.members) // 2 + 1
+        majority = len(sim.invariants.configurations.latest.voters) // 2 + 1
         if len(sound) < majority:
             raise sim.failed("liveness", f"{len(sound)} members can still start, and a majority is {majority}")
         core = random.sample(sound, majority)
@@ -268,9 +274,34 @@ class Run:
             raise sim.failed("liveness", f"{names} took {self.liveness_seconds:.1f} s, over {bound:g}")
         return others
 
+    async def _settle(self, bound: float) -> None:
+        """See the members come to rest: orders are done, nobody is left between two configurations, learners vote.
+
+        Only then is it known of whom a majority has to recover. Who was removed is started again, as it is.
+        """
+        sim = self.sim
+        rules = sim.invariants
+        await self._until(lambda: sim.operator.is_idle, ORDERS_SECONDS_MAX, "the operator's orders are done")
+        gives_up_at = sim.now() + bound
+        while not (await sim.operator.settle() and self._are_of_one_mind()):
+            if sim.now() >= gives_up_at:
+                raise sim.failed(
+                    "liveness", f"not within {bound:g} s: the members settle at {rules.configurations.latest}; {sim.members}"
+                )
+            await asyncio.sleep(POLL_SECONDS)
+        for host in sim.members:
+            if rules.is_gone(host.name):
+                host.start()
+
+    def _are_of_one_mind(self) -> bool:
+        """Whether every member runs, and goes by the same configuration."""
+        members = [host.member for host in self._usable()]
+        latest = self.sim.invariants.configurations.latest
+        return all(member is not None and member.raft.membership == latest for member in members)
+
     def _usable(self) -> list[Host]:
-        """Return who can still start. Whether a rotten disk can be started from shows in the start."""
-        return [host for host in self.sim.members if not host.is_out]
+        """Return the members that can still start. Whether a rotten disk can be started from shows in the start."""
+        return [host for host in self.sim.members if not host.is_out and self.sim.invariants.is_current(host.name)]
 
     async def _write(self, kv: Engine, seconds: float, what: str) -> int:
         """Write once, however often it takes; return the revision. Raises `SimFailure`."""

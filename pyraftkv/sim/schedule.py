@@ -15,7 +15,7 @@ from math import exp, log
 from random import Random
 
 from pyraftkv.sim.faults import BESIDE, FAULTS_MAX, LEADER, Fault
-from pyraftkv.sim.kinds import KINDS, Aim, Range
+from pyraftkv.sim.kinds import KINDS, Aim, Kind, Range
 from pyraftkv.sim.swarm import Swarm
 
 SIDE_CHANCE = 0.5
@@ -38,19 +38,29 @@ def random_faults(
         seconds: The length of the phase; it begins at 0.
     """
     doomed = random.sample(list(members), (len(members) - 1) // 2)
+    orders = [name for name in swarm.kinds if swarm.orders_per_second and KINDS[name].is_order]
+    others = [name for name in swarm.kinds if name not in orders]
     faults: list[Fault] = []
-    for at in _times(random, swarm.faults_per_second, seconds):
-        kind = KINDS[random.choice(swarm.kinds)]
+    for at in _times(random, swarm.faults_per_second if others else 0.0, seconds):
+        kind = KINDS[random.choice(others)]
         if kind.is_fatal:
             if not doomed:
                 continue
             targets: tuple[str, ...] = (doomed.pop(),)
         else:
             targets = _targets(random, kind.aim, members, clients)
-        lasts = round(min(_spread(random, kind.seconds), seconds - at), DIGITS)
-        amount = _significant(_spread(random, kind.amount))
-        faults.append(Fault(at, kind.name, targets, lasts, amount, random.getrandbits(32)))
-    return faults
+        faults.append(_drawn(random, at, kind, targets, seconds))
+    for at in _times(random, swarm.orders_per_second if orders else 0.0, seconds):
+        kind = KINDS[random.choice(orders)]
+        faults.append(_drawn(random, at, kind, _targets(random, kind.aim, members, clients), seconds))
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+def _drawn(random: Random, at: float, kind: Kind, targets: tuple[str, ...], seconds: float) -> Fault:
+    """Draw what is still open of a fault."""
+    lasts = round(min(_spread(random, kind.seconds), seconds - at), DIGITS)
+    amount = _significant(_spread(random, kind.amount))
+    return Fault(at, kind.name, targets, lasts, amount, random.getrandbits(32))
 
 
 def permanent_victims(faults: Sequence[Fault]) -> set[str]:
@@ -74,7 +84,7 @@ def _targets(random: Random, aim: Aim, members: Sequence[str], clients: Sequence
     mixed = random.sample(list(members), count)
     if aim is Aim.LEADER:
         return (LEADER,)
-    if aim is Aim.ALL:
+    if aim is Aim.ALL or aim is Aim.OPERATOR:
         return ()
     if aim is Aim.SIDES or aim is Aim.BRIDGE:
         sides = mixed[1:] if aim is Aim.BRIDGE else mixed

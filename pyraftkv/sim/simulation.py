@@ -5,7 +5,9 @@
     Simulation(seed)
       ├── SimLoop ── SimNetwork ── Links          one world: time, streams, what is wrong with them
       ├── Host n1, n2, n3  (SimDisk, SimClock)    program: Node(ObservedStorage(FileStorage), ObservedTransport(Tcp...))
+      ├── Host n4, n5 ...                         machines that may join, if the swarm has any to spare
       ├── Host c1, c2 ...                         programs of clients, or of the user
+      ├── Operator                                takes members in and out
       ├── RaftInvariants ── after every pass      what must hold at every moment
       ├── History                                 what clients asked and heard
       └── Trace                                   what happened
@@ -25,7 +27,7 @@ from typing import Any, Self, TypeVar
 from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import Membership, Role, Save
+from pyraftkv.core import Role, Save
 from pyraftkv.engine import Engine
 from pyraftkv.log import FileStorage
 from pyraftkv.log.base import Recovered
@@ -42,6 +44,7 @@ from pyraftkv.sim.links import LinkProfile
 from pyraftkv.sim.loop import SimLoop
 from pyraftkv.sim.network import SimNetwork
 from pyraftkv.sim.observed import ObservedStorage, ObservedTransport, PeerTraffic
+from pyraftkv.sim.orders import Operator
 from pyraftkv.sim.process import SimProcess
 from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.swarm import Swarm
@@ -89,10 +92,12 @@ class Simulation:
             LinkProfile(latency_seconds=self.swarm.latency_seconds, bandwidth_bytes=self.swarm.bandwidth_bytes)
         )
         count = members or self.swarm.members
-        self.addresses = {f"n{number}": f"n{number}:{PORT}" for number in range(1, count + 1)}
-        """Of the members, by name."""
-        ids = first_ids(self.addresses)
-        self._names = {member_id: name for name, member_id in ids.items()}
+        self.addresses = {f"n{number}": f"n{number}:{PORT}" for number in range(1, count + self.swarm.spares + 1)}
+        """Of the members, and of the machines that may become some, by name."""
+        self._founders = dict(list(self.addresses.items())[:count])
+        self._joining: set[str] = set()
+        """The machines that join a cluster, and are not among its first members."""
+        ids = first_ids(self._founders)
         self.hosts: dict[str, Host] = {}
         """Every machine, by name."""
         self.invariants = RaftInvariants(ids, violated=self.violated)
@@ -103,9 +108,14 @@ class Simulation:
         self.failure: SimFailure | None = None
         self.embedded: Callable[[Host, Node], Coroutine[Any, Any, None]] | None = None
         """What the members' own programs do beside running their node."""
+        self.operator = Operator(self)
         self._seen: dict[str, tuple[object, ...]] = {}
         for name in self.addresses:
-            self.host(name, program=self._member).stepped = self._after_pass
+            host = self.host(name, program=self._member)
+            host.stepped = self._after_pass
+            if name not in self._founders:
+                self.invariants.newcomer(name)
+                host.give_up()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of seed {self.seed}: {list(self.hosts.values())} at {self.now():.3f} s>"
@@ -168,8 +178,24 @@ class Simulation:
 
     @property
     def members(self) -> list[Host]:
-        """The members' machines, in order."""
+        """The machines on which members live, lived, or may live yet, in order."""
         return [self.hosts[name] for name in self.addresses]
+
+    def renew(self, name: str) -> Host:
+        """Make a machine an empty one, which joins the cluster once it is started; return it."""
+        self._joining.add(name)
+        self.invariants.newcomer(name)
+        self.hosts[name].begin_anew()
+        return self.hosts[name]
+
+    def _name_of(self, member_id: int) -> str:
+        """Return the machine of a member: of one that has not joined yet, the one at the address that others know."""
+        name = self.invariants.name_of(member_id)
+        if name is not None:
+            return name
+        tables = (host.member.replica.roster.members for host in self.members if host.member is not None)
+        addresses = (table[member_id].address for table in tables if member_id in table)
+        return next(addresses, f"member-{member_id}").partition(":")[0]
 
     @property
     def leader(self) -> Host | None:
@@ -205,14 +231,17 @@ class Simulation:
             segment_bytes_max=self.swarm.segment_bytes_max,
         )
         transport = TcpTransport(listen=self.addresses[host.name], insecure=True, rng=host.fork())
+        others = [address for name, address in self.addresses.items() if name != host.name]
+        is_joining = host.name in self._joining
         node = Node(
             host.name,
-            members=self.addresses,
+            members={} if is_joining else self._founders,
+            join=others if is_joining else [],
             storage=ObservedStorage(storage, name=host.name, observer=self),
             transport=ObservedTransport(
                 transport,
                 name=host.name,
-                names=self._names,
+                name_of=self._name_of,
                 traffic=self.traffic,
                 sending=self.invariants.sending,
                 later=self.loop.call_later,
@@ -276,6 +305,7 @@ class Simulation:
             invariants=self.invariants,
             trace=self.trace,
             recorded=self.recorded,
+            operate=self.operator.take,
             random=self.random("target"),
             clock_rates=self.swarm.clock_rates,
         )
@@ -326,6 +356,7 @@ class Simulation:
         if self.invariants.observe(name, raft):
             replica = member.replica
             self.invariants.applied(name, replica.applied_index, replica.store.published_revision)
+            self.invariants.configured(name, raft.applied, raft.membership)
             self._trace_marks(name, raft.role, raft.term, raft.commit, replica.applied_index)
 
     def _trace_marks(self, name: str, role: Role, term: int, commit: int, applied: int) -> None:
@@ -339,12 +370,16 @@ class Simulation:
             self.trace.add(self.now(), name, "apply", index=applied)
 
     def judge(self, host: Host, error: BaseException | None) -> None:
-        """Judge a program that ended by itself: only a bad disk may end a member's."""
+        """Judge a program that ended by itself: only a bad disk may end a member's, or that it was removed."""
         if error is None or host.name not in self.addresses:
             if error is not None:
                 self.violated("no program fails", f"{host.name}: {error!r}", error)
             return
-        if not isinstance(error, errors.StorageError):
+        if isinstance(error, errors.MemberRemoved) and self.invariants.is_gone(host.name):
+            host.held = True
+        elif isinstance(error, errors.MemberExists) and host.name in self._joining:
+            host.held = True
+        elif not isinstance(error, errors.StorageError):
             self.violated("no member stops by itself", f"{host.name}: {error!r}", error)
         elif not host.had_bad_disk:
             self.violated("a sound disk never fails", f"{host.name}: {error!r}", error)
@@ -360,7 +395,7 @@ class Simulation:
         images: dict[str, Recovered | None] = {}
         for host in self.members:
             images[host.name] = None if host.is_out else self._image(host)
-        self.invariants.check_images(images, self._membership())
+        self.invariants.check_images(images)
 
     def _image(self, host: Host) -> Recovered | None:
         storage = FileStorage(
@@ -376,9 +411,6 @@ class Simulation:
                 self.violated("committed is durable", f"the disk of {host.name} cannot be recovered from: {error}")
             return None
 
-    def _membership(self) -> Membership:
-        return Membership(voters=frozenset(self._names))
-
     # --- What the wrappers tell ------------------------------------------------------------------------------------
 
     def started(self, name: str, recovered: Recovered) -> None:
@@ -387,6 +419,10 @@ class Simulation:
             # durability.md, "Residual risk": rot in the very last batch looks like a write that a crash has torn.
             raise errors.WalCorruption(f"{name}: rot took what was acknowledged", reason="rot in the last batch")
         self._seen.pop(name, None)
+
+    def identified(self, name: str, member_id: int) -> None:
+        """A member binds its directory to an id."""
+        self.invariants.identified(name, member_id)
 
     def saving(self, name: str, save: Save) -> None:
         """A member hands a save to its storage."""

@@ -55,6 +55,9 @@ class Swarm:
     """The choices of one seed."""
 
     members: int = 3
+    """Of the cluster when it begins."""
+    spares: int = 0
+    """Machines besides, which may join it."""
     config: NodeConfig = field(default_factory=NodeConfig)
     segment_bytes_max: int = MIB
     """Of the members' logs."""
@@ -69,6 +72,8 @@ class Swarm:
     kinds: tuple[str, ...] = ()
     """The kinds of fault that may happen; one that stands there twice does twice as often."""
     faults_per_second: float = 0.0
+    orders_per_second: float = 0.0
+    """How often an operator is told to change the members, by the kinds that say how."""
 
     @property
     def clock_rates(self) -> Range:
@@ -83,6 +88,9 @@ MEMBERS_CHOICE = (3, 3, 3, 3, 3, 3, 3, 5, 5, 1)
 LEASES_SHARE = 0.3
 """Of the seeds: leaders have leases there, and clients read by them."""
 
+ORDERS_SHARE = 0.25
+"""Of the seeds: members come and go there."""
+
 CALM_SHARE = 0.04
 """Of the seeds: nothing goes wrong there, and everything must be perfect."""
 
@@ -96,8 +104,14 @@ ROUNDS_MIN = 5
 """An election timeout is at least so many rounds of messages and saves: with less, the settings would be wrong."""
 
 
-def random_swarm(random: Random, *, members: int | None = None) -> Swarm:
-    """Choose everything for one seed; the number of members too, if it is not given."""
+def random_swarm(random: Random, *, members: int | None = None, changes_members: bool = True) -> Swarm:
+    """Choose everything for one seed; the number of members too, if it is not given.
+
+    Args:
+        random: Where everything is drawn from.
+        members: How many members.
+        changes_members: Whether members may come and go.
+    """
     members = members or random.choice(MEMBERS_CHOICE)
     kinds = random_kinds(random, members)
     fast, late = random.choice([0.0001, 0.0005, 0.002, 0.01]), random.choice([1.5, 4.0])
@@ -116,7 +130,26 @@ def random_swarm(random: Random, *, members: int | None = None) -> Swarm:
         faults_per_second=random.choice([0.15, 0.3, 0.5, 1.0]) if kinds else 0.0,
     )
     drift, share = random.choice([0.05, 0.1, 0.3]), random.uniform(0.2, 0.7)
-    return with_leases(swarm, drift=drift, share=share) if random.random() < LEASES_SHARE else swarm
+    if random.random() < LEASES_SHARE:
+        swarm = with_leases(swarm, drift=drift, share=share)
+    return with_orders(swarm, random) if changes_members and random.random() < ORDERS_SHARE else swarm
+
+
+def with_orders(swarm: Swarm, random: Random) -> Swarm:
+    """Return the swarm with machines to spare and an operator who is told to change the members by some kinds of order.
+
+    Nothing is lost for good there but by the operator, who knows when a disk can be spared.
+    """
+    lasting = tuple(name for name in swarm.kinds if not KINDS[name].is_fatal)
+    orders = [kind.name for kind in KINDS.values() if kind.is_order]
+    chosen = [name for name in orders[1:] if random.random() < 0.6]
+    return replace(
+        swarm,
+        spares=random.choice([1, 2, 2, 3]),
+        kinds=(*lasting, *orders[:1], *chosen),
+        orders_per_second=random.choice([0.1, 0.3, 0.6]),
+        faults_per_second=swarm.faults_per_second if lasting else 0.0,
+    )
 
 
 def with_leases(swarm: Swarm, *, drift: float = 0.1, share: float = 0.5) -> Swarm:
@@ -130,7 +163,11 @@ def with_leases(swarm: Swarm, *, drift: float = 0.1, share: float = 0.5) -> Swar
 
 def random_kinds(random: Random, members: int) -> tuple[str, ...]:
     """Choose what may go wrong: each kind with the same random chance, so that some seeds have few and others many."""
-    fit = [kind for kind in KINDS.values() if members >= (3 if kind.is_fatal else kind.members_min)]
+    fit = [
+        kind
+        for kind in KINDS.values()
+        if members >= (3 if kind.is_fatal else kind.members_min) and not kind.is_order
+    ]
     if random.random() < CALM_SHARE:
         return ()
     chance = random.choice([0.08, 0.25, 0.5, 0.75])

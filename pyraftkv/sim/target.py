@@ -13,7 +13,7 @@ from pyraftkv import errors
 from pyraftkv.core import TransferLeadership
 from pyraftkv.engine import Engine
 from pyraftkv.sim.check.raft import RaftInvariants
-from pyraftkv.sim.faults import Ability, DiskFault, LinkFault
+from pyraftkv.sim.faults import Ability, DiskFault, LinkFault, Order
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.kinds import Range
 from pyraftkv.sim.links import LinkProfile
@@ -41,6 +41,7 @@ class SimTarget:
         traffic: Where faults of whole messages go.
         invariants: Told of disks that were damaged behind their member's back.
         trace: Where it is written down.
+        operate: Takes orders for the operator.
         recorded: Records what is asked of an engine in the history of the run, under a client's name.
         random: For bursts.
         clock_rates: The least and the most of a clock's rate; one beyond is taken for the nearest.
@@ -56,6 +57,7 @@ class SimTarget:
         invariants: RaftInvariants,
         trace: Trace,
         recorded: Callable[[Engine, str], Engine],
+        operate: Callable[[Order], None],
         random: Random,
         clock_rates: Range = (0.0, inf),
     ) -> None:
@@ -65,6 +67,7 @@ class SimTarget:
         self._invariants = invariants
         self._trace = trace
         self._recorded = recorded
+        self._operate = operate
         self._random = random
         self._clock_rates = clock_rates
         self.members: Sequence[str] = tuple(members)
@@ -187,6 +190,9 @@ class SimTarget:
                 await kv.put(f"{BURST_PREFIX}{number % BURST_KEYS}", value)
 
         self._ask(burst)
+
+    def operate(self, order: Order) -> None:
+        self._operate(order)
 
     def _leading(self) -> Host | None:
         name = self.leader()

@@ -171,7 +171,7 @@ class Trial(Simulation):
 
     def _swarm(self, seed: int) -> Swarm:
         if self.plan.faults == ALL_KINDS:
-            return random_swarm(self.fork(seed, "swarm"), members=self.plan.members)
+            return random_swarm(self.fork(seed, "swarm"), members=self.plan.members, changes_members=False)
         return Swarm(members=self.plan.members, kinds=tuple(self.plan.kinds))
 
     @property

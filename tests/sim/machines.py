@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pyraftkv.sim.faults import Ability, DiskFault, LinkFault
+from pyraftkv.sim.faults import Ability, DiskFault, LinkFault, Order
 
 EVERYTHING = ~Ability(0)
 
@@ -139,6 +139,9 @@ class Machines:
     def burst(self, size_bytes: int) -> None:
         assert size_bytes > 0
         self._note("burst", size_bytes)
+
+    def operate(self, order: Order) -> None:
+        self._note("operate", order)
 
     def _note(self, what: str, *details: object) -> None:
         self.calls.append((what, *details))

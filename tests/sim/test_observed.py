@@ -37,6 +37,9 @@ class Notes:
     def started(self, name: str, recovered: Recovered) -> None:
         self.lines.append(f"{name} started at {recovered.hard_state.term}")
 
+    def identified(self, name: str, member_id: int) -> None:
+        self.lines.append(f"{name} is {member_id}")
+
     def saving(self, name: str, save: Save) -> None:
         self.lines.append(f"{name} saves {save.number}")
 
@@ -108,7 +111,7 @@ class Pair:
             number: ObservedTransport(
                 network.transport(name),
                 name=name,
-                names=NAMES,
+                name_of=NAMES.__getitem__,
                 traffic=self.traffic,
                 sending=lambda _, messages: self.sending.extend(term_of(message) for message in messages),
                 later=lambda seconds, callback: self.held.append((seconds, callback)),

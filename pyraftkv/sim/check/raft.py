@@ -7,6 +7,7 @@ is done, what leaves through the transport, and the marks of each machine after 
 
     storage.start ──► started      storage.save ──► saving      its completion ──► completed
     transport.send ─► sending      after every pass ─► observe  the bare disks ──► check_images
+    storage.identify ─► identified
 
 A member's log is known by the terms of its entries, three times over: as `given` to the storage, as `completed` by
 it, and, when an image of the disk is looked at, as a recovery would find it. Log matching makes terms enough: two
@@ -15,6 +16,7 @@ that any member ever saves), so equal terms at one index stand for equal logs up
 
 =========================  ===========================================================================================
  election safety            one leader per term, over all history; one vote per member and term
+ elected by a quorum        who leads was voted for by a majority, of both halves of a joint configuration
  leader append-only         a leader never replaces an entry of its own log
  log matching               equal index and term: equal payload, equal term before it
  leader completeness        who leads in term T has all that was committed in terms before T
@@ -24,7 +26,13 @@ that any member ever saves), so equal terms at one index stand for equal logs up
  persist before send        a vote, a vote request, an accepted append and every term leave after their own save
  nothing is forgotten       a life begins with all that the storage had completed in the one before
  committed is durable       the bare disks of a majority hold every committed entry
+ one change at a time       a leader's log has one change of the members at most that is not committed
+ an id is used once         ids of removed members are nobody's any more
 =========================  ===========================================================================================
+
+Members come and go. A machine that begins anew is another member (`newcomer`), and what the former one did stays on
+record. Which configuration counts at which entry is the business of `pyraftkv.sim.check.configurations`. A quorum is one
+of the configuration that a member went by before the pass or after it: both are right for what happened in between.
 
 The tables grow with the run, by a few words per entry: a run is bounded by its virtual time.
 """
@@ -35,7 +43,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from pyraftkv.core import LEADER, Entry, HardState, Membership, Role, Save, SnapshotMeta
+from pyraftkv.core import LEADER, MEMBERSHIP, Entry, HardState, Membership, Role, Save, SnapshotMeta
 from pyraftkv.core.describe import describe_message
 from pyraftkv.core.messages import (
     AppendRequest,
@@ -52,9 +60,7 @@ from pyraftkv.core.messages import (
     VoteResponse,
 )
 from pyraftkv.log.base import Recovered
-
-GENESIS_INDEX = 1
-"""The first members agree on this entry before there is a leader: each has it committed when it saves it."""
+from pyraftkv.sim.check.configurations import GENESIS_INDEX, Configurations, is_quorum
 
 
 class RaftView(Protocol):
@@ -130,12 +136,17 @@ class MemberRecord:
     def __init__(self, name: str, member_id: int) -> None:
         self.name = name
         self.id = member_id
+        """0 as long as it has joined nothing."""
         self.given = TermLog()
+        self.changes: list[int] = []
+        """Where changes of the members stand in `given`, as far as they may be uncommitted."""
         self.completed = TermLog()
         self.term = 0
         """The term that is on disk."""
         self.vote = 0
         """The vote of that term that is on disk."""
+        self.commit = 0
+        """The commit index that is on disk."""
         self.pending: deque[Save] = deque()
         """Saves under way."""
         self.is_lost = False
@@ -148,13 +159,24 @@ class MemberRecord:
         self.seen_term = self.seen_commit = self.seen_applied = 0
         self.leading = 0
         """The term that it leads as of the last look; 0 for none."""
+        self.membership = Membership()
+        """What it went by as of the last look."""
 
     def finish(self, save: Save) -> None:
         """Count a save as done."""
         self.completed.take(save)
         state = save.hard_state
         if state is not None:
-            self.term, self.vote = state.term, state.vote
+            self.term, self.vote, self.commit = state.term, state.vote, state.commit
+
+    def give(self, save: Save) -> None:
+        """Note what is handed to the storage."""
+        self.given.take(save)
+        if save.snapshot is not None:
+            self.changes = []
+        if save.entries:
+            first = save.entries[0].index
+            self.changes = [index for index in self.changes if index < first] + _changes(save.entries)
 
     def outcomes(self) -> Iterable[tuple[TermLog, int, int]]:
         """Yield what the disk may hold: all that was completed, then what is under way, one save after the other."""
@@ -177,19 +199,29 @@ class RaftInvariants:
     """Watches a cluster from its first start to the end of the run.
 
     Args:
-        ids: The members' names and ids.
+        ids: The first members' names and ids.
         violated: Called with the rule that was broken and with what happened, in words. It must not raise: it may be
             called from within the code under test.
     """
 
     def __init__(self, ids: Mapping[str, int], *, violated: Callable[[str, str], None]) -> None:
         self.members = {name: MemberRecord(name, member_id) for name, member_id in ids.items()}
+        self._former: list[MemberRecord] = []
+        """Members whose machines began anew."""
         self._names = {member_id: name for name, member_id in ids.items()}
         self._violated = violated
+        first = Membership(voters=frozenset(ids.values()))
+        self.configurations = Configurations(first, violated=violated)
+        self._deciders = [first]
+        """The configurations by which the last entry was committed."""
         self.leaders: dict[int, int] = {}
         """Who led, by term."""
         self._votes: dict[tuple[int, int], int] = {}
         """Whom a member voted for, by its id and the term."""
+        self._voters: dict[tuple[int, int], set[int]] = {}
+        """Who voted for a member, by the term and its id."""
+        self._change_entries: set[tuple[int, int]] = set()
+        """The entries that may change the members, by index and term."""
         self._entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}
         """Every entry ever saved, by index and term: its payload, and the term before it."""
         self._committed = [0]
@@ -203,6 +235,52 @@ class RaftInvariants:
     def commit(self) -> int:
         """The highest index that any member ever saw committed."""
         return len(self._committed) - 1
+
+    # --- The members -------------------------------------------------------------------------------------------------
+
+    def newcomer(self, name: str) -> None:
+        """A machine begins anew, with an empty disk: whoever it was, it is no member yet."""
+        former = self.members.get(name)
+        if former is not None and former.id:
+            self._former.append(former)
+        self.members[name] = MemberRecord(name, 0)
+
+    def identified(self, name: str, member_id: int) -> None:
+        """A member's directory is bound to that id."""
+        member = self.members[name]
+        if member.id == member_id:
+            return
+        if member.id or member_id in self._names:
+            self._violated(
+                "an id is used once",
+                f"{name} was {member.id} and calls itself {member_id}, as {self._name(member_id)} did",
+            )
+        member.id = member_id
+        self._names[member_id] = name
+
+    def name_of(self, member_id: int) -> str | None:
+        """Return the machine on which the member of that id lives, or lived; None if nobody ever had it."""
+        return self._names.get(member_id)
+
+    def is_current(self, name: str) -> bool:
+        """Whether a machine's member is one of the cluster's, as of the last change that anybody has applied."""
+        return self.members[name].id in self.configurations.latest.members
+
+    def is_gone(self, name: str) -> bool:
+        """Whether the member of a machine was removed."""
+        return self.members[name].id in self.configurations.gone
+
+    def is_gone_for_good(self, name: str) -> bool:
+        """Whether so many of the others have on disk that it was removed that they do not need it to go on."""
+        index = self.configurations.gone.get(self.members[name].id)
+        if index is None:
+            return False
+        know = {member.id for member in self.members.values() if member.commit >= index}
+        return is_quorum(self.configurations.latest, know)
+
+    def _everybody(self) -> Iterable[MemberRecord]:
+        yield from self.members.values()
+        yield from self._former
 
     # --- The storage -------------------------------------------------------------------------------------------------
 
@@ -225,7 +303,8 @@ class RaftInvariants:
         member.begin()
         member.pending.clear()
         member.given, member.completed = log, log.copy()
-        member.term, member.vote = state.term, state.vote
+        member.changes = _changes(recovered.entries)
+        member.term, member.vote, member.commit = state.term, state.vote, state.commit
         self._note_entries(member, recovered.entries)
         return True
 
@@ -247,7 +326,7 @@ class RaftInvariants:
                         f"{name} leads in term {state.term} and replaces its own entries from {first} on",
                     )
         member.pending.append(save)
-        member.given.take(save)
+        member.give(save)
         if entries:
             self._note_entries(member, entries)
 
@@ -275,9 +354,12 @@ class RaftInvariants:
                     "log matching", f"{member.name} has entry {entry.index} of term {entry.term} with {what}"
                 )
             before = entry.term
+            if entry.kind is MEMBERSHIP:
+                self._change_entries.add(key)
 
     def _note_vote(self, member: MemberRecord, term: int, candidate: int) -> None:
         first = self._votes.setdefault((member.id, term), candidate)
+        self._voters.setdefault((term, candidate), set()).add(member.id)
         if first != candidate:
             self._violated(
                 "election safety",
@@ -367,16 +449,31 @@ class RaftInvariants:
             member.leading = 0
         elif member.leading != term:
             member.leading = term
-            self._note_leader(member, term)
+            self._note_leader(member, raft)
         if commit > member.seen_commit:
             self._note_commit(member, raft, member.seen_commit, commit)
             member.seen_commit = commit
+        if member.leading and member.changes:
+            self._note_changes(member)
+        member.membership = raft.membership
         return True
 
-    def _note_leader(self, member: MemberRecord, term: int) -> None:
+    def _note_changes(self, member: MemberRecord) -> None:
+        member.changes = [index for index in member.changes if index > self.commit]
+        if len(member.changes) > 1:
+            self._violated(
+                "one change at a time", f"{member.name} leads with changes at {member.changes}, none of them committed"
+            )
+
+    def _note_leader(self, member: MemberRecord, raft: RaftView) -> None:
+        term = raft.term
         first = self.leaders.setdefault(term, member.id)
         if first != member.id:
             self._violated("election safety", f"{member.name} leads in term {term}, as {self._name(first)} did")
+        voters = self._voters.get((term, member.id), set())
+        if not self._quorums(member, raft, voters):
+            names = sorted(map(self._name, voters))
+            self._violated("elected by a quorum", f"{member.name} leads in term {term} by the votes of {names}")
         index = max((index for earlier, index in self._committed_in.items() if earlier < term), default=0)
         if not member.given.has(index, self._committed[index]):
             self._violated(
@@ -402,17 +499,30 @@ class RaftInvariants:
                         )
                         return
                     committed[index] = term
+                    self._note_change(index, term)
             else:
                 committed.extend([0] * (index - len(committed)))
                 committed.append(term)
+                self._note_change(index, term)
         if hi > self._committed_in.get(raft.term, 0) and hi > max(self._committed_in.values(), default=0):
             self._committed_in[raft.term] = hi
             if hi > GENESIS_INDEX:
-                self._check_quorum(member, raft.membership, hi, committed[hi])
+                self._check_quorum(member, raft, hi, committed[hi])
 
-    def _check_quorum(self, member: MemberRecord, membership: Membership, index: int, term: int) -> None:
-        holders = {other.id for other in self.members.values() if other.completed.has(index, term)}
-        if not _is_quorum(membership, holders):
+    def _note_change(self, index: int, term: int) -> None:
+        if (index, term) in self._change_entries:
+            self.configurations.committed(index)
+
+    def _quorums(self, member: MemberRecord, raft: RaftView, holders: set[int]) -> list[Membership]:
+        """Return the configurations, of those that a member went by lately, in which these are enough."""
+        return [each for each in (member.membership, raft.membership) if each.voters and is_quorum(each, holders)]
+
+    def _check_quorum(self, member: MemberRecord, raft: RaftView, index: int, term: int) -> None:
+        holders = {other.id for other in self._everybody() if other.completed.has(index, term)}
+        deciders = self._quorums(member, raft, holders)
+        if deciders:
+            self._deciders = deciders
+        else:
             names = sorted(map(self._name, holders))
             self._violated("quorum before commit", f"{member.name} commits entry {index}, which only {names} saved")
 
@@ -425,12 +535,17 @@ class RaftInvariants:
                 f"{name} is at revision {revision} after entry {index}, another member was at {first}",
             )
 
+    def configured(self, name: str, index: int, membership: Membership) -> None:
+        """A member goes by this configuration, having applied everything up to ``index``."""
+        self.configurations.applied(name, index, membership)
+
     # --- The bare disks ----------------------------------------------------------------------------------------------
 
-    def check_images(self, images: Mapping[str, Recovered | None], membership: Membership) -> None:
+    def check_images(self, images: Mapping[str, Recovered | None]) -> None:
         """Judge what recoveries find on the bare disks of members, None where one refuses to start.
 
-        A member that is not among ``images`` was not looked at, and counts by what its storage completed.
+        A member that is not among ``images`` was not looked at, and counts by what its storage completed; one whose
+        machine began anew could have had everything, as one whose disk is lost.
         """
         holders: set[int] = set()
         index = self.commit
@@ -452,12 +567,12 @@ class RaftInvariants:
         unusable = {
             self.members[name].id for name, image in images.items() if image is None or self.members[name].is_lost
         }
-        if index > GENESIS_INDEX and not _is_quorum(membership, holders | unusable):
+        unusable |= {member.id for member in self._former}
+        if index > GENESIS_INDEX and not any(is_quorum(each, holders | unusable) for each in self._deciders):
             names = sorted(map(self._name, holders))
             self._violated("committed is durable", f"entry {index} is committed, and on the disks of {names} only")
 
 
-def _is_quorum(membership: Membership, holders: set[int]) -> bool:
-    """Return whether ``holders`` are a majority, of both halves of a joint configuration (thesis §4.3)."""
-    halves = [half for half in (membership.voters, membership.outgoing) if half]
-    return all(2 * len(half & holders) > len(half) for half in halves)
+def _changes(entries: Sequence[Entry]) -> list[int]:
+    """Return where changes of the members stand."""
+    return [entry.index for entry in entries if entry.kind is MEMBERSHIP]
