@@ -515,7 +515,9 @@ def _orders() -> Iterator[Kind]:
     yield Kind("member_remove", "a member is removed", needs, _order("remove"), some)
     yield Kind("member_remove_leader", "the same, of whoever leads", needs, _order("remove"), Aim.LEADER)
     yield Kind("member_return", "a member that was removed is started again", needs, _order("return"), some)
-    yield Kind("member_replace", "a member's disk is lost, and a new member begins there", needs, _order("replace"), some)
+    yield Kind(
+        "member_replace", "a member's disk is lost, and a new member begins there", needs, _order("replace"), some
+    )
     yield Kind("member_update", "a member is to lead rather, or rather not", needs, _order("update"), some)
     yield Kind("member_joint", "several members change together", needs, _order("joint"), some)
     yield Kind(

@@ -1,9 +1,9 @@
 """`Operator`: who takes members in and out of a simulated cluster while everything else goes wrong.
 
-It gets its orders as faults of the recorded list, sits at a machine that is never cut off, and works as a careful person
-would. It asks again when it is told to come later or hears nothing, looks at the list of members when it does not
-know what became of a request, and gives up after a while. It knows no more than people do, but for two things that they
-are told to wait for ([membership], "Removing a member"):
+It gets its orders as faults of the recorded list, sits at a machine that is never cut off, and works as a careful
+person would. It asks again when it is told to come later or hears nothing, looks at the list of members when it does
+not know what became of a request, and gives up after a while. It knows no more than people do, but for two things that
+they are told to see to:
 
 1. It removes, demotes and replaces one member after the other, never two at a time; more are taken in meanwhile. The
    cluster's own check is of the moment, and a member whose disk was just lost may still pass for active.
@@ -11,14 +11,13 @@ are told to wait for ([membership], "Removing a member"):
    Of two members the removed one may be all that the other one has to learn it from (etcd#10563).
 
 So whatever the orders, and wherever they are cut short, those who are left can go on by themselves.
-
-[membership]: docs/operations.md
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Any, ClassVar, Protocol
@@ -46,8 +45,14 @@ TRIES_MAX = 10
 WAITS_MAX = 40
 """How often it looks whether something has come about before it gives up."""
 
+LAG_MAX = 100
+"""Entries that a member may lack and still pass for up to date."""
+
 VOTERS_MAX = 7
 """It makes a cluster no larger."""
+
+TURN_SHARE = 0.2
+"""Of the members that stay in a joint change: they get a vote, or lose it."""
 
 PRIORITIES = (0, 1, 1, 5)
 """What it may say of a member."""
@@ -201,11 +206,7 @@ class Operator:
         for name in self._machines(order, random, 0, 1):
             host, address = self._site.renew(name), self._site.addresses[name]
             if random.random() < 0.5:
-                said = await self._ask(
-                    kv,
-                    lambda name=name, address=address: kv.members.add(name, address),  # type: ignore[misc]
-                    is_done=lambda members, name=name: name in map(_host_of, members),  # type: ignore[misc]
-                )
+                said = await self._ask(kv, partial(kv.members.add, name, address), is_done=partial(_has_host, name))
             host.start()
             said = f"{name} starts; {said}"
         return said
@@ -214,7 +215,7 @@ class Operator:
         """Ask that learners vote."""
         learners = [member for member in await self._list(kv) if member.role == "learner"]
         said = [
-            await self._ask(kv, lambda id_=member.id: kv.members.promote(id_), is_done=_has(member.id, "voter"))  # type: ignore[misc]
+            await self._ask(kv, partial(kv.members.promote, member.id), is_done=_has(member.id, role="voter"))
             for member in self._members(order, random, learners, len(learners) or 1)
         ]
         return ", ".join(said)
@@ -225,9 +226,7 @@ class Operator:
             if self._is_over or len(voters) < 2:
                 return "nobody"
             (member, *_) = self._members(order, random, voters) or [voters[0]]
-            return await self._ask(
-                kv, lambda: kv.members.demote(member.id), is_done=_has(member.id, "learner")
-            )
+            return await self._ask(kv, partial(kv.members.demote, member.id), is_done=_has(member.id, role="learner"))
 
     async def _remove(self, kv: Client, order: Order, random: Random) -> str:
         """Remove a member, and turn its machine off in half of the cases."""
@@ -236,7 +235,7 @@ class Operator:
             if self._is_over or not members:
                 return "nobody"
             (member, *_) = members
-            said = await self._ask(kv, lambda: kv.members.remove(member.id), is_done=_lacks(member.id))
+            said = await self._ask(kv, partial(kv.members.remove, member.id), is_done=_lacks(member.id))
             host = _host_of(member)
             rules = self._site.invariants
             if said == "done" and random.random() < 0.5 and await self._wait(lambda: rules.is_gone_for_good(host)):
@@ -266,7 +265,7 @@ class Operator:
             self._site.invariants.lost(name)
             said = ""
             while said != "done":
-                said = await self._ask(kv, lambda: kv.members.replace(member.id), is_done=_lacks(member.id))
+                said = await self._ask(kv, partial(kv.members.replace, member.id), is_done=_lacks(member.id))
             self._site.renew(name).start()
             is_there = await self._wait(lambda: self._is_level(name))
             return f"{name} {'is back' if is_there else 'is late'}"
@@ -288,13 +287,8 @@ class Operator:
         said = "nobody"
         for member in self._members(order, random, await self._list(kv)):
             priority = random.choice(PRIORITIES)
-            said = await self._ask(
-                kv,
-                lambda id_=member.id, priority=priority: kv.members.update(id_, priority=priority),  # type: ignore[misc]
-                is_done=lambda members, id_=member.id, priority=priority: any(  # type: ignore[misc]
-                    each.id == id_ and each.priority == priority for each in members
-                ),
-            )
+            call = partial(kv.members.update, member.id, priority=priority)
+            said = await self._ask(kv, call, is_done=_has(member.id, priority=priority))
         return said
 
     async def _joint(self, kv: Client, order: Order, random: Random, transition: Transition = Transition.JOINT) -> str:
@@ -313,7 +307,7 @@ class Operator:
             changes += [AddMember(host.name, self._site.addresses[host.name], 0, learner=False) for host in hosts]
             said = await self._ask(
                 kv,
-                lambda: kv.members.change(changes, transition=transition),
+                partial(kv.members.change, changes, transition=transition),
                 is_done=lambda found: bool(found) and [each.id for each in found] != [each.id for each in members],
             )
             for host in hosts:
@@ -323,11 +317,8 @@ class Operator:
     @staticmethod
     def _turns(members: Sequence[Member], random: Random) -> list[MemberChange]:
         """Return changes that give the vote to some of these, and take it from others."""
-        turns: list[MemberChange] = []
-        for member in members:
-            if random.random() < 0.2:
-                turns.append(PromoteMember(member.id) if member.role == "learner" else DemoteMember(member.id))
-        return turns
+        turning = [member for member in members if random.random() < TURN_SHARE]
+        return [PromoteMember(member.id) if member.role == "learner" else DemoteMember(member.id) for member in turning]
 
     async def _joint_explicit(self, kv: Client, order: Order, random: Random) -> str:
         return await self._joint(kv, order, random, Transition.EXPLICIT)
@@ -352,16 +343,20 @@ class Operator:
     """How each order is carried out, by its name."""
 
 
-LAG_MAX = 100
-"""Entries that a member may lack and still pass for up to date."""
-
-
 def _host_of(member: Member) -> str:
     return member.address.partition(":")[0]
 
 
-def _has(member_id: int, role: str) -> Callable[[Sequence[Member]], bool]:
-    return lambda members: any(member.id == member_id and member.role == role for member in members)
+def _has_host(name: str, members: Sequence[Member]) -> bool:
+    return name in map(_host_of, members)
+
+
+def _has(member_id: int, **said: object) -> Callable[[Sequence[Member]], bool]:
+    """Return whether a list has a member of which this is said."""
+    return lambda members: any(
+        member.id == member_id and all(getattr(member, name) == value for name, value in said.items())
+        for member in members
+    )
 
 
 def _lacks(member_id: int) -> Callable[[Sequence[Member]], bool]:

@@ -286,7 +286,8 @@ class Run:
         while not (await sim.operator.settle() and self._are_of_one_mind()):
             if sim.now() >= gives_up_at:
                 raise sim.failed(
-                    "liveness", f"not within {bound:g} s: the members settle at {rules.configurations.latest}; {sim.members}"
+                    "liveness",
+                    f"not within {bound:g} s: the members settle at {rules.configurations.latest}; {sim.members}",
                 )
             await asyncio.sleep(POLL_SECONDS)
         for host in sim.members:

@@ -377,8 +377,6 @@ class Simulation:
             return
         if isinstance(error, errors.MemberRemoved) and self.invariants.is_gone(host.name):
             host.held = True
-        elif isinstance(error, errors.MemberExists) and host.name in self._joining:
-            host.held = True
         elif not isinstance(error, errors.StorageError):
             self.violated("no member stops by itself", f"{host.name}: {error!r}", error)
         elif not host.had_bad_disk:

@@ -132,6 +132,8 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
     drift, share = random.choice([0.05, 0.1, 0.3]), random.uniform(0.2, 0.7)
     if random.random() < LEASES_SHARE:
         swarm = with_leases(swarm, drift=drift, share=share)
+    config = replace(swarm.config, snapshot_bytes_per_second_max=random.choice([0, 0, 256 * KIB, 4 * MIB]))
+    swarm = replace(swarm, config=config)
     return with_orders(swarm, random) if changes_members and random.random() < ORDERS_SHARE else swarm
 
 
@@ -164,9 +166,7 @@ def with_leases(swarm: Swarm, *, drift: float = 0.1, share: float = 0.5) -> Swar
 def random_kinds(random: Random, members: int) -> tuple[str, ...]:
     """Choose what may go wrong: each kind with the same random chance, so that some seeds have few and others many."""
     fit = [
-        kind
-        for kind in KINDS.values()
-        if members >= (3 if kind.is_fatal else kind.members_min) and not kind.is_order
+        kind for kind in KINDS.values() if members >= (3 if kind.is_fatal else kind.members_min) and not kind.is_order
     ]
     if random.random() < CALM_SHARE:
         return ()

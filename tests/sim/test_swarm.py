@@ -154,6 +154,23 @@ def test_no_kinds_no_faults() -> None:
     assert random_faults(Random(1), Swarm(), members=["n1"], clients=[], seconds=60.0) == []
 
 
+def test_in_some_seeds_members_come_and_go() -> None:
+    """A quarter or so: machines to spare, kinds of order, at a rate of their own, and nothing lost for good beside."""
+    for seed in SEEDS:
+        swarm, _, faults = drawn(seed)
+        orders = [fault for fault in faults if KINDS[fault.kind].is_order]
+        if not swarm.spares:
+            assert orders == []
+            assert swarm.orders_per_second == 0
+            continue
+        assert "member_add" in swarm.kinds
+        assert swarm.orders_per_second > 0
+        assert permanent_victims(faults) == set()
+    counts = Counter(bool(drawn(seed)[0].spares) for seed in SEEDS)
+    assert len(SEEDS) / 6 < counts[True] < len(SEEDS) / 3
+    assert random_swarm(Random(3), changes_members=False).spares == 0
+
+
 def test_some_seeds_have_leases_and_clocks_that_keep_to_their_bound() -> None:
     """A third or so; the fastest clock there and the slowest are as far apart as the setting says, and no farther."""
     swarms = [drawn(seed)[0] for seed in SEEDS]

@@ -11,7 +11,8 @@ configurations at different times. What holds in spite of that:
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Set
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from itertools import chain, combinations
 
 from pyraftkv.core import Membership
@@ -20,7 +21,7 @@ GENESIS_INDEX = 1
 """The first members agree on this entry before there is a leader: each has it committed when it saves it."""
 
 
-def is_quorum(membership: Membership, holders: Set[int]) -> bool:
+def is_quorum(membership: Membership, holders: AbstractSet[int]) -> bool:
     """Return whether ``holders`` are a majority, of both halves of a joint configuration (thesis §4.3)."""
     halves = [half for half in (membership.voters, membership.outgoing) if half]
     return all(2 * len(half & holders) > len(half) for half in halves)

@@ -31,7 +31,7 @@ that any member ever saves), so equal terms at one index stand for equal logs up
 =========================  ===========================================================================================
 
 Members come and go. A machine that begins anew is another member (`newcomer`), and what the former one did stays on
-record. Which configuration counts at which entry is the business of `pyraftkv.sim.check.configurations`. A quorum is one
+record. Which configuration counts at which entry is what `pyraftkv.sim.check.configurations` is about. A quorum is one
 of the configuration that a member went by before the pass or after it: both are right for what happened in between.
 
 The tables grow with the run, by a few words per entry: a run is bounded by its virtual time.
