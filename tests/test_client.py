@@ -99,7 +99,7 @@ async def test_a_client_goes_to_members_that_another_one_named() -> None:
                 await kv.get("k")
                 await cluster.kill("n1")
                 if discover:
-                    await kv.put("k", "v", timeout=20)
+                    await kv.put("k", "v", timeout=6)
                     assert connected_to(kv) in {"n2", "n3"}
                 else:
                     await refused(kv.get("k", timeout=0.5), errors.ReadTimeout)

@@ -18,7 +18,7 @@ from pyraftkv.core.membership import EXPLICIT
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals
 from pyraftkv.kv import KV, Member
 from pyraftkv.log import MemoryStorage
-from pyraftkv.node import NodeStopped
+from pyraftkv.node import NodeStopped, RoleChanged
 from pyraftkv.protocol import (
     AddMember,
     ChangeMembers,
@@ -191,7 +191,8 @@ async def test_whoever_is_stopped_while_it_joins_goes_on_from_there() -> None:
         cluster.network.drop_rate = 0.0
         # Bound, with nothing in its log, it asks nobody: the leader finds it. Stopped as a learner, it asks for a vote.
         node = joiner(cluster, "n2", storage, join=["nobody"], learner=True)
-        await node.start()
+        async with asyncio.timeout(6):
+            await node.start()
         await until(lambda: node._member is not None and node._member.replica.applied_index)
         assert (await node.status()).role == "learner"
         await node.kill()
@@ -279,6 +280,8 @@ async def test_a_leader_that_is_removed_hands_over_first_and_stops() -> None:
         last = (await heard)[-1]
         assert isinstance(last, NodeStopped)
         assert isinstance(last.error, errors.MemberRemoved)
+        roles_heard = [event for event in heard.result() if isinstance(event, RoleChanged)]
+        assert roles_heard[-1].leader_name not in {"", old.name}, "it followed the next leader before it went"
         del cluster.nodes[old.name]
         new = await cluster.wait_for_leader()
         assert new.term == term + 1, "by a transfer, not by elections"
@@ -355,6 +358,45 @@ async def test_the_last_member_is_not_removed() -> None:
         await refused(cluster.leader.members.remove("n1"), errors.InvalidRequest)
         await refused(cluster.leader.members.remove("n1", force=True), errors.InvalidRequest)
         await cluster.leader.put("k", "v")
+
+
+@asynchronous
+async def test_who_is_left_alone_comes_back_alone() -> None:
+    """1. Of two the leader removes the other one, which stops. 2. Its power fails, with nothing written since.
+
+    3. What was decided is known to be: it does not wait for a vote that nobody has.
+    """
+    async with cluster_of(2) as cluster:
+        leader, other = cluster.leader, cluster.followers[0]
+        await leader.members.remove(other.name)
+        assert other.failed is not None
+        await refused(asyncio.shield(other.failed), errors.MemberRemoved)
+        del cluster.nodes[other.name]
+        await cluster.kill(leader)
+        again = await cluster.restart(leader.name)
+        await again.put("k", "v", timeout=10)
+
+
+@asynchronous
+async def test_who_was_removed_stays_until_it_is_told() -> None:
+    """Its vote may be needed to learn that it was removed: it goes when it is refused, or after a while."""
+    async with cluster_of(3) as cluster:
+        follower = other_than(cluster, cluster.leader)
+        leader = cluster.leader
+        applied = follower._member
+        assert applied is not None
+        removal = asyncio.create_task(leader.members.remove(follower.name))
+        await until(lambda: not applied.raft.membership.is_voter(applied.raft.id))
+        for node in cluster:
+            if node is not follower:
+                cluster.network.cut(node.name, follower.name)
+        await removal
+        assert follower.failed is not None
+        assert not follower.failed.done()
+        at = asyncio.get_running_loop().time()
+        await refused(asyncio.shield(follower.failed), errors.MemberRemoved)
+        assert asyncio.get_running_loop().time() - at > 3 * fast().election_timeout_seconds
+        del cluster.nodes[follower.name]
 
 
 # --- Several at once, and in the middle ----------------------------------------------------------------------------
@@ -522,9 +564,10 @@ async def test_one_grows_to_three_and_back_over_tcp(tmp_path: Path) -> None:
 
 async def stays(node: Node) -> None:
     """Start a node and wait for its end."""
-    await node.start()
-    assert node.failed is not None
-    await asyncio.shield(node.failed)
+    async with asyncio.timeout(6):
+        await node.start()
+        assert node.failed is not None
+        await asyncio.shield(node.failed)
 
 
 async def collect(node: Node) -> list[object]:

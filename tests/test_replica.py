@@ -24,7 +24,6 @@ from pyraftkv.protocol import (
     RefuseChange,
     RegisterSession,
     RemoveMember,
-    ReplaceMember,
     UpdateMember,
 )
 from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
@@ -205,17 +204,17 @@ def test_a_snapshot_holds_the_members_in_the_middle_of_a_change() -> None:
     log = Log()
     session = log.found()
     log.change(session, 1, JOINS)
-    log.change(session, 2, ChangeMembers([RemoveMember(3), UpdateMember(1, priority=9)]))
-    log.change(session, 3, ChangeMembers([ReplaceMember(2, "n2", "h:2", 23)], transition=EXPLICIT))
+    log.change(session, 2, ChangeMembers([AddMember("n4", "h:4", 44, learner=True), UpdateMember(1, priority=9)]))
+    log.change(session, 3, ChangeMembers([RemoveMember(4)]))
+    log.change(session, 4, ChangeMembers([RemoveMember(2)], transition=EXPLICIT))
     twin = restored(log.replica)
     assert twin.roster.plain() == log.replica.roster.plain()
     assert twin.roster.genesis == GENESIS
     assert twin.sessions.outcome(session, 1) == log.replica.sessions.outcome(session, 1)
-    log.change(session, 4, LeaveJoint())
-    entry = log.entries[-1]
-    twin.apply(entry)
-    assert twin.membership == log.replica.membership == Membership(voters=frozenset({1, 4}))
-    assert [twin.roster.is_banned(id_) for id_ in (1, 2, 3, 4)] == [False, True, True, False]
+    log.change(session, 5, LeaveJoint())
+    twin.apply(log.entries[-1])
+    assert twin.membership == log.replica.membership == Membership(voters=frozenset({1}), learners=frozenset({3}))
+    assert [twin.roster.is_banned(id_) for id_ in (1, 2, 3, 4, 5)] == [False, True, False, True, False]
 
 
 # --- Sessions ------------------------------------------------------------------------------------------------------

@@ -288,8 +288,17 @@ class Member:
         self._applied_changed.set()
 
     def _follow(self, membership: Membership) -> None:
-        """The members may be others from here on."""
+        """The members may be others from here on.
+
+        1. Of two members the leader removes the other one, which is told so, and stops for good.
+        2. The leader's power fails. Its disk has the change, and no commit index that covers it: none was saved since.
+        3. It comes back as one of two, and the vote that it needs is nobody's any more.
+
+        So a leader has one more entry saved, an empty one: the commit index goes with it, here and at the others.
+        """
         self._members_changed(self.replica.roster)
+        if self.raft.role is LEADER:
+            self.inbox.propose(b"")
         if self._goes_first(membership):
             self.inbox.put(Campaign())
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP, Applied, Entry, Membership, SnapshotMeta
 from pyraftkv.node.applier import Applier
-from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
+from pyraftkv.protocol import AddMember, ChangeMembers, Envelope, Genesis, MemberInfo, MembersResult, RegisterSession
 from pyraftkv.replica import Effect, Replica
 from pyraftkv.store.commands import Command, DeleteRange, PutBatch, PutKey
 from tests.node.support import asynchronous, refused, until
@@ -79,6 +79,22 @@ async def test_the_first_slice_runs_at_once() -> None:
     owner.applier.submit(None, entries(3, *[PutKey(b"k", b"v")] * 100))
     assert owner.applied[-1] == Applied(102, None)
     assert owner.applier.is_idle
+    await owner.close()
+
+
+@asynchronous
+async def test_of_several_changes_in_a_slice_the_last_is_in_force() -> None:
+    """The machine is told of one configuration, with the last index; each of the commands has its own outcome."""
+    owner = Owner()
+    added = [ChangeMembers([AddMember(f"n{number}", f"h:{number}", number, learner=True)]) for number in (2, 3)]
+    changes = [
+        Entry(index, 1, codec.encode_logged(Envelope(7, index, 1, command)), MEMBERSHIP)
+        for index, command in enumerate(added, start=3)
+    ]
+    owner.applier.submit(None, [*beginning(), *changes, *entries(5, PutKey(b"k", b"v"))])
+    assert owner.applied == [Applied(5, Membership(voters=frozenset({1}), learners=frozenset({2, 3})))]
+    outcomes = [effect.outcome for effect in owner.effects[1:3]]
+    assert [outcome.added for outcome in outcomes if isinstance(outcome, MembersResult)] == [[2], [3]]
     await owner.close()
 
 
