@@ -100,8 +100,7 @@ class Driver:
         if ready.save is not None:
             self._saves.append((ready.save.number, self._loop.time()))
             self._storage.save(ready.save, self._saved)
-        if ready.messages or ready.messages_after_save:
-            self._send(ready)
+        self._send(ready)
         if ready.restore is not None or ready.committed:
             self._applier.submit(ready.restore, ready.committed)
         if ready.reads:
