@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from itertools import count
 from math import inf
 from typing import Any, Self
@@ -37,7 +38,7 @@ from pyraftkv.sim.process import SimProcess
 from pyraftkv.sim.report import SimReport
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.simulation import IMAGE_SECONDS, Simulation
-from pyraftkv.sim.swarm import Swarm, random_swarm
+from pyraftkv.sim.swarm import Swarm, Workload, random_swarm
 from pyraftkv.sim.workload import PREFIX, Source, Watcher
 from pyraftkv.store import Work
 from pyraftkv.store.commands import FROM_KEY, RangeQuery
@@ -62,6 +63,9 @@ More than the members' own programs ask; not all, for some clients still look fo
 
 EMBEDDED_SHARE = 0.2
 """The share of the operations that is asked by the members' own programs."""
+
+LEASE_READS_PER_SECOND = 15.0
+"""That each member's own program asks for, where leaders have leases."""
 
 SETTLE_SECONDS = 1.0
 """How long after the faults it is decided who can start again."""
@@ -179,16 +183,24 @@ class Run:
 
     async def _embedded(self, host: Host, node: Node) -> None:
         """What a member's own program asks of its node."""
-        rate = self.swarm.workload.operations_per_second * EMBEDDED_SHARE / len(self.sim.addresses)
+        load = self.swarm.workload
+        rate = load.operations_per_second * EMBEDDED_SHARE / len(self.sim.addresses)
         life = f"{host.name}/{host.boots}"
         kv = self.sim.recorded(node, life, member=life)
         async with asyncio.TaskGroup() as group:
             self._ask(group, kv, life, host, rate)
+            if load.lease_share:
+                # A leader's own program, which is not held up by writes: it asks on when others lead already.
+                reads = replace(load, mix={"get": 1.0}, lease_share=1.0)
+                self._ask(group, kv, f"{life}.leases", host, LEASE_READS_PER_SECOND, reads)
             if host.name == next(iter(self.sim.addresses)):
                 self._watch(group, kv, host)
 
-    def _ask(self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float) -> None:
-        source = Source(kv, name, self.swarm.workload, rate=rate, random=host.fork(), is_over=lambda: self._stopping)
+    def _ask(
+        self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float, load: Workload | None = None
+    ) -> None:
+        load = load or self.swarm.workload
+        source = Source(kv, name, load, rate=rate, random=host.fork(), is_over=lambda: self._stopping)
         self._begin(group, host, source.run())
 
     def _watch(self, group: asyncio.TaskGroup, kv: Engine, host: Host) -> None:
