@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from itertools import count
+from random import Random
 from math import inf
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ from pyraftkv.sim.process import SimProcess
 from pyraftkv.sim.report import SimReport
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.simulation import IMAGE_SECONDS, Simulation
-from pyraftkv.sim.swarm import Swarm, Workload, random_swarm
+from pyraftkv.sim.swarm import Swarm, random_swarm
 from pyraftkv.sim.workload import PREFIX, Source, Watcher
 from pyraftkv.store import Work
 from pyraftkv.store.commands import FROM_KEY, RangeQuery
@@ -64,8 +65,8 @@ More than the members' own programs ask; not all, for some clients still look fo
 EMBEDDED_SHARE = 0.2
 """The share of the operations that is asked by the members' own programs."""
 
-LEASE_READS_PER_SECOND = 15.0
-"""That each member's own program asks for, where leaders have leases."""
+LEASE_READS_PER_SECOND = 40.0
+"""That the leader's own program asks for, where leaders have leases."""
 
 SETTLE_SECONDS = 1.0
 """How long after the faults it is decided who can start again."""
@@ -190,16 +191,22 @@ class Run:
         async with asyncio.TaskGroup() as group:
             self._ask(group, kv, life, host, rate)
             if load.lease_share:
-                # A leader's own program, which is not held up by writes: it asks on when others lead already.
-                reads = replace(load, mix={"get": 1.0}, lease_share=1.0)
-                self._ask(group, kv, f"{life}.leases", host, LEASE_READS_PER_SECOND, reads)
+                self._begin(group, host, self._read_by_lease(node, kv, host.fork()))
             if host.name == next(iter(self.sim.addresses)):
                 self._watch(group, kv, host)
 
-    def _ask(
-        self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float, load: Workload | None = None
-    ) -> None:
-        load = load or self.swarm.workload
+    async def _read_by_lease(self, node: Node, kv: Engine, random: Random) -> None:
+        """Ask a member often while it believes to lead: a lease that is kept too long is so for a moment."""
+        load = self.swarm.workload
+        while not self._stopping:
+            await asyncio.sleep(random.expovariate(LEASE_READS_PER_SECOND))
+            if node.is_leader:
+                key = f"{PREFIX}{random.randrange(load.keys)}"
+                with suppress(errors.PyraftkvError):
+                    await kv.get(key, consistency="lease", timeout=load.request_seconds)
+
+    def _ask(self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float) -> None:
+        load = self.swarm.workload
         source = Source(kv, name, load, rate=rate, random=host.fork(), is_over=lambda: self._stopping)
         self._begin(group, host, source.run())
 
