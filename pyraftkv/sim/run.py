@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
-from random import Random
 from math import inf
+from random import Random
 from typing import Any, Self
 
 from pyraftkv import codec, errors
