@@ -14,6 +14,7 @@ import pytest
 
 from pyraftkv import errors
 from pyraftkv.core import Campaign
+from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.run import simulate
 from pyraftkv.sim.simulation import Simulation
@@ -210,11 +211,22 @@ def test_a_transfer_that_failed_leaves_no_lease_in_its_term() -> None:
     run(main)
 
 
+BUSY = with_leases(
+    Swarm(workload=Workload(keys=1, operations_per_second=60.0, mix={"put": 4.0, "get": 1.0}, request_seconds=0.5))
+)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_leader_that_is_cut_off_reads_nothing_that_others_have_changed(seed: int) -> None:
+    """It believes to lead for a moment when another one does already, and is asked often just then."""
+    simulate(seed, seconds=6.0, swarm=BUSY, faults=[Fault(0.5, "isolate_leader", ("leader",), 2.4)])
+
+
 def test_runs_with_leases_are_linearizable_whatever_befalls_them() -> None:
     """Pauses, suspends, jumps, drift up to the bound, restarts and transfers, and every read is checked."""
     kinds = ("pause", "pause_leader", "suspend", "suspend_leader", "fast_clock", "slow_clock", "jump_clock")
     more = ("kill_leader", "restart_storm", "transfer", "isolate_leader", "partition")
-    for seed in range(60, 64):
+    for seed in (60, 61):
         swarm = Swarm(
             workload=Workload(keys=2, operations_per_second=60.0, mix={"put": 2.0, "get": 5.0}),
             kinds=(*kinds, *more),
