@@ -129,6 +129,8 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
         kinds=kinds,
         faults_per_second=random.choice([0.15, 0.3, 0.5, 1.0]) if kinds else 0.0,
     )
+    rate = random.choice([0, 0, MIB, 4 * MIB])  # drawn after all that is older, so that seeds stay what they were
+    swarm = replace(swarm, config=replace(swarm.config, snapshot_bytes_per_second_max=rate))
     drift, share = random.choice([0.05, 0.1, 0.3]), random.uniform(0.2, 0.7)
     if random.random() < LEASES_SHARE:
         swarm = with_leases(swarm, drift=drift, share=share)
