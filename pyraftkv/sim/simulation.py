@@ -306,7 +306,7 @@ class Simulation:
             trace=self.trace,
             recorded=self.recorded,
             operate=self.operator.take,
-            random=self.random("target"),
+            random=self.random,
             clock_rates=self.swarm.clock_rates,
         )
 

@@ -43,7 +43,7 @@ class SimTarget:
         trace: Where it is written down.
         operate: Takes orders for the operator.
         recorded: Records what is asked of an engine in the history of the run, under a client's name.
-        random: For bursts.
+        random: Returns the source of randomness of a name.
         clock_rates: The least and the most of a clock's rate; one beyond is taken for the nearest.
     """
 
@@ -58,7 +58,7 @@ class SimTarget:
         trace: Trace,
         recorded: Callable[[Engine, str], Engine],
         operate: Callable[[Order], None],
-        random: Random,
+        random: Callable[[str], Random],
         clock_rates: Range = (0.0, inf),
     ) -> None:
         self._hosts = hosts
@@ -183,7 +183,8 @@ class SimTarget:
         self._ask(compact)
 
     def burst(self, size_bytes: int) -> None:
-        value = self._random.randbytes(BURST_VALUE_BYTES)
+        # Named by its time, so that a burst that is left out changes no other one.
+        value = self._random(f"burst at {self._network.loop.now:.6f}").randbytes(BURST_VALUE_BYTES)
 
         async def burst(kv: Engine) -> None:
             for number in range(size_bytes // BURST_VALUE_BYTES + 1):

@@ -127,3 +127,19 @@ def test_bursts_and_compactions_are_in_the_history() -> None:
     keys = {getattr(op.request, "key", b"") for op in sim.history.ops}
     assert any(key.startswith(BURST_PREFIX.encode()) for key in keys)
     assert {op.outcome.value for op in sim.history.ops} == {"ok"}
+
+
+def test_a_burst_that_is_left_out_changes_no_other() -> None:
+    """Shrinking leaves faults out, and what is left must be what it was."""
+
+    def one(_: Simulation, target: SimTarget) -> None:
+        target._network.loop.call_later(0.5, target.burst, 1)
+
+    def two(sim: Simulation, target: SimTarget) -> None:
+        target.burst(1)
+        one(sim, target)
+
+    alone, last = [
+        [getattr(op.request, "value", b"") for op in with_target(body).history.ops][-1] for body in (one, two)
+    ]
+    assert alone == last != b""
