@@ -133,7 +133,7 @@ def _out_of_turn(command: MembersCommand, before: Membership) -> errors.Pyraftkv
     if isinstance(command, LeaveJoint) and not before.is_joint:
         return errors.InvalidRequest("there is no joint configuration to leave")
     if isinstance(command, ChangeMembers) and before.is_joint and not before.auto_leave:
-        return errors.InvalidRequest("the configuration is joint, and has to be left first")
+        return errors.Unavailable("the configuration is joint, and has to be left first")
     return None
 
 

@@ -34,13 +34,18 @@ def roster_at_start(recovered: Recovered, replica: Replica) -> Roster:
 def whose(name: str, recovered: Recovered, roster: Roster) -> tuple[int, int]:
     """Return cluster and member id of the directory that ``name`` was given.
 
+    1. Member 1, called "a", is replaced by member 4 of the same name, which begins with a log from entry 1 on.
+    2. Member 4 starts again. All it knows is who the first members were, and one of these is called "a", too.
+    3. It is younger than what it knows of, so what it knows does not say what it is called.
+
     Raises: `ForeignDataDir` if that is another member's.
     """
     identity = recovered.identity
     ids = {member.name: member.id for member in roster.members.values()}
     own = identity.member_id or ids.get(name, 0)
     known = roster.members.get(own)
-    is_ours = name in {known.name, *_names_given(own, recovered)} if known is not None else name not in ids
+    is_younger = own >= roster.next_id or name not in ids
+    is_ours = name in {known.name, *_names_given(own, recovered)} if known is not None else is_younger
     if not own or not is_ours:
         raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {name!r}")
     return identity.cluster_id or roster.cluster_id, own

@@ -536,8 +536,8 @@ class RaftInvariants:
             )
 
     def configured(self, name: str, index: int, membership: Membership) -> None:
-        """A member goes by this configuration, having applied everything up to ``index``."""
-        self.configurations.applied(name, index, membership)
+        """A member goes by this configuration, having applied everything up to ``index``, or a snapshot beyond it."""
+        self.configurations.applied(name, max(index, self.members[name].given.base), membership)
 
     # --- The bare disks ----------------------------------------------------------------------------------------------
 
