@@ -19,6 +19,7 @@ from pyraftkv.core import Entry, HardState
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
+    CommitNotice,
     ForwardedProposals,
     Heartbeat,
     Message,
@@ -161,7 +162,7 @@ async def test_a_commit_is_told_though_nothing_else_happens() -> None:
         assert [request.commit for request in appends(await leader.rest())] == [2, 2]
         await leader.after_a_save()
         sent = await leader.after(AppendResponse(1, 2, 2, 3, False, 0, 0), AppendResponse(1, 3, 2, 3, False, 0, 0))
-        assert sent == [AppendRequest(to, 1, 2, 3, 2, [], 3) for to in (2, 3)]
+        assert sent == [CommitNotice(to, 1, 2, 3, 2) for to in (2, 3)]
 
 
 @asynchronous
@@ -202,7 +203,7 @@ async def test_a_leader_counts_its_own_save_at_once() -> None:
         await leader.after(AppendResponse(1, 2, 2, 3, False, 0, 0))
         assert leader.member.raft.commit == 2
         sent = await leader.after_a_save()
-        assert sent == [AppendRequest(to, 1, 2, 3, 2, [], 3) for to in (2, 3)]
+        assert sent == [CommitNotice(2, 1, 2, 3, 2)]
 
 
 @asynchronous
