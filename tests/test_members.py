@@ -433,7 +433,7 @@ async def test_a_new_leader_leaves_the_joint_configuration_that_it_finds() -> No
         await new.put("k", "both halves agree")
         assert "joint" in str(await refused(learner.members.update("l", priority=3, timeout=20), errors.Unavailable))
         assert roles(await new.members.leave_joint(timeout=20))["l"] == "voter"
-        assert "no joint" in str(await refused(learner.members.leave_joint(timeout=20), errors.Unavailable))
+        assert "no joint" in str(await refused(learner.members.leave_joint(timeout=20), errors.InvalidRequest))
         await learner.members.update("l", priority=4, timeout=20)
         assert {member.name: member.priority for member in await new.members.list()}["l"] == 4
 
