@@ -39,14 +39,14 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.roster import MEMBERS_MAX
+from pyraftkv.roster import MEMBERS_MAX, NAME_CHARACTERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.validate import validate
 from pyraftkv.store.values import PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Dialer
-from pyraftkv.writes import PendingWrites, SessionKeeper
+from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
 logger = logging.getLogger("pyraftkv.client")
 
@@ -299,8 +299,10 @@ class Client(Engine):
 
         Raises: `MemberNotFound`, `InvalidRequest`, `LeadershipNotTransferred`, `Unavailable`.
         """
+        if to is not None and (not to or len(to) > NAME_CHARACTERS_MAX):
+            raise errors.MemberNotFound(f"there is no member {to!r:.{NAME_CHARACTERS_MAX}}")
         seconds = float(self._timeout if timeout is None else timeout)
-        table = await self._ask(lambda id_: TransferCall(id_, to or "", seconds), timeout)
+        table = await self._ask(lambda id_: TransferCall(id_, "" if to is None else to, seconds), timeout)
         leader: str = table["leader"]
         return leader
 
@@ -313,7 +315,7 @@ class Client(Engine):
 
     def _deadline(self, timeout: float | None) -> float:
         # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
-        return self._loop.time() + (self._timeout if timeout is None else timeout)
+        return deadline_of(self._loop.time(), self._timeout if timeout is None else timeout)
 
     def _id(self) -> int:
         self._next_id += 1

@@ -100,8 +100,8 @@ def _key(key: Bytes) -> bytes:
 
 
 def _revision(at_least: int) -> int:
-    if at_least < 0:
-        raise errors.InvalidRequest(f"at_least= is a revision, not {at_least}")
+    if type(at_least) is not int or at_least < 0:
+        raise errors.InvalidRequest(f"at_least= is a revision, not {at_least!r}")
     return at_least
 
 

@@ -121,9 +121,9 @@ class MembersFace:
     async def _find(self, member: int | str, timeout: float | None) -> Member:
         """Return a member by id or name; of two with one name (one takes the other's place) the new one."""
         for known in reversed(await self.list(timeout=timeout)):
-            if member in (known.id, known.name):
+            if known.name == member or (type(member) is int and known.id == member):  # True is 1, and nobody's id
                 return known
-        raise errors.MemberNotFound(f"there is no member {member}")
+        raise errors.MemberNotFound(f"there is no member {member!r}")
 
 
 def members_of(result: MembersResult) -> list[Member]:

@@ -48,6 +48,14 @@ TOGETHER_SECONDS = 0.05
 """Puts with the same `timeout=` that are made in one pass of the event loop end within this of each other."""
 
 
+def deadline_of(now: float, timeout: float) -> float:
+    """Return when a wait of ``timeout`` seconds is over. Raises `InvalidRequest` for a NaN: no time is past that."""
+    deadline = now + timeout
+    if math.isnan(deadline):
+        raise errors.InvalidRequest("timeout= is a number of seconds, not NaN")
+    return deadline
+
+
 class OwnSession:
     """The session of one proposer: its id, the next sequence number, and which outcomes it has.
 

@@ -746,6 +746,11 @@ def test_the_depth_of_results_is_bounded_the_same_on_both_sides() -> None:
         Transaction([Compare(CompareTarget.MOD, CompareResult.EQUAL, b"k", 1)] * 1025, [], []),
         Transaction([], [RangeQuery(b"k", revision=-(2**63) - 1)], []),
         Transaction([], [Event(EventType.PUT, KeyValue(b"", b"", 1, 1, 1))], []),  # type: ignore[list-item]
+        Transaction([Compare(7, CompareResult.EQUAL, b"k", 1)], [], []),  # type: ignore[arg-type]
+        ChangeMembers([PromoteMember(1)], 7),  # type: ignore[arg-type]
+        ChangeMembers([PromoteMember(1)], "joint"),  # type: ignore[arg-type]
+        ChangeMembers([PutKey(b"k", b"v")]),  # type: ignore[list-item]
+        ChangeMembers([UpdateMember(1, name="\ud800")]),
     ],
 )
 def test_what_every_member_would_refuse_is_not_encoded(command: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ from pyraftkv import (
     SortTarget,
     errors,
 )
+from pyraftkv.core.membership import AUTO
 from pyraftkv.engine import REQUEST_BYTES_MAX, SCAN_PAGE_MAX, Engine, key_range, prefix_end, single_or_range, to_bytes
+from pyraftkv.protocol import PromoteMember
 from tests.node.support import FAST, asynchronous, cluster_of, pairs, refused, take
 
 FACES = ["leader", "follower", "client", "tcp-client", "alone"]
@@ -172,6 +175,14 @@ async def test_wrong_requests(face: str, tmp_path: Path) -> None:
         await refused(kv.delete(), errors.InvalidRequest)
         await refused(kv.range("a", prefix="b"), errors.InvalidRequest)
         await refused(kv.delete("a", "b", if_revision=1), errors.InvalidRequest)
+        await refused(kv.put("a", "x", timeout=math.nan), errors.InvalidRequest)
+        await refused(kv.get("a", consistency="serializable"), errors.InvalidRequest)  # type: ignore[arg-type]
+        await refused(kv.get("a", at_least=math.nan), errors.InvalidRequest)  # type: ignore[arg-type]
+        await refused(kv.transfer_leadership(""), errors.MemberNotFound)
+        await refused(kv.transfer_leadership("n" * 10**7), errors.MemberNotFound)
+        await refused(kv.members.remove(True), errors.MemberNotFound)
+        await refused(kv.members.change([], transition=AUTO), errors.InvalidRequest)
+        await refused(kv.members.change([PromoteMember(1)], transition=7), errors.InvalidRequest)  # type: ignore[arg-type]
         await refused(kv.put("a", b"x" * REQUEST_BYTES_MAX), errors.RequestTooLarge)
         await refused(kv.create("a", b"x" * REQUEST_BYTES_MAX), errors.RequestTooLarge)
         twice = kv.txn().then(PutKey(b"a", b"1"), PutKey(b"a", b"2"))

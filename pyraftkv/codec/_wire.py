@@ -310,13 +310,18 @@ def choice(kind: type[IntEnum]) -> Shape:
     """A field of an `IntEnum`."""
     members = {int(member): member for member in kind}
 
+    def encode(value: Any) -> Any:
+        if type(value) is not kind:
+            raise Malformed(f"{value!r} is no {kind.__name__}")
+        return int(value)
+
     def decode(value: Any) -> Any:
         member = members.get(_natural(value))
         if member is None:
             raise Malformed(f"{value} is no {kind.__name__}")
         return member
 
-    return Shape(int, decode)
+    return Shape(encode, decode)
 
 
 class Schema:

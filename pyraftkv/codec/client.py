@@ -91,7 +91,7 @@ def encode_call(call: Call) -> bytes:
             return header + call.payload
         kind = _CALL_KINDS[type(call)]
         return bytes((kind,)) + pack(_CALLS[kind].encode(call))
-    except Malformed as error:
+    except (Malformed, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{type(call).__name__}: {error}") from None
 
 

@@ -276,8 +276,14 @@ _CHANGE_TAGS: Final = {schema.kind: tag for tag, schema in _CHANGES.items()}
 
 def _encode_changes(changes: Sequence[Any]) -> list[tuple[Any, ...]]:
     _check_change_count(changes)
-    tags = [_CHANGE_TAGS[type(change)] for change in changes]
-    return [(tag, *_CHANGES[tag].encode(change)) for tag, change in zip(tags, changes, strict=True)]
+    return [_encode_change(change) for change in changes]
+
+
+def _encode_change(change: Any) -> tuple[Any, ...]:
+    tag = _CHANGE_TAGS.get(type(change))
+    if tag is None:
+        raise Malformed(f"a {type(change).__name__} is no change of the members")
+    return tag, *_CHANGES[tag].encode(change)
 
 
 def _decode_changes(items: Any) -> list[Any]:
@@ -341,7 +347,7 @@ def encode_logged(logged: Logged) -> bytes:
     """
     try:
         return pack(_encode_plain(logged))
-    except Malformed as error:
+    except (Malformed, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{type(logged).__name__}: {error}") from None
 
 

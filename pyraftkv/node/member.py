@@ -71,7 +71,7 @@ from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.store.commands import Command
 from pyraftkv.transport.base import Transport
-from pyraftkv.writes import PendingWrites, SessionKeeper
+from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
 logger = logging.getLogger("pyraftkv.node")
 
@@ -197,9 +197,12 @@ class Member:
     # --- Writing ---------------------------------------------------------------------------------------------------
 
     def deadline(self, timeout: float | None) -> float:
-        """Return when a call that may take ``timeout`` seconds (None: the default) is to be given up."""
+        """Return when a call that may take ``timeout`` seconds (None: the default) is to be given up.
+
+        Raises: `InvalidRequest` for a NaN: no time is ever past that.
+        """
         # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
-        return self._loop.time() + (self._config.request_timeout_seconds if timeout is None else timeout)
+        return deadline_of(self._loop.time(), self._config.request_timeout_seconds if timeout is None else timeout)
 
     async def open_session(self, deadline: float) -> int:
         """Register a session through the log and return its id. Raises `NoLeader`, `WriteTimeout`."""

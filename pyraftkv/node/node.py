@@ -449,8 +449,10 @@ class Node(Engine):
         member = self._running()
         if at_least > member.replica.store.published_revision:
             await member.revisions.join(at_least, member.deadline(timeout))
-        if consistency != "local" and not (consistency == "lease" and member.has_lease):
+        if consistency == "linearizable" or (consistency == "lease" and not member.has_lease):
             await member.reads.join(member.deadline(timeout))
+        elif consistency not in ("local", "lease"):
+            raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
         result = member.replica.store.read(query)
         while isinstance(result, Work):
             await asyncio.sleep(0)
