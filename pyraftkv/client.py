@@ -212,7 +212,8 @@ class Client(Engine):
     def _situation(self) -> str:
         """Say in a few words why nobody answers."""
         if self._connection is not None:
-            return f"member {self._connection.peer.name!r} answers, but has no leader that it could ask, or lacks that revision"
+            peer = self._connection.peer.name
+            return f"member {peer!r} answers, but has no leader that it could ask, or lacks the revision asked for"
         return f"no member can be reached ({self._last_error})" if self._last_error else "no member was reached yet"
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
