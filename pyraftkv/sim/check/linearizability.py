@@ -23,16 +23,16 @@ Reads of a member's own state (``"local"``) are not linearizable and not looked 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count, pairwise
 
 from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied
 from pyraftkv.sim.check.evidence import Evidence, changed, seen_kvs
 from pyraftkv.sim.check.history import History, Op, Outcome
 from pyraftkv.sim.check.model import Entry, Model, in_range
-from pyraftkv.sim.check.revisions import misfit, refuses_alike
+from pyraftkv.sim.check.refusals import named_revisions, refuses_alike, spans
+from pyraftkv.sim.check.revisions import misfit
 from pyraftkv.sim.check.verdict import Finding, HistoryError, Verdict, right, wrong
-from pyraftkv.store.commands import Compact, RangeQuery, Transaction
+from pyraftkv.store.commands import Compact
 from pyraftkv.store.values import Result
 
 STATES_MAX = 200_000
@@ -96,7 +96,7 @@ class _Search:
         self._taken = owned | observed
         self._states_max = states_max
         self._jumps = jumps
-        self._thresholds = sorted({each for op in ops for each in _named_revisions(op.request)}) if jumps else []
+        self._thresholds = sorted({each for op in ops for each in named_revisions(op.request)}) if jumps else []
         self._model = Model()
         self._done = 0
         self._stack: list[tuple[int, int]] = []
@@ -326,8 +326,8 @@ def _objects(ops: list[Op]) -> list[list[Op]]:
     kept = [
         op for op in ops if not isinstance(op.request, Compact) and not isinstance(op.error, Compacted | FutureRevision)
     ]
-    spans = {op.number: list(_spans(op.request)) for op in kept}
-    keys = sorted({key for each in spans.values() for key, _ in each})
+    spanned = {op.number: list(spans(op.request)) for op in kept}
+    keys = sorted({key for each in spanned.values() for key, _ in each})
     root = {key: key for key in keys}
 
     def find(key: bytes) -> bytes:
@@ -336,39 +336,16 @@ def _objects(ops: list[Op]) -> list[list[Op]]:
         return key
 
     for op in kept:
-        touched = [each for key, end in spans[op.number] for each in _touched(keys, key, end)]
+        touched = [each for key, end in spanned[op.number] for each in _touched(keys, key, end)]
         for each in touched[1:]:
             root[find(each)] = find(touched[0])
     parts: dict[bytes, list[Op]] = {}
     for op in kept:
-        if spans[op.number]:
-            parts.setdefault(find(spans[op.number][0][0]), []).append(op)
+        if spanned[op.number]:
+            parts.setdefault(find(spanned[op.number][0][0]), []).append(op)
     return list(parts.values())
 
 
 def _touched(keys: list[bytes], key: bytes, end: bytes) -> list[bytes]:
     """Return the keys in a range, its own lower bound first: that stands for the range."""
     return [key, *(each for each in keys if in_range(each, key, end))] if end else [key]
-
-
-def _spans(request: object) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the ranges that a request can touch."""
-    if isinstance(request, Transaction):
-        for compare in request.compares:
-            yield compare.key, compare.end
-        for operation in (*request.success, *request.failure):
-            yield from _spans(operation)
-    elif not isinstance(request, Compact):
-        yield getattr(request, "key", b""), getattr(request, "end", b"")
-
-
-def _named_revisions(request: object) -> Iterator[int]:
-    """Yield the revisions that a request names, and those just below them."""
-    if isinstance(request, Transaction):
-        for compare in request.compares:
-            if isinstance(compare.operand, int):
-                yield from (compare.operand - 1, compare.operand)
-        for operation in (*request.success, *request.failure):
-            yield from _named_revisions(operation)
-    elif isinstance(request, RangeQuery) and request.revision > 0:
-        yield from (request.revision - 1, request.revision)

@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
-from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, PyraftkvError, to_wire
-from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change, may_delete
+from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied
+from pyraftkv.sim.check import refusals
+from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change
 from pyraftkv.sim.check.history import History, Op, Outcome
 from pyraftkv.sim.check.model import Model
 from pyraftkv.sim.check.order import Mark, changes_at, check_order, looks_at
@@ -102,8 +103,8 @@ class _Work:
         """Revisions that nobody was told to have made, with those who could have made them and were not tried yet."""
         self._deepest: tuple[int, HistoryError] | None = None
         """What was found wrong at the highest revision."""
-        self._keyless: list[tuple[Op, bytes]] = []
-        """Puts that did not find their key."""
+        self._refused: list[Op] = []
+        """Refusals that name no revision."""
         self.last_revision = 1
 
     # --- Who says what ---------------------------------------------------------------------------------------------
@@ -124,8 +125,12 @@ class _Work:
             elif isinstance(op.error, FutureRevision) and op.outcome is Outcome.FAILED:
                 self._lookers.setdefault(op.error.revision, []).append(op)
                 self.last_revision = max(self.last_revision, op.error.revision)
-            elif isinstance(op.error, KeyNotFound) and op.outcome is Outcome.FAILED and isinstance(op.request, PutKey):
-                self._keyless.append((op, op.request.key))
+            elif isinstance(op.error, KeyNotFound | Compacted) and op.outcome is Outcome.FAILED:
+                if not refusals.can_be(op.request, op.error):
+                    told = answer_words(None, op.error)
+                    raise HistoryError(f"#{op.number} ({op.words}) cannot be answered: {told}", op)
+                if isinstance(op.request, PutKey | Transaction):  # what others tell of, `_Compaction` knows
+                    self._refused.append(op)
             elif op.outcome is Outcome.UNKNOWN and not op.is_read and not isinstance(op.request, Compact):
                 self._pool.append(op)
         for watch in self.history.watches:
@@ -162,14 +167,14 @@ class _Work:
     def solve(self) -> bool:
         """Play all revisions so that real time is kept; tell whether that came to an end. Raises `HistoryError`.
 
-        A put that did not find its key names no revision, but says that somebody had deleted it by then. Apart from
-        that, who made a revision that nobody was told of makes no difference to the order.
+        Some refusals name no revision, but tell of what was done by then (`refusals`). Apart from them, who made a
+        revision that nobody was told of makes no difference to the order.
         """
         self._look()
         is_played = self._play()
         if is_played:
             check_order(self._told_marks())
-        while is_played and self._keyless:
+        while is_played and self._refused:
             self.states += SWEEP_STATES
             try:
                 check_order([*self._told_marks(), *self._guessed_marks()])
@@ -254,7 +259,7 @@ class _Work:
             if told is None:
                 if answer != op.result:
                     raise misfit(op, answer)
-            elif not refuses_alike(answer, told):
+            elif not refusals.refuses_alike(answer, told):
                 raise misfit(op, answer)
 
     # --- Revisions that nobody was told to have made ---------------------------------------------------------------
@@ -312,10 +317,13 @@ class _Work:
         for revision, op in self.makers.items():
             if op.outcome is Outcome.UNKNOWN:
                 yield Mark(op.began, None, changes_at(revision), f"made revision {revision}", op)
-        for op, key in self._keyless:
-            start = self._absent(key, 0)  # the store was empty once
-            assert start is not None, op
-            yield Mark(op.began, op.ended, start, "found no such key", op, partial(self._absent, key))
+        for op in self._refused:
+            start = self._refused_at(op, 0)
+            if start is None:
+                told = answer_words(None, op.error)
+                raise HistoryError(f"#{op.number} ({op.words}) was answered: {told}; it fits at no revision", op)
+            what = f"was answered: {answer_words(None, op.error)}"
+            yield Mark(op.began, op.ended, start, what, op, partial(self._refused_at, op))
 
     def _told_marks(self) -> Iterator[Mark]:
         """Yield the positions that answers and events name."""
@@ -333,19 +341,11 @@ class _Work:
                     what = f"showed revision {revision}"
                     yield Mark(delivery.order, delivery.order, looks_at(revision), what, lags=True, watch=watch)
 
-    def _absent(self, key: bytes, position: int) -> int | None:
-        """Return the lowest position from ``position`` on at which the key does not exist.
-
-        That may also be behind the last revision that anybody saw, if somebody may have deleted it there.
-        """
-        revision = max(1, position // 2)
-        if self.model.kv_at(key, revision) is None:
-            return looks_at(revision)
-        for changed_at, kv in self.model.past[key]:
-            if changed_at > revision and kv is None and self.model.kv_at(key, changed_at) is None:
-                return looks_at(changed_at)
-        unseen = [op for op in self._pool if op.number not in self._used and may_delete(op.request, key)]
-        return looks_at(self.last_revision + 1) if unseen else None
+    def _refused_at(self, op: Op, position: int) -> int | None:
+        """Return the lowest position from ``position`` on at which a refusal fits."""
+        unheard = (each for each in self._pool if each.number not in self._used)
+        revision = refusals.next_fit(self.model, op, max(1, position // 2), unheard)
+        return None if revision is None else looks_at(revision)
 
 
 class _Compaction:
@@ -412,11 +412,6 @@ class _Compaction:
                     compact = self._done[place]
                     reason = f"#{op.number} read revision {oldest} after #{compact.number} had compacted it"
                     raise HistoryError(reason, op, compact)
-
-
-def refuses_alike(answer: Result | NotApplied, told: PyraftkvError | None) -> bool:
-    """Tell whether the model refused what was refused, for the same reason."""
-    return isinstance(answer, NotApplied) and told is not None and to_wire(answer)[::2] == to_wire(told)[::2]
 
 
 def misfit(op: Op, answer: Result | NotApplied) -> HistoryError:
