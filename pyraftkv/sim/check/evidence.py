@@ -9,7 +9,7 @@ before anything has to be tried.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from itertools import zip_longest
 
 from pyraftkv._record import record
@@ -50,11 +50,16 @@ class Sighting:
 
 
 class Evidence:
-    """What is known of the revisions in ``gaps``. O(n log gaps)."""
+    """What is known of the revisions that nobody says to have made. O(n log n).
 
-    def __init__(self, history: History, gaps: Sequence[int]) -> None:
-        self._gaps = gaps
-        self._set = frozenset(gaps)
+    Args:
+        history: What happened.
+        owned: The revisions that somebody says to have made.
+    """
+
+    def __init__(self, history: History, owned: Collection[int]) -> None:
+        self._owned = frozenset(owned)
+        self._owned_order = sorted(self._owned)
         self.sightings: dict[int, dict[bytes, Sighting]] = {}
         """What a revision did, by key."""
         self._quiet: dict[bytes, dict[int, int]] = {}
@@ -81,11 +86,12 @@ class Evidence:
 
     def _saw(self, kv: KeyValue, by: Op | WatchRecord, until: int, *, value_known: bool) -> None:
         mod_revision = kv.mod_revision
-        if mod_revision in self._set:
+        if mod_revision not in self._owned:
             known = self.sightings.setdefault(mod_revision, {})
             if kv.key not in known or (value_known and not known[kv.key].value_known):
                 known[kv.key] = Sighting(kv.key, kv, value_known, by)
-        if bisect_right(self._gaps, mod_revision) < bisect_right(self._gaps, until):
+        order = self._owned_order
+        if until - mod_revision > bisect_right(order, until) - bisect_right(order, mod_revision):
             spans = self._quiet.setdefault(kv.key, {})
             spans[mod_revision] = max(until, spans.get(mod_revision, 0))
 
@@ -93,7 +99,7 @@ class Evidence:
         kv = event.kv
         if event.type is EventType.PUT:
             self._saw(kv, watch, kv.mod_revision, value_known=True)
-        elif kv.mod_revision in self._set:
+        elif kv.mod_revision not in self._owned:
             self.sightings.setdefault(kv.mod_revision, {})[kv.key] = Sighting(kv.key, None, True, watch)
         if event.prev_kv is not None:
             self._saw(event.prev_kv, watch, kv.mod_revision - 1, value_known=True)

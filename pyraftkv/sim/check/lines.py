@@ -12,11 +12,14 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from enum import IntEnum
-from typing import Any, cast
+from math import inf
+from typing import Any, cast, get_args
 
 from pyraftkv.errors import from_wire, to_wire
-from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
+from pyraftkv.kv import Consistency
+from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, Request, WatchRecord
 from pyraftkv.store import commands, values
+from pyraftkv.store.values import Result
 
 LINE_BYTES_MAX = 64 * 1024 * 1024
 """A longer line is refused."""
@@ -68,6 +71,7 @@ def from_lines(lines: Iterable[str]) -> History:
             raise ValueError(f"line {number}: there is no {error}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"line {number}: {error}") from None
+    _check_order(history)
     history.arrange()
     return history
 
@@ -126,7 +130,31 @@ def _op_from(table: dict[str, Any]) -> Op:
         raise ValueError("a result exactly if it is ok")
     if op.outcome is not Outcome.UNKNOWN and op.returned is None:
         raise ValueError("an answer without a time")
+    _check_op(op)
     return op
+
+
+def _check_op(op: Op) -> None:
+    """See that an operation can be what it says to be. Raises `ValueError`, `TypeError`."""
+    if not isinstance(op.request, Request):
+        raise TypeError(f"{op.request!r} is no request")
+    if op.result is not None and not isinstance(op.result, Result):
+        raise TypeError(f"{op.result!r} is no result")
+    if op.consistency not in get_args(Consistency):
+        raise ValueError(f"{op.consistency!r} is no consistency")
+    if not -inf < op.invoked <= (op.invoked if op.returned is None else op.returned) < inf:
+        raise ValueError(f"it began at {op.invoked} and ended at {op.returned}")
+    if op.began and (op.ended is None) is not (op.returned is None):
+        raise ValueError("one of returned and ended without the other, although there is a began")
+    if op.ended is not None and not 0 < op.began < op.ended:
+        raise ValueError(f"in the order it began as {op.began} and ended as {op.ended}")
+
+
+def _check_order(history: History) -> None:
+    """See that no two events have the same place: two histories that were put together have. Raises `ValueError`."""
+    places = [op.began for op in history.ops] + [op.ended for op in history.ops if op.ended is not None]
+    if all(op.began for op in history.ops) and len(set(places)) < len(places):
+        raise ValueError("two events have the same place in the order: leave out began and ended, and times order them")
 
 
 def _watch_fields(watch: WatchRecord) -> dict[str, Any]:

@@ -173,8 +173,15 @@ class RecordedWatch:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._note_end()
         await self._watch.__aexit__(*exc)
 
     async def close(self) -> None:
         """Stop watching. Idempotent."""
+        self._note_end()
         await self._watch.close()
+
+    def _note_end(self) -> None:
+        """Write down how far it says to have come: else nobody would miss what it never showed at its end."""
+        if self._watch.revision > max((each.revision for each in self.record.deliveries), default=0):
+            self._history.bookmark(self.record, self._watch.revision, self._clock())

@@ -31,7 +31,7 @@ from itertools import pairwise
 from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied
 from pyraftkv.sim.check import refusals
 from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change
-from pyraftkv.sim.check.history import History, Op, Outcome
+from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.sim.check.model import Model
 from pyraftkv.sim.check.order import Mark, changes_at, check_order, looks_at
 from pyraftkv.sim.check.verdict import Finding, HistoryError, Verdict, right, wrong
@@ -42,6 +42,9 @@ from pyraftkv.store.values import Result, TxnResult
 
 STATES_MAX = 20_000
 """At most this many ways to account for revisions are tried, unless told otherwise."""
+
+GAPS_MAX = 1000
+"""More revisions than this that nobody made are not looked at one by one, if no write of unknown outcome is left."""
 
 SWEEP_STATES = 100
 """A look at the order of everything counts as that many."""
@@ -134,12 +137,20 @@ class _Work:
             elif op.outcome is Outcome.UNKNOWN and not op.is_read and not isinstance(op.request, Compact):
                 self._pool.append(op)
         for watch in self.history.watches:
-            for delivery in watch.deliveries:
-                self.last_revision = max(self.last_revision, delivery.last_revision)
+            self.last_revision = max(self.last_revision, claimed_revision(watch))
         self._pool.reverse()
+        self._fill_gaps()
+
+    def _fill_gaps(self) -> None:
+        """Find the revisions that nobody says to have made, and what is known of them. Raises `HistoryError`."""
+        missing = self.last_revision - 1 - len(self._owners)
+        if missing > max(len(self._pool), GAPS_MAX):
+            reason = f"{missing} revisions up to {self.last_revision} were made by nobody in the history"
+            seen = [op for op in self.history.ops if op.result is not None and op.result.revision == self.last_revision]
+            raise HistoryError(reason, *seen[:1])
         gaps = [revision for revision in range(2, self.last_revision + 1) if revision not in self._owners]
         if gaps:
-            self._evidence = Evidence(self.history, gaps)
+            self._evidence = Evidence(self.history, self._owners)
             self._find_deadlines(gaps)
 
     def _own(self, op: Op, revision: int) -> None:
@@ -322,7 +333,7 @@ class _Work:
             if start is None:
                 told = answer_words(None, op.error)
                 raise HistoryError(f"#{op.number} ({op.words}) was answered: {told}; it fits at no revision", op)
-            what = f"was answered: {answer_words(None, op.error)}"
+            what = f"was refused with {type(op.error).__name__}"
             yield Mark(op.began, op.ended, start, what, op, partial(self._refused_at, op))
 
     def _told_marks(self) -> Iterator[Mark]:
@@ -336,9 +347,9 @@ class _Work:
                 yield Mark(op.began, op.ended, looks_at(revision), saw, op, lags=lags, member=op.member)
         for watch in self.history.watches:
             for delivery in watch.deliveries:
-                if delivery.events:
-                    revision = delivery.last_revision
-                    what = f"showed revision {revision}"
+                revision = claimed_by(watch, delivery)
+                if revision:
+                    what = f"showed revision {revision}" if delivery.events else f"was at revision {revision}"
                     yield Mark(delivery.order, delivery.order, looks_at(revision), what, lags=True, watch=watch)
 
     def _refused_at(self, op: Op, position: int) -> int | None:
@@ -412,6 +423,22 @@ class _Compaction:
                     compact = self._done[place]
                     reason = f"#{op.number} read revision {oldest} after #{compact.number} had compacted it"
                     raise HistoryError(reason, op, compact)
+
+
+def claimed_by(watch: WatchRecord, delivery: Delivery) -> int:
+    """Return the highest revision that a delivery says to exist, 0 if none.
+
+    A watch that begins in the future is done with everything before, whether it exists yet or not.
+    """
+    promised = max(delivery.revision, delivery.placed_revision)
+    return max(delivery.last_revision, promised if promised >= watch.start_revision else 0)
+
+
+def claimed_revision(watch: WatchRecord) -> int:
+    """Return the highest revision that a watch says to exist, 0 if none."""
+    resumed = watch.resume_revision or 0
+    claims = [claimed_by(watch, each) for each in watch.deliveries]
+    return max(resumed - 1 if resumed > watch.start_revision else 0, *claims, 0)
 
 
 def misfit(op: Op, answer: Result | NotApplied) -> HistoryError:

@@ -13,7 +13,8 @@ the last field, and each delivery is compared with it:
   follows. After `WatchCancelled` just what was shown is below the revision it says to resume from, so that the two
   watches together have no gap and nothing twice.
 
-That no event is shown before its change was begun is a matter of real-time order, which the replay has checked.
+That no event is shown, and no revision promised, before it was begun is a matter of real-time order, which the replay
+has checked.
 """
 
 from __future__ import annotations
@@ -153,6 +154,8 @@ class _Check:
 
     def _resume(self, revision: int) -> None:
         """The watch said to go on from ``revision``."""
+        if revision < self.watch.start_revision:
+            raise HistoryError(f"{self.watch} said to resume from revision {revision}, before it began")
         if self._at < len(self._owed) and _revision(self._owed[self._at]) < revision:
             missed = self._owed[self._at]
             raise self._error(f"said to resume from revision {revision}, but left out {event_words(missed)}", missed)

@@ -127,6 +127,43 @@ GOOD = {
         b 3-8 put x same -> no key
         a 10-11 put x 2 -> 4
     """,
+    "a transaction misses a key, before it is put": """
+        a 0-9 put x 1 -> 2
+        b 1-8 txn x@0 {put x same} -> no key
+        c 1-8 txn x@2 {put x same} {put y 1} -> then {3} at 3
+    """,
+    "a transaction misses a key that an unknown write may have deleted": """
+        a 0-1 put x 1 -> 2
+        a 2- delete x -> ?
+        b 4-5 txn x@0 {put x same} -> no key
+    """,
+    "a transaction is refused for the branch that it takes": """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> 3
+        a 4-5 compact 3 -> 3
+        b 6-7 txn x@3 {get x at 2} {get x at 3} -> compacted 3
+    """,
+    "everything at once, and all values equal": """
+        a 0-9 put x 1 -> 4
+        b 0-9 put x 1 -> 2
+        c 0-9 put x 1 -> ?
+        d 0-9 get x -> x=1@3/2,2 at 3
+        e 0-9 get x -> - at 1
+        f 0-9 txn x@2 {get x} {get x} -> then {x=1@2 at 2} at 2
+    """,
+    "a write is answered long after it was read": """
+        a 0-99 put x 1 -> 2
+        b 1-2 get x -> x=1@2 at 2
+        b 3-4 put x 2 prev -> 3 before x=1@2
+        b 5-6 get x at 2 -> x=1@2 at 3
+    """,
+    "a chain of unknown writes, each on top of the last": """
+        a 0-1 put x 1 -> ?
+        a 2-3 txn x@2 {put x 2} -> ?
+        a 4-5 txn x@3 {put x 3} -> ?
+        a 6-7 txn x@4 {put x 4} -> ?
+        b 8-9 get x -> x=4@5/2,4 at 5
+    """,
 }
 
 BAD = {
@@ -354,7 +391,100 @@ BAD = {
         a 0-1 put x 1 -> 2
         b 2-3 put x same -> no key
         """,
-        "#1 found no such key, but #0",
+        "#1 was refused with KeyNotFound, but #0",
+    ),
+    "a read of the present is refused as compacted": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 compact 2 -> 2
+        b 4-5 get x -> compacted 2
+        """,
+        "#2 (get 'x') cannot be answered: Compacted",
+    ),
+    "a put is refused as compacted": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 compact 2 -> 2
+        b 4-5 put x 2 -> compacted 2
+        """,
+        "#2 (put 'x' = '2') cannot be answered: Compacted",
+    ),
+    "a put that asks for no key does not find it": (
+        """
+        a 0-1 put x 1 -> no key
+        """,
+        "#0 (put 'x' = '1') cannot be answered: KeyNotFound",
+    ),
+    "a transaction misses a key that is there": (
+        """
+        a 0-1 put x 1 -> 2
+        b 2-3 txn x@0 {put x same} -> no key
+        """,
+        "#1 was refused with KeyNotFound, but #0, which had ended before it began, made revision 2",
+    ),
+    "a transaction misses a key that it would not have touched": (
+        """
+        a 0-1 txn x@0 {put x 1} {put x same} -> no key
+        """,
+        "it fits at no revision",
+    ),
+    "a transaction is refused for a branch that it does not take": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> 3
+        a 4-5 compact 3 -> 3
+        b 6-7 txn x@3 {get x at 3} {get x at 2} -> compacted 3
+        """,
+        "#3 was refused with Compacted",
+    ),
+    "a revision beyond all bounds": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 get x -> x=1@2 at 999999999999
+        """,
+        "revisions up to 999999999999 were made by nobody",
+    ),
+    "an unknown compaction was done and then not": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> 3
+        a 4- compact 3 -> ?
+        b 6-7 get x at 2 -> compacted 3
+        b 8-9 get x at 2 -> x=1@2 at 3
+        """,
+        "#4 read revision 2, but #3",
+    ),
+    "a transaction sees two states": (
+        """
+        a 0-1 put a 1 -> 2
+        b 2-9 txn a@2 {range a z; put c 1; range a z} -> then {a=1@2 at 2; 3; a=1@2 at 3} at 3
+        """,
+        "#1 (txn",
+    ),
+    "two nested transactions lose an update": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-9 txn x@2 {get x; put x 2} -> then {x=1@2 at 2; 3} at 3
+        b 2-9 txn x@2 {get x; put x 3} -> then {x=1@2 at 2; 4} at 4
+        """,
+        "#2 (txn",
+    ),
+    "an old revision changes": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put y 1 -> 3
+        a 4-5 get x at 2 -> x=1@2 at 3
+        a 6-7 get x at 2 -> - at 3
+        """,
+        "#3 (get 'x' at revision 2) was answered: nothing",
+    ),
+    "a refusal at the deadline, and the revision is there": (
+        """
+        a 0-1 put x 1 -> 2
+        a 2-3 put x 2 -> refused
+        b 4-5 put y 1 -> 4
+        """,
+        "nobody in the history can have made revision 3",
     ),
 }
 

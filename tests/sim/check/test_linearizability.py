@@ -16,6 +16,12 @@ SEEN_BY_ALL_KEYS_ONLY = {
     "refused as compacted, which nobody did",
     "refused before it was compacted",
     "refused as from the future, which it is not",
+    "a read of the present is refused as compacted",
+    "a put is refused as compacted",
+    "a transaction is refused for a branch that it does not take",
+    "a revision beyond all bounds",
+    "an unknown compaction was done and then not",
+    "a refusal at the deadline, and the revision is there",
 }
 """What does not show on one key by itself."""
 

@@ -76,9 +76,39 @@ def test_without_an_order_times_count_and_the_same_time_is_concurrent() -> None:
         ('{"client": "a", "invoked": 0, "outcome": "fine", "request": %s}', "'fine' is not a valid Outcome"),
         ('{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["Nothing", {}]}', "there is no 'Nothing'"),
         ('{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutKey", {"nothing": 1}]}', "'nothing'"),
+        (
+            '{"client": "a", "invoked": 2, "returned": 1, "outcome": "unknown", "request": %s}',
+            "began at 2 and ended at 1",
+        ),
+        ('{"client": "a", "invoked": NaN, "outcome": "unknown", "request": %s}', "began at nan"),
+        ('{"client": "a", "invoked": "now", "outcome": "unknown", "request": %s}', "not supported"),
+        (
+            '{"client": "a", "invoked": 0, "returned": 1, "began": 2, "outcome": "unknown", "request": %s}',
+            "one of returned and ended without the other",
+        ),
+        (
+            '{"client": "a", "invoked": 0, "returned": 1, "began": 2, "ended": 2, "outcome": "unknown", "request": %s}',
+            "in the order it began as 2 and ended as 2",
+        ),
+        (
+            '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutResult", {"revision": 2}]}',
+            "no request",
+        ),
+        ('{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok", "request": %s, "result": 5}', "5 is no result"),
+        (
+            '{"client": "a", "invoked": 0, "consistency": "some", "outcome": "unknown", "request": %s}',
+            "'some' is no consistency",
+        ),
     ],
 )
 def test_a_line_that_is_none_is_named(line: str, words: str) -> None:
     """Garbage is told by its line, and by what is wrong with it."""
     with pytest.raises(ValueError, match=f"^line 2: .*{words}"):
         from_lines(["", line.replace("%s", '["PutKey", {"key": "x", "value": "1"}]')])
+
+
+def test_two_histories_that_are_put_together_have_no_order() -> None:
+    """Each counts its events from 1; whoever joins them leaves the counts out, and times order everything."""
+    alone = parse("a 0-1 put x 1 -> ?")
+    with pytest.raises(ValueError, match="two events have the same place in the order"):
+        from_lines([*to_lines(alone), *to_lines(parse("b 2-3 get x -> - at 1"))])

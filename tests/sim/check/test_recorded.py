@@ -131,6 +131,36 @@ def test_one_fault_in_a_watch_is_caught(history: History, mutator) -> None:
     assert Finding.WRONG is check_watches(history).finding
 
 
+async def watched_to_its_end() -> History:
+    """Return the history of a watch that was read event by event, until it had shown the last of three."""
+    history, clock = History(), Clock()
+    async with Cluster.in_memory(1) as cluster:
+        kv = RecordedKV(cluster.client(), history, clock=clock, client="a")
+        async with kv.watch("x", start_revision=2) as changes:
+            for number in range(3):
+                await kv.put("x", str(number))
+            async for event in changes:
+                if event.kv.mod_revision == 4:
+                    break
+    return history
+
+
+def test_how_far_a_watch_says_to_have_come_at_its_end_is_written_down() -> None:
+    """Its reader goes on from there: what was never shown below, nobody else would miss."""
+    loop = SimLoop(Random(1))
+    try:
+        history = loop.run(watched_to_its_end(), until=1_000.0)
+    finally:
+        loop.close()
+    assert Finding.RIGHT is check_watches(history).finding
+    (record,) = history.watches
+    *shown, end = record.deliveries
+    assert [each.last_revision for each in shown] == [2, 3, 4]
+    assert end.revision == 3  # of 4, more might have followed
+    record.deliveries = [shown[0], end]
+    assert "left out revision 3" in check_watches(history).reason
+
+
 class Oracle(Engine):
     """Answers with what it is told to."""
 
@@ -158,6 +188,12 @@ class Oracle(Engine):
         raise NotImplementedError
 
     async def status(self, *, timeout=None):
+        raise NotImplementedError
+
+    async def change_members(self, command, timeout):
+        raise NotImplementedError
+
+    async def member_table(self, timeout):
         raise NotImplementedError
 
 

@@ -34,6 +34,12 @@ GOOD = {
 }
 
 BAD = {
+    "in place where nobody has come to": ("watch x: 10 placed 9", "can have made revision 7"),
+    "in place before its time": ("watch y: 1 placed 5", "#1 made revision 3, but watch 0 of w on 'y'"),
+    "done with what nobody has done": ("watch x from 5: 10 -x@5 <9", "can have made revision 7"),
+    "done with it before it was begun": ("watch z from 2: 3 <4", "#2 made revision 4, but"),
+    "resumes from nowhere": ("watch x from 5: 10 -x@5 | 11 resume 9", "can have made revision 7"),
+    "resumes from before it began": ("watch x from 5: 10 | 11 resume 3", "resume from revision 3, before it began"),
     "out of order": ("watch a zz from 1: 10 y=1@3 x=1@2", "left out revision 2: 'x' = '1'"),
     "twice": ("watch a zz from 1: 10 x=1@2 x=1@2", "showed revision 2: 'x' = '1' (mod 2, version 1) again"),
     "a gap": ("watch a zz from 1: 10 x=1@2 x=2@4/2,2", "left out revision 3: 'y' = '1'"),
@@ -44,7 +50,7 @@ BAD = {
         "showed revision 5: 'x' deleted, but left out revision 4: 'y' = '2'",
     ),
     "older than a bookmark": ("watch x from 1: 3 x=1@2 <2 | 9 x=1@2", "after it had promised to be past it"),
-    "a bookmark too early": ("watch x: 3 <5 | 9 x=2@4/2,2", "promised to be done up to revision 5"),
+    "a bookmark too early": ("watch x: 8 <5 | 9 x=2@4/2,2", "promised to be done up to revision 5"),
     "beyond its batch": ("watch a zz from 1: 10 x=1@2 y=1@3 <2", "in a batch up to revision 2"),
     "a wrong value": ("watch x from 1: 10 x=9@2", "showed revision 2: 'x' = '9'"),
     "a wrong version": ("watch x from 1: 10 x=1@2 x=2@4/2,7", "version 7), but it was"),
