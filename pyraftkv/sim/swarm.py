@@ -151,7 +151,7 @@ def with_orders(swarm: Swarm, random: Random) -> Swarm:
         swarm,
         spares=random.choice([1, 2, 2, 3]),
         kinds=(*lasting, *orders[:1], *chosen),
-        orders_per_second=random.choice([0.1, 0.3, 0.6]),
+        orders_per_second=random.choice([0.2, 0.4, 0.8]),
         faults_per_second=swarm.faults_per_second if lasting else 0.0,
     )
 

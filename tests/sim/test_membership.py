@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from pyraftkv import errors
 from pyraftkv.core.membership import Transition
-from pyraftkv.protocol import RemoveMember
+from pyraftkv.protocol import DemoteMember, RemoveMember
 from pyraftkv.sim.faults import Fault
+from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
-from pyraftkv.sim.swarm import Swarm, Workload
-from tests.sim.test_pitfalls import SECONDS_MAX, until, write
+from pyraftkv.sim.swarm import KIB, Swarm
+from tests.sim.test_pitfalls import CRAMPED, SECONDS_MAX, SMALL, node_of, snapshots_to, until, write
 from tests.sim.test_simulation import leader_of
 
-SPARE = Swarm(spares=2, workload=Workload(clients=2, operations_per_second=40.0))
+SPARE = Swarm(spares=2)
 
 
-def run(main, *, seed: int, members: int = 3) -> Simulation:
-    """Run a story in a cluster with two machines to spare; every rule is checked at the end once more."""
-    with Simulation(seed=seed, swarm=SPARE, members=members) as sim:
+def run(
+    main: Callable[[Simulation], Coroutine[Any, Any, None]], *, seed: int, members: int = 3, swarm: Swarm = SPARE
+) -> Simulation:
+    """Run a story in a cluster with machines to spare; every rule is checked at the end once more."""
+    with Simulation(seed=seed, swarm=swarm, members=members) as sim:
         sim.run(main, until=SECONDS_MAX)
         sim.check_images()
         sim.check()
@@ -58,11 +65,7 @@ def test_one_grows_to_five_and_back_under_load() -> None:
         await loading
         await write(sim, 3)
 
-    swarm = Swarm(spares=4)
-    with Simulation(seed=61, swarm=swarm, members=1) as sim:
-        sim.run(main, until=SECONDS_MAX)
-        sim.check_images()
-        sim.check()
+    run(main, seed=61, members=1, swarm=Swarm(spares=4))
 
 
 def test_a_member_that_took_a_name_over_starts_again() -> None:
@@ -136,3 +139,125 @@ def test_a_leader_is_lost_between_entering_and_leaving(kind: str, transition: Tr
         assert voters(sim) == {"n2", "n3", "n4"}
 
     run(main, seed=64)
+
+
+def test_everybody_restarts_in_a_joint_configuration() -> None:
+    """camunda#61854: it is what it was afterwards, an explicit one too, and can be left."""
+
+    async def main(sim: Simulation) -> None:
+        await leader_of(sim)
+        async with sim.client() as kv:
+            ids = {member.name: member.id for member in await kv.members.list(timeout=20)}
+            await kv.members.change([DemoteMember(ids["n1"])], transition=Transition.EXPLICIT)
+            sim.inject([Fault(0.0, "power_loss_all", (), 0.5), Fault(1.0, "kill_all", (), 0.1)])
+            await sim.sleep(2)
+            await write(sim, 3)
+            assert sim.invariants.configurations.latest.is_joint
+            await kv.members.leave_joint(timeout=20)
+            roles = {member.name: member.role for member in await kv.members.list(timeout=20)}
+        assert roles == {"n1": "learner", "n2": "voter", "n3": "voter"}
+
+    run(main, seed=65)
+
+
+# --- Removals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_a_leader_is_removed_and_cut_off_with_the_news(members: int) -> None:
+    """etcd#10563, etcd#11038: it hands over or steps down; whoever stays goes on, though little gets through."""
+
+    async def remove(sim: Simulation, name: str) -> None:
+        async with sim.client() as kv:
+            await kv.members.remove(name, timeout=30)
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        await write(sim, 3)
+        sim.inject([Fault(0.0, "lose", (), 8.0, 0.4, seed=7)])
+        removing = asyncio.get_running_loop().create_task(remove(sim, leader.name))
+        await until(lambda: sim.invariants.is_gone(leader.name), sim)
+        sim.inject([Fault(0.0, "mute", (leader.name,), 3.0)])
+        await removing
+        await write(sim, 3)
+        await until(lambda: not leader.is_up, sim)
+        assert voters(sim) == {host.name for host in sim.members[:members] if host is not leader}
+
+    run(main, seed=66, members=members)
+
+
+def test_a_removed_member_that_is_started_again_disturbs_nobody() -> None:
+    """etcd#9333: it was away when it was removed. It is told, stops for good, and no term is lost."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        gone = next(host for host in sim.members[:3] if host is not leader)
+        gone.kill()
+        async with sim.client() as kv:
+            await kv.members.remove(gone.name, timeout=20)
+        await write(sim, 3)
+        term = node_of(leader).term
+        for _ in range(2):
+            gone.start()
+            await until(lambda: not gone.is_up, sim)
+        sim.inject([Fault(0.0, "isolate", (gone.name,), 6.0)])
+        gone.start()
+        await sim.sleep(12)
+        assert not gone.is_up
+        assert [node_of(host).term for host in sim.members[:3] if host is not gone] == [term] * 2
+        assert sim.leader is leader
+
+    run(main, seed=67)
+
+
+# --- Learners and snapshots ------------------------------------------------------------------------------------------
+
+
+def test_a_learner_that_lags_is_promoted_when_it_has_caught_up() -> None:
+    """etcd#10998: not before, however often it is asked for, and it votes at once when that decides."""
+
+    async def main(sim: Simulation) -> None:
+        await leader_of(sim)
+        await write(sim, 60, size_bytes=2 * KIB)
+        sim.inject([Fault(0.0, "slow_link", ("n4",), 6.0, 20_000)])
+        sim.renew("n4").start()
+        await until(lambda: sim.invariants.members["n4"].id in sim.invariants.configurations.latest.learners, sim)
+        async with sim.client() as kv:
+            with pytest.raises(errors.LearnerNotReady):
+                await kv.members.promote("n4", timeout=20)
+        await until(lambda: votes(sim, "n4"), sim)
+        assert sim.invariants.members["n4"].completed.last_index > 50
+        leader = await leader_of(sim)
+        leader.kill()
+        other = next(host for host in sim.members[:3] if host is not leader)
+        other.kill()
+        leader.start()
+        await write(sim, 3)
+
+    sim = run(main, seed=68, swarm=replace(CRAMPED, spares=2, config=replace(SMALL, snapshot_log_bytes_min=16 * KIB)))
+    assert snapshots_to(sim.trace, "n4") > 0
+
+
+def test_a_snapshot_is_sent_across_changes_of_the_members() -> None:
+    """openraft#1808: a member that was away for several of them has the last one from the snapshot, and only that."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        away = next(host for host in sim.members[:3] if host is not leader)
+        sim.inject([Fault(0.0, "isolate", (away.name,), 14.0)])
+        sim.renew("n4").start()
+        await until(lambda: votes(sim, "n4"), sim)
+        async with sim.client() as kv:
+            await kv.members.update("n4", priority=0, timeout=20)
+            await kv.members.demote("n4", timeout=20)
+        await write(sim, 150, size_bytes=2 * KIB)
+        await sim.sleep(14)
+        await until(lambda: away.member is not None and is_like(away, leader), sim)
+
+    def is_like(one: Host, other: Host) -> bool:
+        assert one.member is not None
+        assert other.member is not None
+        return one.member.replica.roster.plain() == other.member.replica.roster.plain()
+
+    sim = run(main, seed=69, swarm=replace(CRAMPED, spares=2, config=replace(SMALL, snapshot_log_bytes_min=8 * KIB)))
+    assert sum(snapshots_to(sim.trace, name) for name in ("n1", "n2", "n3")) > 0
