@@ -373,7 +373,7 @@ class Run:
         sim.traffic.forget()
         return SimReport(
             seed=sim.seed,
-            members=len(sim.addresses),
+            members=self.swarm.members,
             virtual_seconds=sim.now(),
             real_seconds=real_seconds,
             operations=len(sim.history.ops),
