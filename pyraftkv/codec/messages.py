@@ -49,7 +49,7 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.core.types import NORMAL, Entry, EntryKind, Membership, SnapshotMeta
+from pyraftkv.core.types import HOLLOW, NORMAL, Entry, EntryKind, Membership, SnapshotMeta
 from pyraftkv.errors import FrameError, UnsupportedFormat
 from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk, TransferRequest
 
@@ -75,7 +75,13 @@ def _decode_set(items: Any) -> frozenset[int]:
 
 _MEMBERS = Shape(_encode_set, _decode_set)
 _MEMBERSHIP_SCHEMA = Schema(
-    Membership, voters=_MEMBERS, outgoing=_MEMBERS, learners=_MEMBERS, learners_next=_MEMBERS, auto_leave=BOOLEAN
+    Membership,
+    voters=_MEMBERS,
+    outgoing=_MEMBERS,
+    learners=_MEMBERS,
+    learners_next=_MEMBERS,
+    auto_leave=BOOLEAN,
+    witnesses=_MEMBERS,
 )
 MEMBERSHIP: Final = Shape(_MEMBERSHIP_SCHEMA.encode, lambda items: _MEMBERSHIP_SCHEMA.decode(array_of(items)))
 _SNAPSHOT_SCHEMA = Schema(SnapshotMeta, index=NATURAL, term=NATURAL, membership=MEMBERSHIP)
@@ -106,8 +112,10 @@ def _message(kind: type, **shapes: Shape) -> Schema:
 _SCHEMAS: Final[dict[int, Schema]] = {
     1: _message(VoteRequest, last_index=NATURAL, last_term=NATURAL, pre=BOOLEAN, by_transfer=BOOLEAN),
     2: _message(VoteResponse, pre=BOOLEAN, granted=BOOLEAN),
-    4: _message(AppendResponse, index=NATURAL, rejected=BOOLEAN, hint_index=NATURAL, hint_term=NATURAL),
-    5: _message(Heartbeat, commit=NATURAL, context=NATURAL),
+    4: _message(
+        AppendResponse, index=NATURAL, rejected=BOOLEAN, hint_index=NATURAL, hint_term=NATURAL, hollow_index=NATURAL
+    ),
+    5: _message(Heartbeat, commit=NATURAL, context=NATURAL, floor=NATURAL),
     6: _message(HeartbeatResponse, context=NATURAL, promised_ticks=NATURAL),
     7: _message(InstallSnapshot, snapshot=_SNAPSHOT),
     8: _message(ReadIndexRequest, context=NATURAL),
@@ -196,7 +204,8 @@ def _decode_append(data: bytes) -> AppendRequest:
     return AppendRequest(to, sender, term, prev_index, prev_term, entries, commit)
 
 
-_ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
+_ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind if kind is not HOLLOW}
+"""Those that travel."""
 assert _ENTRY_KINDS[0] is NORMAL
 
 

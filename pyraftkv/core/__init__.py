@@ -14,6 +14,7 @@ from pyraftkv.core.ready import (
     Fetched,
     ForgetLeader,
     Input,
+    KeepPayloads,
     PeerUnreachable,
     Propose,
     ProposeMembership,
@@ -31,6 +32,7 @@ from pyraftkv.core.ready import (
 from pyraftkv.core.types import (
     CANDIDATE,
     FOLLOWER,
+    HOLLOW,
     LEADER,
     MEMBERSHIP,
     NO_NODE,
@@ -47,6 +49,7 @@ from pyraftkv.core.types import (
 __all__ = [
     "CANDIDATE",
     "FOLLOWER",
+    "HOLLOW",
     "LEADER",
     "MEMBERSHIP",
     "NORMAL",
@@ -67,6 +70,7 @@ __all__ = [
     "Input",
     "InstallSnapshot",
     "InvalidChange",
+    "KeepPayloads",
     "Membership",
     "MembershipChange",
     "Message",

@@ -29,6 +29,7 @@ from pyraftkv.core.ready import EntryFetch, ReadReady, Save
 from pyraftkv.core.types import (
     CANDIDATE,
     FOLLOWER,
+    HOLLOW,
     LEADER,
     NO_NODE,
     PRE_CANDIDATE,
@@ -56,6 +57,8 @@ class Stored:
     promised: bool = False
     """Whether an earlier life may have answered a leader's heartbeat: its promise binds this one, which has forgotten
     when that was, for an election timeout from now."""
+    floor: int = 0
+    """Of a witness: up to here every data voter had everything when the snapshot was taken; 0 if it was received."""
 
     def __post_init__(self) -> None:
         last_index, last_term = (self.snapshot.index, self.snapshot.term) if self.snapshot is not None else (0, 0)
@@ -79,15 +82,18 @@ class RaftBase:
     __slots__ = (
         "_after_save",
         "_announced_commit",
+        "_brought",
         "_config",
         "_election_elapsed",
         "_election_timeout",
         "_fetches",
+        "_floor",
         "_forward_bytes",
         "_forwards",
         "_hard_dirty",
         "_hard_number",
         "_heartbeat_elapsed",
+        "_keeps_payloads",
         "_last_change",
         "_log",
         "_membership_index",
@@ -137,6 +143,9 @@ class RaftBase:
             commit=stored.hard_state.commit,
             cache_bytes_max=config.log_cache_bytes_max,
         )
+        if config.witness:
+            hollow = [entry.index for entry in stored.entries if entry.kind is HOLLOW]
+            self._log.lose_payloads(max([snapshot.index if snapshot is not None else 0, *hollow]))
 
         self._ticks = 0
         self._election_elapsed = 0
@@ -146,6 +155,13 @@ class RaftBase:
         self._votes: dict[int, bool] = {}
         self._promised_tick = config.election_ticks if stored.promised else 0
         """The tick until which this member has promised to elect nobody, whoever leads by then and in whatever term."""
+
+        self._floor = stored.floor
+        """The last index that no data voter will ask of a witness, as far as is known here. Never falls."""
+        self._keeps_payloads = True
+        """False on a witness whose bound is reached."""
+        self._brought = 0
+        """Leading witness: how far the best data voter had come when it was looked at last."""
 
         self._progress: dict[int, Progress] = {}
         """Leader: every other member."""
@@ -249,7 +265,7 @@ class RaftBase:
     def _accept_append(self, *, to: int, index: int) -> None:
         """Acknowledge the log up to ``index``; several acks of one `Ready` become the last one."""
         after = self._after_save
-        response = AppendResponse(to, self.id, self.term, index, False, 0, 0)
+        response = AppendResponse(to, self.id, self.term, index, False, 0, 0, self._log.hollow_index)
         if after:
             last = after[-1]
             if (
@@ -314,6 +330,7 @@ class RaftBase:
         self._draw_election_timeout()
         self._votes = {}
         self._progress = {}
+        self._brought = 0
         self._term_start = 0
         self._pending_membership = 0
         self._transferee = NO_NODE

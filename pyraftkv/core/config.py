@@ -47,6 +47,8 @@ class Config:
     """Ask whether an election could be won before raising the term (thesis §9.6)."""
     check_quorum: bool = True
     """A leader that hears no quorum for an election timeout steps down, and nobody votes while a leader is heard."""
+    witness: bool = False
+    """Vote and acknowledge without a state machine, and lead only to hand over (`witness.py`). For life."""
     lease_reads: bool = False
     """Answer heartbeats with the promise to elect nobody else for an election timeout, and keep it in whatever comes
     between; number every heartbeat while leading, so that its driver can tell how old the promises are."""

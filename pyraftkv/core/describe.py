@@ -74,6 +74,7 @@ def describe_membership(membership: Membership) -> str:
         "outgoing": membership.outgoing,
         "learners": membership.learners,
         "learners_next": membership.learners_next,
+        "witnesses": membership.witnesses,
     }
     text = f"voters={sorted(membership.voters)}"
     text += "".join(f" {name}={sorted(nodes)}" for name, nodes in groups.items() if nodes)
@@ -122,11 +123,13 @@ def _describe_append_request(message: AppendRequest) -> str:
 def _describe_append_response(message: AppendResponse) -> str:
     if message.rejected:
         return f"rejected prev={message.index} hint={message.hint_index}@{message.hint_term}"
-    return f"accepted index={message.index}"
+    hollow = f" hollow={message.hollow_index}" if message.hollow_index else ""
+    return f"accepted index={message.index}{hollow}"
 
 
 def _describe_heartbeat(message: Heartbeat) -> str:
-    return f"commit={message.commit} context={message.context}"
+    floor = f" floor={message.floor}" if message.floor else ""
+    return f"commit={message.commit} context={message.context}{floor}"
 
 
 def _describe_context(message: HeartbeatResponse | ReadIndexRequest) -> str:

@@ -44,7 +44,7 @@ class ElectionRules(LeaderRules):
         refuse its vote to those who know that it was promoted (etcd#10998).
         """
         self._election_elapsed += 1
-        if self._election_elapsed >= self._election_timeout:
+        if self._election_elapsed >= self._election_timeout + self._patience_ticks:
             self._campaign(by_transfer=False)
 
     def _can_campaign(self) -> bool:
@@ -55,6 +55,8 @@ class ElectionRules(LeaderRules):
         """
         if self.role is LEADER or not self.membership.is_voter(self.id) or self._log.is_restoring:
             return False
+        if self._config.witness and not self.holds_payloads:
+            return False  # It could not bring anybody on.
         return all(entry.kind is not MEMBERSHIP for entry in self._log.unapplied())
 
     def _campaign(self, *, by_transfer: bool) -> None:

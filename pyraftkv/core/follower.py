@@ -7,7 +7,6 @@ was not matched.
 
 from __future__ import annotations
 
-from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -21,9 +20,10 @@ from pyraftkv.core.messages import (
 from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, count_admitted
 from pyraftkv.core.ready import ReadReady
 from pyraftkv.core.types import FOLLOWER, NO_NODE
+from pyraftkv.core.witness import WitnessRules
 
 
-class FollowerRules(RaftBase):
+class FollowerRules(WitnessRules):
     """Figure 2, "Rules for followers", and the receivers of the leader's RPCs."""
 
     __slots__ = ()
@@ -47,7 +47,7 @@ class FollowerRules(RaftBase):
             self._accept_append(to=message.sender, index=log.commit)
         elif log.matches(index=prev_index, term=message.prev_term):
             entries = message.entries
-            log.maybe_append(prev_index=prev_index, entries=entries)
+            self._keep(prev_index, entries)
             matched = prev_index + len(entries)
             # Only up to what this message matched: beyond it, our entries may be another leader's (Figure 2, rule 5).
             log.commit_to(min(message.commit, matched))
@@ -65,6 +65,7 @@ class FollowerRules(RaftBase):
         # it had confirmed; committing what stands there now could commit something else.
         if message.commit <= self._log.last_index:
             self._log.commit_to(message.commit)
+        self._raise_floor(message.floor)
         ticks = self._config.election_ticks if self._config.lease_reads else 0
         self._promised_tick = max(self._promised_tick, self._ticks + ticks)
         self._send(HeartbeatResponse(message.sender, self.id, self.term, message.context, ticks))
@@ -79,6 +80,8 @@ class FollowerRules(RaftBase):
                 log.commit_to(snapshot.index)
             else:
                 log.restore(snapshot)
+                if self._config.witness:
+                    log.lose_payloads(snapshot.index)  # Its sender may be the only one that has them.
                 self.membership = snapshot.membership
                 self._membership_index = self._last_change = snapshot.index
         self._accept_append(to=message.sender, index=log.commit)

@@ -16,7 +16,6 @@ acknowledged, and needs no answer: a lone put costs two messages fewer in three 
 
 from __future__ import annotations
 
-from pyraftkv.core.base import RaftBase
 from pyraftkv.core.messages import (
     AppendRequest,
     AppendResponse,
@@ -42,9 +41,10 @@ from pyraftkv.core.ready import (
     TransferLeadership,
 )
 from pyraftkv.core.types import LEADER, MEMBERSHIP, NO_NODE, Entry, Membership
+from pyraftkv.core.witness import WitnessRules
 
 
-class LeaderRules(RaftBase):
+class LeaderRules(WitnessRules):
     """Figure 2, "Rules for leaders"."""
 
     __slots__ = ()
@@ -60,6 +60,7 @@ class LeaderRules(RaftBase):
             self._add_progress(node)
         self._term_start = self._pending_membership = self._log.last_index + 1
         self._log.append_payloads(term=self.term, payloads=[b""])
+        self._log.forget_before(self._log.hollow_index + 1)  # A witness: what is not here cannot be sent.
 
     def _tick_leader(self) -> None:
         config = self._config
@@ -67,7 +68,7 @@ class LeaderRules(RaftBase):
         if self._election_elapsed >= config.election_ticks:
             self._election_elapsed = 0
             self._transferee = NO_NODE  # A transfer that took this long is given up (thesis §3.10).
-            if config.check_quorum and not self._quorum_is_active():
+            if (config.check_quorum and not self._quorum_is_active()) or self._brings_nobody_on():
                 self._become_follower(term=self.term, leader=NO_NODE)  # thesis §6.2
                 return
             self._maybe_leave_joint()
@@ -79,9 +80,11 @@ class LeaderRules(RaftBase):
 
     def _broadcast_heartbeat(self) -> None:
         self._heartbeat_elapsed = 0
-        commit, context = self._log.commit, self._reads.context
+        self._find_floor()
+        commit, context, floor = self._log.commit, self._reads.context, self._floor
         for progress in self._progress.values():
-            self._messages.append(Heartbeat(progress.node, self.id, self.term, min(progress.match, commit), context))
+            known = min(progress.match, commit)
+            self._messages.append(Heartbeat(progress.node, self.id, self.term, known, context, min(known, floor)))
 
     def _is_active(self, progress: Progress) -> bool:
         return self._ticks - progress.active_tick < self._config.election_ticks
@@ -116,7 +119,7 @@ class LeaderRules(RaftBase):
         for node in sorted(membership.members - self._progress.keys() - {self.id}):
             self._add_progress(node)
             self._progress[node].due = True
-        if not membership.is_voter(self._transferee):
+        if self._transferee not in self._data_voters():
             self._transferee = NO_NODE
         self._maybe_commit()  # A smaller quorum may have what a larger one lacked.
         self._confirm_reads()
@@ -131,7 +134,7 @@ class LeaderRules(RaftBase):
         """Append a change of the membership; return False if it cannot be made now, or never (core/membership.py)."""
         if self.is_changing_membership or leave is not self.membership.is_joint or self._transferee != NO_NODE:
             return False
-        if self._count_admitted([payload]) == 0:
+        if self._config.witness or self._count_admitted([payload]) == 0:
             return False
         self._begin_change(payload)
         return True
@@ -146,7 +149,7 @@ class LeaderRules(RaftBase):
         Nothing says that this leader entered it: one that came after it finishes what it finds.
         """
         is_due = self.membership.auto_leave and not self.is_changing_membership
-        if is_due and self._transferee == NO_NODE:
+        if is_due and self._transferee == NO_NODE and not self._config.witness:
             self._begin_change(b"")
 
     def _on_forwarded_membership(self, message: ForwardedMembership) -> None:
@@ -157,7 +160,7 @@ class LeaderRules(RaftBase):
 
     def _append_proposals(self, payloads: list[bytes]) -> int:
         """Append as many of ``payloads`` as the cap on uncommitted bytes lets in; return how many."""
-        if self._transferee != NO_NODE:
+        if self._transferee != NO_NODE or self._config.witness:
             return 0  # The target must be able to catch up with a log that stands still (thesis §3.10).
         count = self._count_admitted(payloads)
         if count:
@@ -188,13 +191,15 @@ class LeaderRules(RaftBase):
             self._open_read_round()
         last_index = self._log.last_index
         announced, self._announced_commit = self._announced_commit, self._log.commit
-        pages: dict[int, list[Entry]] = {}
+        pages: dict[tuple[int, int], list[Entry]] = {}
+        witnesses = self.membership.witnesses
         for progress in self._progress.values():
-            if progress.next > last_index and progress.sent_commit >= announced and not progress.due:
+            end = last_index if progress.node not in witnesses else self._log.saved
+            if progress.next > end and progress.sent_commit >= announced and not progress.due:
                 continue  # Micro-optimization: most followers, most of the time (tests/bench/bench_core.py).
             sent = False
-            while progress.next <= last_index and progress.can_send:
-                sent = self._send_append(progress, pages)
+            while progress.next <= end and progress.can_send:
+                sent = self._send_append(progress, pages, end=end)
                 if not sent:
                     break
             if progress.due and not sent and not progress.is_waiting:
@@ -213,13 +218,16 @@ class LeaderRules(RaftBase):
             self._messages.append(CommitNotice(progress.node, self.id, self.term, index, term))
             progress.sent_commit = index
 
-    def _send_append(self, progress: Progress, pages: dict[int, list[Entry]] | None) -> bool:
+    def _send_append(
+        self, progress: Progress, pages: dict[tuple[int, int], list[Entry]] | None, *, end: int = 0
+    ) -> bool:
         """Send one `AppendRequest`, or find out what has to come before it; return whether one was sent.
 
         Args:
             progress: Whom to send to.
-            pages: Entries already cut out of the log, by first index, to share between followers; None to send an
-                empty message.
+            pages: Entries already cut out of the log, by where they begin and where they must end at the latest, to
+                share between followers; None to send an empty message.
+            end: The last index that may go to it.
         """
         log = self._log
         lo = progress.next
@@ -237,9 +245,9 @@ class LeaderRules(RaftBase):
         if lo < log.memory_index:
             self._fetch(progress, lo)
             return False
-        entries = pages.get(lo)
+        entries = pages.get((lo, end))
         if entries is None:
-            entries = pages[lo] = log.page(lo=lo, hi=log.last_index + 1, bytes_max=self._config.append_bytes_max)
+            entries = pages[lo, end] = log.page(lo=lo, hi=end + 1, bytes_max=self._config.append_bytes_max)
         size_bytes = log.bytes_between(lo, lo + len(entries))
         self._emit_append(progress, prev_term=prev_term, entries=entries, size_bytes=size_bytes)
         return True
@@ -281,7 +289,7 @@ class LeaderRules(RaftBase):
     def _send_snapshot(self, progress: Progress) -> None:
         """Start a snapshot for a follower that is alive; else, or without one that helps, wait to hear from it."""
         snapshot = self._log.snapshot
-        if snapshot is None or snapshot.index < progress.next or not self._is_active(progress):
+        if snapshot is None or snapshot.index < progress.next or not self._is_active(progress) or self._config.witness:
             progress.become_probe()
             progress.probe_sent = True
             return
@@ -305,6 +313,8 @@ class LeaderRules(RaftBase):
         index = message.index
         if index > log.last_index:
             return  # Nobody can have what we never had: not an answer to this log.
+        if index >= self._term_start:  # Its log is ours up to here: what it lacks before does not grow any more.
+            progress.hollow_index = max(progress.hollow_index or 0, min(message.hollow_index, index))
         news = progress.maybe_update(index)
         if progress.state is REPLICATE:
             progress.inflights.free_to(index)
@@ -316,7 +326,7 @@ class LeaderRules(RaftBase):
         if news:
             if index > log.commit:
                 self._maybe_commit()
-            if message.sender == self._transferee:
+            if message.sender == self._transferee or (self._config.witness and message.sender in self._data_voters()):
                 self._maybe_time_out(progress)
 
     def _on_heartbeat_response(self, message: HeartbeatResponse) -> None:
@@ -339,6 +349,7 @@ class LeaderRules(RaftBase):
         index = committed_index(self.membership, acked)
         if index >= self._term_start:  # All entries from there on are of this term, and none before.
             self._log.commit_to(index)
+            self._find_floor()
 
     def _on_peer_unreachable(self, event: PeerUnreachable) -> None:
         """Ask anew where a follower stands: what was sent optimistically is lost, likely.
@@ -383,7 +394,7 @@ class LeaderRules(RaftBase):
         """Begin a transfer; one to another member replaces one under way. Only a leader has anyone to hand over to."""
         target = command.to or self._best_successor()
         progress = self._progress.get(target)
-        if progress is None or not self.membership.is_voter(target) or target == self._transferee:
+        if progress is None or target not in self._data_voters() or target == self._transferee:
             return
         self._election_elapsed = 0  # The transfer gets one whole election timeout.
         self._transferee = target
@@ -391,11 +402,12 @@ class LeaderRules(RaftBase):
         self._maybe_time_out(progress)
 
     def _best_successor(self) -> int:
-        """Return the voter that was heard recently and lacks least, the smallest id among equals, or `NO_NODE`."""
+        """Return the data voter that was heard recently and lacks least, the smallest id among equals, or `NO_NODE`."""
+        voters = self._data_voters()
         candidates = [
             (-progress.match, node)
             for node, progress in self._progress.items()
-            if self.membership.is_voter(node) and self._is_active(progress)
+            if node in voters and self._is_active(progress)
         ]
         return min(candidates)[1] if candidates else NO_NODE
 

@@ -51,6 +51,9 @@ from enum import IntEnum
 from pyraftkv._record import record
 from pyraftkv.core.types import NO_NODE, Membership
 
+WITNESSES_MAX = 1
+"""Among the voters. Two of three that keep no state would leave one disk with the data, always."""
+
 
 class ChangeKind(IntEnum):
     """What becomes of one member."""
@@ -61,11 +64,14 @@ class ChangeKind(IntEnum):
     """It receives entries and has no vote; a voter is demoted."""
     REMOVE = 2
     """It is no member any more; nothing happens if it was none."""
+    ADD_WITNESS = 3
+    """It votes, without a state machine, from then on until it is removed (`witness.py`)."""
 
 
 ADD_VOTER = ChangeKind.ADD_VOTER
 ADD_LEARNER = ChangeKind.ADD_LEARNER
 REMOVE = ChangeKind.REMOVE
+ADD_WITNESS = ChangeKind.ADD_WITNESS
 
 
 class Transition(IntEnum):
@@ -136,7 +142,8 @@ def simple(membership: Membership, changes: list[Change]) -> Membership:
     if len(coming_or_going) > 1:
         raise InvalidChange(f"more than one voter changes in one step: {sorted(coming_or_going)}")
     learners = _learners_after(membership, changes)
-    return _checked(Membership(voters=voters, learners=learners))
+    witnesses = _witnesses_after(membership, changes, voters)
+    return _checked(Membership(voters=voters, learners=learners, witnesses=witnesses))
 
 
 def enter_joint(membership: Membership, changes: list[Change], *, auto_leave: bool) -> Membership:
@@ -152,6 +159,7 @@ def enter_joint(membership: Membership, changes: list[Change], *, auto_leave: bo
         raise InvalidChange("without voters there is no majority to agree with")
     voters = _voters_after(membership, changes)
     learners = _learners_after(membership, changes)
+    witnesses = _witnesses_after(membership, changes, voters)
     return _checked(
         Membership(
             voters=voters,
@@ -159,6 +167,7 @@ def enter_joint(membership: Membership, changes: list[Change], *, auto_leave: bo
             learners=learners - outgoing,
             learners_next=learners & outgoing,
             auto_leave=auto_leave,
+            witnesses=witnesses | membership.witnesses,
         )
     )
 
@@ -171,7 +180,8 @@ def leave_joint(membership: Membership) -> Membership:
     """
     if not membership.is_joint:
         raise InvalidChange("there is no joint configuration to leave")
-    return _checked(Membership(voters=membership.voters, learners=membership.learners | membership.learners_next))
+    voters, learners = membership.voters, membership.learners | membership.learners_next
+    return _checked(Membership(voters=voters, learners=learners, witnesses=membership.witnesses & voters))
 
 
 def check(membership: Membership) -> None:
@@ -182,6 +192,10 @@ def check(membership: Membership) -> None:
     assert learners_next <= outgoing - voters, f"waiting to become learners, without leaving: {membership}"
     assert outgoing or not (learners_next or membership.auto_leave), f"joint without outgoing voters: {membership}"
     assert voters or not membership.members, f"members, and none with a vote: {membership}"
+    assert membership.witnesses <= voters | outgoing, f"witnesses without a vote: {membership}"
+    for half in filter(None, (voters, outgoing)):
+        assert len(half & membership.witnesses) <= WITNESSES_MAX, f"more than one witness: {membership}"
+        assert half - membership.witnesses, f"nobody has the data: {membership}"
     assert min(membership.members, default=1) > NO_NODE, f"no member has such an id: {membership}"
 
 
@@ -196,7 +210,8 @@ def _voters_after(membership: Membership, changes: list[Change]) -> frozenset[in
         raise InvalidChange(f"a member is named twice: {sorted(named)}")
     if min(named, default=1) <= NO_NODE:
         raise InvalidChange(f"no member has such an id: {min(named)}")
-    voters = (membership.voters - set(named)) | {change.node for change in changes if change.kind is ADD_VOTER}
+    kinds = {ADD_VOTER, ADD_WITNESS}
+    voters = (membership.voters - set(named)) | {change.node for change in changes if change.kind in kinds}
     if not voters:
         raise InvalidChange("no voter would be left")
     return voters
@@ -205,6 +220,20 @@ def _voters_after(membership: Membership, changes: list[Change]) -> frozenset[in
 def _learners_after(membership: Membership, changes: list[Change]) -> frozenset[int]:
     named = {change.node for change in changes}
     return (membership.learners - named) | {change.node for change in changes if change.kind is ADD_LEARNER}
+
+
+def _witnesses_after(membership: Membership, changes: list[Change], voters: frozenset[int]) -> frozenset[int]:
+    """Return the witnesses among ``voters``. A member is one from the first day to the last, or never."""
+    for change in changes:
+        is_known, is_witness = change.node in membership.members, change.node in membership.witnesses
+        if change.kind is not REMOVE and is_known and is_witness is not (change.kind is ADD_WITNESS):
+            raise InvalidChange(f"{change.node} is {'a' if is_witness else 'no'} witness, and stays what it is")
+    witnesses = voters & (membership.witnesses | {change.node for change in changes if change.kind is ADD_WITNESS})
+    if len(witnesses) > WITNESSES_MAX:
+        raise InvalidChange(f"more than one witness: {sorted(witnesses)}")
+    if witnesses == voters:
+        raise InvalidChange("no voter with the data would be left")
+    return witnesses
 
 
 def _checked(membership: Membership) -> Membership:

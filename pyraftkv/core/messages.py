@@ -62,6 +62,8 @@ class AppendResponse:
     """When rejected: the follower's guess of the largest index that can match."""
     hint_term: int
     """When rejected: the follower's term at `hint_index`; the leader skips the terms between."""
+    hollow_index: int = 0
+    """The last index whose payload its sender, a witness, may not have; 0 if it has them all (`witness.py`)."""
 
 
 @record
@@ -74,6 +76,8 @@ class Heartbeat:
     commit: int
     context: int
     """The latest ReadIndex round under way, or 0 (thesis §6.4)."""
+    floor: int = 0
+    """What a witness need not keep: up to here every data voter has everything (`witness.py`)."""
 
 
 @record

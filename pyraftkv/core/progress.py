@@ -106,6 +106,7 @@ class Progress:
         "active_tick",
         "due",
         "fetch",
+        "hollow_index",
         "inflights",
         "match",
         "next",
@@ -134,6 +135,8 @@ class Progress:
         """The first index asked of the storage for this follower, or 0."""
         self.active_tick = active_tick
         """The leader's tick count when it was last heard."""
+        self.hollow_index: int | None = None
+        """Of a witness: the last index whose payload it may not have; None until it has said so in this term."""
         self.inflights = inflights
 
     @property

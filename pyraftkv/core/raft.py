@@ -45,6 +45,7 @@ from pyraftkv.core.ready import (
     Fetched,
     ForgetLeader,
     Input,
+    KeepPayloads,
     PeerUnreachable,
     Propose,
     ProposeMembership,
@@ -81,6 +82,8 @@ class Status:
     """Leader: whom it is handing over to, or 0."""
     peers: dict[int, PeerStatus]
     """Leader: every other member."""
+    single_copy: bool = False
+    """Leader: whether what is acknowledged may stand on one disk alone, the witness having had no room for it."""
 
 
 MESSAGE_TYPES: tuple[type, ...] = get_args(Message)
@@ -227,6 +230,7 @@ class Raft(FollowerRules, ElectionRules):
             has_quorum=quorum_heard,
             transferee=self._transferee,
             peers=peers,
+            single_copy=self.is_single_copy,
         )
 
     # --- Messages ----------------------------------------------------------------------------------------------------
@@ -358,6 +362,7 @@ class Raft(FollowerRules, ElectionRules):
         TransferLeadership: ElectionRules._on_transfer_leadership,
         Campaign: _on_campaign,
         ForgetLeader: _on_forget_leader,
+        KeepPayloads: ElectionRules._on_keep_payloads,
     }
 
     # --- For tests and people ----------------------------------------------------------------------------------------
@@ -370,6 +375,9 @@ class Raft(FollowerRules, ElectionRules):
             progress.check()
             assert progress.match <= self._log.last_index, (progress.match, self._log)
         check_membership(self.membership)
+        if self.membership.is_voter(self.id):
+            assert self._config.witness is (self.id in self.membership.witnesses), self.membership
+        assert self._config.witness or not self._log.hollow_index, "who has a state machine needs every payload"
         if self.role is LEADER:
             assert self._progress.keys() == self.membership.members - {self.id}, self.membership
             assert self._pending_membership >= self._term_start, "what is older may be a change"

@@ -34,7 +34,7 @@ from collections import deque
 from itertools import accumulate, repeat
 from operator import attrgetter
 
-from pyraftkv.core.types import Entry, SnapshotMeta
+from pyraftkv.core.types import HOLLOW, Entry, SnapshotMeta
 
 ENTRY_OVERHEAD_BYTES = 64
 """What an entry weighs besides its payload, so that bounds in bytes bound empty entries too."""
@@ -70,6 +70,7 @@ class RaftLog:
         "commit",
         "first_index",
         "handed_out",
+        "hollow_index",
         "last_index",
         "saved",
         "snapshot",
@@ -111,6 +112,8 @@ class RaftLog:
         self.applied = index
         self.handed_out = index
         """The last index handed out to apply."""
+        self.hollow_index = 0
+        """The last index whose payload may be missing; 0 on everybody but a witness (`witness.py`)."""
         if entries:
             self.append(entries)
         self.saved = self.last_index
@@ -254,6 +257,7 @@ class RaftLog:
         del self._starts[index - self._base + 1 :]
         self.last_index = index - 1
         self.saved = min(self.saved, index - 1)
+        self.hollow_index = min(self.hollow_index, index - 1)
         self._save_next = min(self._save_next, index)
         self._claims = deque((number, min(claim, index - 1)) for number, claim in self._claims)
 
@@ -351,6 +355,10 @@ class RaftLog:
             del self._run_starts[:run], self._run_terms[:run]
             self._run_starts[0] = known
 
+    def lose_payloads(self, index: int) -> None:
+        """Note that payloads up to ``index`` are not here."""
+        self.hollow_index = max(self.hollow_index, index)
+
     def forget_before(self, first_index: int) -> None:
         """Note that the disk no longer has what is before ``first_index``."""
         self.first_index = max(self.first_index, first_index)
@@ -373,9 +381,11 @@ class RaftLog:
         assert self._run_starts == sorted(set(self._run_starts)), self._run_starts
         assert self._run_terms == sorted(set(self._run_terms)), self._run_terms
         assert self._run_starts[-1] <= self.last_index, repr(self)
+        assert self.hollow_index <= self.last_index, repr(self)
         for offset, entry in enumerate(self._entries):
             assert entry.index == self._base + offset, entry
             assert entry.term == self.term_at(entry.index), entry
+            assert entry.kind is not HOLLOW or entry.index <= self.hollow_index, entry
             size_bytes = self._starts[offset + 1] - self._starts[offset]
             assert size_bytes == len(entry.payload) + ENTRY_OVERHEAD_BYTES, entry
 

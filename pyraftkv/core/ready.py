@@ -208,6 +208,13 @@ class ForgetLeader:
     """
 
 
+@record
+class KeepPayloads:
+    """To a witness: whether there is room for the payloads of what is appended from now on (`witness.py`)."""
+
+    keep: bool
+
+
 Input = (
     Message
     | Tick
@@ -223,4 +230,5 @@ Input = (
     | TransferLeadership
     | Campaign
     | ForgetLeader
+    | KeepPayloads
 )

@@ -18,10 +18,13 @@ class EntryKind(IntEnum):
     """Opaque bytes for the state machine; empty at the start of a term."""
     MEMBERSHIP = 1
     """A change of membership, opaque too: whoever applies it answers with the new `Membership`."""
+    HOLLOW = 2
+    """A NORMAL entry whose payload a witness had no room for: never sent, and nothing to apply (`witness.py`)."""
 
 
 NORMAL = EntryKind.NORMAL
 MEMBERSHIP = EntryKind.MEMBERSHIP
+HOLLOW = EntryKind.HOLLOW
 
 
 class Role(IntEnum):
@@ -65,7 +68,8 @@ class Membership:
     """The members, as a value: `voters` alone, or a joint configuration (Raft §6, thesis §4.3).
 
     Invariants: `learners` is disjoint from `voters` and `outgoing`; `learners_next` is a subset of
-    `outgoing`; `outgoing`, `learners_next` and `auto_leave` are empty or false unless the configuration is joint.
+    `outgoing`; `outgoing`, `learners_next` and `auto_leave` are empty or false unless the configuration is joint; of
+    `voters`, and of `outgoing`, at most one is a witness, and one at least is none.
     """
 
     voters: frozenset[int] = field(default_factory=frozenset)
@@ -78,6 +82,8 @@ class Membership:
     """Outgoing voters that become learners when the joint configuration is left."""
     auto_leave: bool = False
     """Whether the leader proposes to leave the joint configuration by itself."""
+    witnesses: frozenset[int] = field(default_factory=frozenset)
+    """Those of the voters that run no state machine (`witness.py`)."""
 
     @property
     def is_joint(self) -> bool:

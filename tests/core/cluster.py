@@ -20,7 +20,7 @@ from typing import Any
 
 from pyraftkv.core import Config, InvalidChange, MembershipChange, Raft, Stored, changed
 from pyraftkv.core.membership import Change, Transition
-from pyraftkv.core.messages import AppendResponse, InstallSnapshot, Message, VoteRequest, VoteResponse
+from pyraftkv.core.messages import AppendRequest, AppendResponse, InstallSnapshot, Message, VoteRequest, VoteResponse
 from pyraftkv.core.ready import (
     Applied,
     EntryFetch,
@@ -34,7 +34,7 @@ from pyraftkv.core.ready import (
     SnapshotTaken,
     Tick,
 )
-from pyraftkv.core.types import LEADER, MEMBERSHIP, Entry, HardState, Membership, SnapshotMeta
+from pyraftkv.core.types import HOLLOW, LEADER, MEMBERSHIP, Entry, HardState, Membership, SnapshotMeta
 
 STEPS_MAX = 100_000
 
@@ -47,6 +47,8 @@ class Disk:
         self.snapshot: SnapshotMeta | None = None
         self.entries: dict[int, Entry] = {}
         self.first_index = 1
+        self.floor = 0
+        """A witness's: its snapshot's index, if it took that itself."""
 
     @property
     def last_index(self) -> int:
@@ -61,6 +63,7 @@ class Disk:
             self.hard_state = save.hard_state
         if save.snapshot is not None:
             self.snapshot = save.snapshot
+            self.floor = 0
             self.entries.clear()
             self.first_index = save.snapshot.index + 1
         if save.entries:
@@ -75,10 +78,16 @@ class Disk:
             return True
         return index in self.entries and self.entries[index].term == term
 
+    def holds_payload(self, *, index: int, term: int, witness: bool) -> bool:
+        """Return whether the entry can be had from here, in full or as a part of a state machine."""
+        if self.snapshot is not None and index <= self.snapshot.index:
+            return not witness or index <= self.floor  # What it has dropped itself, every data voter has.
+        return self.holds(index=index, term=term) and self.entries[index].kind is not HOLLOW
+
     def stored(self) -> Stored:
         after = self.snapshot.index if self.snapshot else 0
         entries = [self.entries[index] for index in sorted(self.entries) if index > after]
-        return Stored(self.hard_state, self.snapshot, entries, self.first_index)
+        return Stored(self.hard_state, self.snapshot, entries, self.first_index, floor=self.floor)
 
 
 @dataclass
@@ -106,6 +115,8 @@ class Member:
     """The state machine: every payload applied so far, index 1 first."""
     membership: Membership = field(default_factory=Membership)
     """The state machine's: the cluster's first one, changed by every change applied so far."""
+    memberships: dict[int, Membership] = field(default_factory=dict)
+    """A witness's: the configurations since its snapshot, by the index from which they are in force."""
     reads: list[ReadReady] = field(default_factory=list)
     rejected: list[bytes] = field(default_factory=list)
     again: bool = False
@@ -149,12 +160,13 @@ class Cluster:
         """Return the machines that are up."""
         return [member.raft for member in self.members.values() if member.alive]
 
-    def add(self, node: int, *, membership: Membership | None = None) -> None:
+    def add(self, node: int, *, membership: Membership | None = None, witness: bool = False) -> None:
         """Start a member with an empty disk."""
-        config = Config(id=node, **self.knobs)
         first = self.first if membership is None else membership
+        config = Config(id=node, witness=witness or node in first.witnesses, **self.knobs)
         raft = Raft(config, stored=Stored(membership=first), rng=self._fork())
         self.members[node] = Member(config, Disk(), raft, first=first, membership=self.first)
+        self.members[node].memberships[0] = self.first
 
     def _fork(self) -> random.Random:
         return random.Random(self.rng.randrange(1 << 30))
@@ -216,17 +228,24 @@ class Cluster:
         member = self.members[node]
         page = member.pages.popleft()
         if isinstance(page, SnapshotMeta):
-            member.state = list(self.snapshots[page.index, page.term])
+            member.state = self._state_of(member, page)
             member.membership = page.membership
+            member.memberships = {page.index: page.membership}
             self.feed(node, Applied(page.index, page.membership))
             return
         membership = None
         for entry in page:
             self.checker.applies(member, entry)
-            member.state.append(entry.payload)
+            member.state.append(b"" if member.config.witness else entry.payload)
             if entry.kind is MEMBERSHIP:
                 membership = self._change_membership(member, entry)
         self.feed(node, Applied(page[-1].index, membership))
+
+    def _state_of(self, member: Member, snapshot: SnapshotMeta) -> list[bytes]:
+        """Return the state machine that a member has from a snapshot: a witness has none."""
+        if member.config.witness:
+            return [b""] * snapshot.index
+        return list(self.snapshots[snapshot.index, snapshot.term])
 
     def _change_membership(self, member: Member, entry: Entry) -> Membership:
         """Apply a change; one that does not fit any more changes nothing."""
@@ -234,6 +253,7 @@ class Cluster:
         with suppress(InvalidChange):
             member.membership = changed(before, self.changes[entry.payload])
         self.checker.changes(entry.index, before, member.membership)
+        member.memberships[entry.index] = member.membership
         return member.membership
 
     def answer_fetch(self, node: int) -> None:
@@ -253,12 +273,16 @@ class Cluster:
         """Snapshot a member's state machine; its disk keeps the last ``keep`` entries before it."""
         member = self.members[node]
         raft = member.raft
-        index = len(member.state)
+        index = min(raft.floor, len(member.state)) if member.config.witness else len(member.state)
         term = raft._log.term_at(index)
         assert index > 0, "nothing is applied yet"
         assert term is not None, index
         meta = SnapshotMeta(index, term, member.membership)
-        self.snapshots[index, term] = list(member.state)
+        if member.config.witness:
+            meta = SnapshotMeta(index, term, member.memberships[max(at for at in member.memberships if at <= index)])
+            member.disk.floor = index
+        else:
+            self.snapshots[index, term] = list(member.state)
         member.disk.snapshot = meta
         member.disk.first_index = max(member.disk.first_index, index + 1 - keep)
         for old in [old for old in member.disk.entries if old < member.disk.first_index]:
@@ -286,9 +310,11 @@ class Cluster:
             stored = Stored(stored.hard_state, None, stored.entries, stored.first_index, member.first)
             member.state = []
             member.membership = self.first
+            member.memberships = {0: self.first}
         else:
             member.membership = stored.snapshot.membership
-            member.state = list(self.snapshots[stored.snapshot.index, stored.snapshot.term])
+            member.memberships = {stored.snapshot.index: member.membership}
+            member.state = self._state_of(member, stored.snapshot)
         member.raft = Raft(member.config, stored=stored, rng=self._fork())
         member.alive = True
         self.checker.restarted(member)
@@ -426,7 +452,8 @@ class Checker:
         for entry in entries:
             assert prev_term is not None
             known = self._entries.setdefault((entry.index, entry.term), (entry.payload, prev_term))
-            assert known == (entry.payload, prev_term), f"log matching at {entry}"
+            payload = known[0] if entry.kind is HOLLOW else entry.payload
+            assert known == (payload, prev_term), f"log matching at {entry}"
             prev_term = entry.term
 
     def _check_commit(self, raft: Raft, commit: int) -> None:
@@ -434,7 +461,8 @@ class Checker:
         for index in range(max(commit + 1, log.memory_index), raft.commit + 1):
             entry = log.page(lo=index, hi=index + 1, bytes_max=1)[0]
             known = self.committed.setdefault(index, (entry.term, entry.payload))
-            assert known == (entry.term, entry.payload), f"state-machine safety at {entry}"
+            payload = known[1] if entry.kind is HOLLOW else entry.payload
+            assert known == (entry.term, payload), f"state-machine safety at {entry}"
         if raft.commit > self.commit_max:
             self.commit_max = raft.commit
             self._check_durable(raft)
@@ -448,6 +476,14 @@ class Checker:
         assert is_quorum(raft.membership, holders), (
             f"{raft.commit}@{term} is committed but only on the disks of {holders}: {raft.membership}"
         )
+        whole = [node for node in holders if self._holds_payload(node, index=raft.commit, term=term)]
+        assert is_quorum(raft.membership, whole) or raft.is_single_copy, (
+            f"{raft.commit}@{term} is committed, and whole only on the disks of {whole}, and nobody says so"
+        )
+
+    def _holds_payload(self, node: int, *, index: int, term: int) -> bool:
+        member = self._cluster.members[node]
+        return member.disk.holds_payload(index=index, term=term, witness=member.config.witness)
 
     def _check_leader(self, raft: Raft) -> None:
         first = self._leaders.setdefault(raft.term, raft.id)
@@ -469,7 +505,9 @@ class Checker:
 
     def applies(self, member: Member, entry: Entry) -> None:
         assert len(member.state) + 1 == entry.index, "entries apply in order, once each"
-        assert self.committed[entry.index] == (entry.term, entry.payload), f"applies what is not committed: {entry}"
+        payload = self.committed[entry.index][1] if entry.kind is HOLLOW else entry.payload
+        assert self.committed[entry.index] == (entry.term, payload), f"applies what is not committed: {entry}"
+        assert entry.kind is not HOLLOW or member.config.witness, f"applies what nobody knows: {entry}"
 
     def leaves(self, member: Member, message: Message) -> None:
         """Check persist-before-send, at the moment that a message leaves."""
@@ -489,3 +527,6 @@ class Checker:
             assert member.disk.last_index >= message.index, f"acknowledges what is not saved: {message}"
         if isinstance(message, InstallSnapshot):
             assert member.disk.snapshot is not None
+            assert not member.config.witness, "there is nothing in its snapshots"
+        if isinstance(message, AppendRequest):
+            assert all(entry.kind is not HOLLOW for entry in message.entries), f"sends what it does not have: {message}"

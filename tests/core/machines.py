@@ -18,6 +18,11 @@ def voters(*nodes: int) -> Membership:
     return Membership(voters=frozenset(nodes))
 
 
+def with_witness(size: int) -> Membership:
+    """Return a configuration of ``size`` voters, the last of which is a witness."""
+    return Membership(voters=frozenset(range(1, size + 1)), witnesses=frozenset({size}))
+
+
 def entries(first: int, *terms: int) -> list[Entry]:
     """Return entries from index ``first`` on, one per term, with payloads that name them."""
     return [Entry(first + offset, term, b"%d@%d" % (first + offset, term)) for offset, term in enumerate(terms)]

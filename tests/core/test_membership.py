@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyraftkv.core.membership import (
     ADD_LEARNER,
     ADD_VOTER,
+    ADD_WITNESS,
     AUTO,
     EXPLICIT,
     JOINT,
@@ -32,16 +33,22 @@ from tests.core.machines import voters
 
 
 def _membership(
-    now: str, outgoing: str = "", learners: str = "", learners_next: str = "", *, auto_leave: bool = False
+    now: str,
+    outgoing: str = "",
+    learners: str = "",
+    learners_next: str = "",
+    *,
+    auto_leave: bool = False,
+    witnesses: str = "",
 ) -> Membership:
     """Return a configuration of members with one digit each."""
     groups = [frozenset(map(int, group)) for group in (now, outgoing, learners, learners_next)]
-    return Membership(*groups, auto_leave)
+    return Membership(*groups, auto_leave, frozenset(map(int, witnesses)))
 
 
 def _change(text: str, transition: Transition = AUTO) -> MembershipChange:
-    """Return a change that is written as ``v4 l5 r6``: a voter, a learner, one to remove."""
-    kinds = {"v": ADD_VOTER, "l": ADD_LEARNER, "r": REMOVE}
+    """Return a change that is written as ``v4 l5 r6 w7``: a voter, a learner, one to remove, a witness."""
+    kinds = {"v": ADD_VOTER, "l": ADD_LEARNER, "r": REMOVE, "w": ADD_WITNESS}
     return MembershipChange([Change(kinds[word[0]], int(word[1:])) for word in text.split()], transition)
 
 
@@ -61,6 +68,11 @@ def _change(text: str, transition: Transition = AUTO) -> MembershipChange:
         (_membership("12", learners="3"), "l2", _membership("1", learners="23")),
         (_membership("12", learners="345"), "r3 r4 r2", _membership("1", learners="5")),
         (_membership("12", learners="3"), "v3 l4 r5", _membership("123", learners="4")),
+        (voters(1, 2), "w3", _membership("123", witnesses="3")),
+        (_membership("123", witnesses="3"), "w3", _membership("123", witnesses="3")),
+        (_membership("123", witnesses="3"), "v4", _membership("1234", witnesses="3")),
+        (_membership("123", witnesses="3"), "r3", voters(1, 2)),
+        (_membership("123", witnesses="3"), "r2", _membership("13", witnesses="3")),
     ],
 )
 def test_one_voter_at_most_comes_or_goes_in_a_simple_step(before: Membership, change: str, after: Membership) -> None:
@@ -92,6 +104,14 @@ def test_more_go_through_a_joint_configuration(before: str, change: str, joint: 
     assert changed(first, _change(change, JOINT)) == by_itself
     assert changed(first, _change(change, EXPLICIT)) == joint
     assert changed(joint, MembershipChange()) == changed(by_itself, MembershipChange()) == after
+
+
+def test_a_witness_is_replaced_by_another_through_a_joint_configuration() -> None:
+    """There are two of them meanwhile, one on either side."""
+    joint = changed(_membership("123", witnesses="3"), _change("r3 w4"))
+    assert joint == _membership("124", "123", auto_leave=True, witnesses="34")
+    check(joint)
+    assert leave_joint(joint) == _membership("124", witnesses="4")
 
 
 def test_a_single_voter_may_come_through_a_joint_configuration_too() -> None:
@@ -126,6 +146,14 @@ def test_learners_pass_through_a_joint_configuration() -> None:
         (voters(1), _change("v0"), "no member has such an id: 0"),
         (Membership(), _change("l1"), "no voter would be left"),
         (Membership(), _change("v1 v2"), "without voters there is no majority"),
+        (_membership("123", witnesses="3"), _change("w4"), "more than one witness: [3, 4]"),
+        (_membership("123", witnesses="3"), _change("l3"), "3 is a witness, and stays what it is"),
+        (_membership("123", witnesses="3"), _change("v3"), "3 is a witness, and stays what it is"),
+        (voters(1, 2, 3), _change("w3"), "3 is no witness, and stays what it is"),
+        (_membership("12", learners="3"), _change("w3"), "3 is no witness, and stays what it is"),
+        (_membership("12", witnesses="2"), _change("r1"), "no voter with the data would be left"),
+        (_membership("123", witnesses="3"), _change("r1 r2"), "no voter with the data would be left"),
+        (voters(1), _change("w2 r1"), "no voter with the data would be left"),
     ],
 )
 def test_what_has_no_next_step_is_refused(before: Membership, change: MembershipChange, complaint: str) -> None:
@@ -154,6 +182,10 @@ def test_two_voters_are_too_many_for_one_step() -> None:
         (_membership("1", auto_leave=True), "joint without outgoing"),
         (_membership("", learners="1"), "none with a vote"),
         (_membership("01"), "no member has such an id"),
+        (_membership("12", learners="3", witnesses="3"), "witnesses without a vote"),
+        (_membership("1234", witnesses="34"), "more than one witness"),
+        (_membership("12", "1234", witnesses="34"), "more than one witness"),
+        (_membership("12", "3", witnesses="3"), "nobody has the data"),
     ],
 )
 def test_the_invariants_are_checked(membership: Membership, complaint: str) -> None:
@@ -173,17 +205,27 @@ def _twin(membership: Membership, change: MembershipChange) -> Membership | None
         if not membership.outgoing:
             return None
         learners = [node for node in _NODES if node in membership.learners or node in membership.learners_next]
-        return Membership(voters=membership.voters, learners=frozenset(learners))
+        witnesses = frozenset(node for node in _NODES if node in membership.voters and node in membership.witnesses)
+        return Membership(voters=membership.voters, learners=frozenset(learners), witnesses=witnesses)
     if membership.outgoing:
         return None
     was = {node: "v" if node in membership.voters else "l" if node in membership.learners else "" for node in _NODES}
-    will = was | {each.node: {ADD_VOTER: "v", ADD_LEARNER: "l", REMOVE: ""}[each.kind] for each in change.changes}
+    words = {ADD_VOTER: "v", ADD_LEARNER: "l", REMOVE: "", ADD_WITNESS: "v"}
+    will = was | {each.node: words[each.kind] for each in change.changes}
     once = all([each.node for each in change.changes].count(node) <= 1 for node in _NODES)
     if not once or "v" not in will.values():
         return None
     steps = sum((was[node] == "v") != (will[node] == "v") for node in _NODES)
     joint = change.transition is not AUTO or steps > 1
     if joint and "v" not in was.values():
+        return None
+    sees = {node for node in _NODES if node in membership.witnesses}
+    for each in change.changes:
+        if was[each.node] and each.kind is not REMOVE and (each.kind is ADD_WITNESS) != (each.node in sees):
+            return None
+    coming = sees | {each.node for each in change.changes if each.kind is ADD_WITNESS}
+    after = [node for node in _NODES if will[node] == "v" and node in coming]
+    if len(after) > 1 or [node for node in _NODES if will[node] == "v"] == after:
         return None
     where: dict[str, set[int]] = {"voters": set(), "outgoing": set(), "learners": set(), "learners_next": set()}
     for node in _NODES:
@@ -194,7 +236,8 @@ def _twin(membership: Membership, change: MembershipChange) -> Membership | None
         if will[node] == "l":
             where["learners_next" if node in where["outgoing"] else "learners"].add(node)
     groups = [frozenset(where[name]) for name in ("voters", "outgoing", "learners", "learners_next")]
-    return Membership(*groups, auto_leave=joint and change.transition is not EXPLICIT)
+    witnesses = frozenset(after) | (sees if joint else frozenset())
+    return Membership(*groups, auto_leave=joint and change.transition is not EXPLICIT, witnesses=witnesses)
 
 
 changes = st.builds(

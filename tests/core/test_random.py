@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import pytest
 
-from pyraftkv.core.membership import ADD_LEARNER, ADD_VOTER, REMOVE, Change, Transition
+from pyraftkv.core.membership import ADD_LEARNER, ADD_VOTER, ADD_WITNESS, REMOVE, Change, Transition
 from pyraftkv.core.messages import InstallSnapshot
 from pyraftkv.core.ready import (
     Campaign,
     ForgetLeader,
+    KeepPayloads,
     PeerUnreachable,
     Propose,
     ReadIndex,
@@ -26,6 +27,7 @@ from pyraftkv.core.ready import (
 )
 from pyraftkv.core.types import LEADER, Membership
 from tests.core.cluster import Cluster
+from tests.core.machines import with_witness
 
 STEPS = 2_000
 MEMBERS_MAX = 9
@@ -38,12 +40,14 @@ SEEDS_PER_TEST_SOAKING = 1_000
 class Chaos:
     """Draws one step after another from a seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, witness: bool = False) -> None:
         self.rng = random.Random(seed)
         rng = self.rng
+        size = rng.choice((3, 3, 5))
         self.cluster = Cluster(
-            rng.choice((3, 3, 5)),
+            size,
             seed=seed,
+            membership=with_witness(size) if witness else None,
             heartbeat_ticks=rng.choice((1, 3)),
             append_bytes_max=rng.choice((100, 400, 1 << 20)),
             inflight_messages_max=rng.choice((1, 3, 64)),
@@ -76,6 +80,7 @@ class Chaos:
             self.forget: rng.choice((0, 1)),
             self.change: self.changing,
             self.calm: 1,
+            self.squeeze: rng.choice((0, 2, 6)) if witness else 0,
         }
         """How often each step is taken: another mix for every seed."""
 
@@ -176,7 +181,8 @@ class Chaos:
             return
         member = self.cluster.members[node]
         newest = member.disk.snapshot.index if member.disk.snapshot else 0
-        if member.pages or len(member.state) <= newest or member.disk.last_index < len(member.state):
+        index = min(len(member.state), member.raft.floor) if member.config.witness else len(member.state)
+        if member.pages or index <= newest or member.disk.last_index < index:
             return
         self.cluster.take_snapshot(node, keep=self.rng.choice((0, 0, 3, 20)))
 
@@ -211,7 +217,8 @@ class Chaos:
         """Return changes of one to four members, a new one among them now and then."""
         rng, cluster = self.rng, self.cluster
         if len(cluster.members) < MEMBERS_MAX and rng.random() < 0.5:
-            cluster.add(len(cluster.members) + 1, membership=Membership())
+            new = len(cluster.members) + 1
+            cluster.add(new, membership=Membership(), witness=bool(cluster.first.witnesses) and rng.random() < 0.3)
         known = sorted(membership.members)
         fresh = [node for node in cluster.members if node > max(known, default=0)]
         nodes = rng.sample(known + fresh, min(rng.choice((1, 1, 2, 4)), len(known + fresh)))
@@ -220,9 +227,17 @@ class Chaos:
         for node in nodes:
             kinds = [ADD_VOTER] if voters < VOTERS_MAX else []
             kinds += [ADD_LEARNER, REMOVE] if voters > 0 else []
+            if cluster.members[node].config.witness:
+                kinds = [REMOVE if node in membership.members and rng.random() < 0.7 else ADD_WITNESS]
             changes.append(Change(rng.choice(kinds), node))
-            voters += changes[-1].kind is ADD_VOTER
+            voters += changes[-1].kind in {ADD_VOTER, ADD_WITNESS}
         return changes
+
+    def squeeze(self) -> None:
+        """Let a witness's room come to an end, or be there again."""
+        node = self.node()
+        if node and self.cluster.members[node].config.witness:
+            self.cluster.feed(node, KeepPayloads(self.rng.random() < 0.6))
 
     def heal(self) -> None:
         """Liveness: everyone up, nothing lost, and soon one leader, one log, one state."""
@@ -251,7 +266,9 @@ class Chaos:
         state = cluster.members[leader].state
         assert state[-1] == b"healed"
         for node in membership.members:
-            assert cluster.members[node].state == state, f"{node} converges"
+            if node not in membership.witnesses:
+                assert cluster.members[node].state == state, f"{node} converges"
+            assert cluster[node].applied == len(state), f"{node} has applied everything"
             assert cluster[node].membership == membership
         assert not membership.auto_leave, "what is to be left by itself is left"
         assert [raft.id for raft in cluster.rafts() if raft.role is LEADER] == [leader]
@@ -259,7 +276,7 @@ class Chaos:
     def is_agreed(self) -> bool:
         """Return whether all members of the leader's configuration follow it, and have the same configuration."""
         cluster = self.cluster
-        if not cluster.leader:
+        if not cluster.leader or cluster.members[cluster.leader].config.witness:
             return False
         membership = cluster[cluster.leader].membership
         rafts = [cluster[node] for node in membership.members]
@@ -274,6 +291,16 @@ def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int
             Chaos(seed).run()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("first", range(0, 5_000, 1_000))
+def test_safety_holds_with_a_witness_too(first: int, soak: bool) -> None:
+    """The same with a witness that comes and goes, and whose room comes to an end at any time."""
+    for seed in range(first, first + (SEEDS_PER_TEST_SOAKING if soak else SEEDS_PER_TEST)):
+        try:
+            Chaos(seed, witness=True).run()
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed} with a witness: {error}") from error
 
 
 def test_a_seed_repeats_its_run() -> None:
