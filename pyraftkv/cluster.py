@@ -129,6 +129,15 @@ class Cluster:
         await self.client().members.remove(name, force=force)
         if name in self.nodes:
             await self.nodes.pop(name).kill()
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Let go of what a node had saved that does not run, and is no member any more.
+
+        Raises: `ConfigurationError` if it runs, or was never there.
+        """
+        if self._name(name) in self.nodes:
+            raise errors.ConfigurationError(f"{name} runs")
         del self._members[name], self._storages[name]
 
     def _name(self, node: Node | str) -> str:

@@ -266,8 +266,8 @@ class HandshakeRejected(TransportError):
 
     defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": "", "is_theirs": False}
     reason: str
-    """One of "wrong-cluster", "wrong-member", "unknown-member", "removed", "wrong-incarnation", "protocol",
-    "unauthorized"."""
+    """One of "wrong-cluster", "wrong-member", "unknown-member", "removed", "joining", "wrong-incarnation",
+    "protocol", "unauthorized"."""
     peer: str
     is_theirs: bool
     """Whether it was the other end that refused."""

@@ -361,7 +361,8 @@ def _encode_plain(logged: Logged) -> tuple[Any, ...]:
 
 
 def _encode_command(command: Any) -> tuple[Any, ...]:
-    tag = _MEMBERS_TAGS.get(type(command))
+    kind: type = type(command)
+    tag = _MEMBERS_TAGS.get(kind)
     return _encode_operation(command, depth=1) if tag is None else (tag, *_MEMBERS[tag].encode(command))
 
 

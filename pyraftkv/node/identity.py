@@ -38,9 +38,11 @@ def whose(name: str, recovered: Recovered, roster: Roster) -> tuple[int, int]:
     2. Member 4 starts again. All it knows is who the first members were, and one of these is called "a", too.
     3. It is younger than what it knows of, so what it knows does not say what it is called.
 
-    Raises: `ForeignDataDir` if that is another member's.
+    Raises: `ForeignDataDir` if that is another member's; `MemberRemoved`.
     """
     identity = recovered.identity
+    if roster.is_banned(identity.member_id):
+        raise errors.MemberRemoved(f"{name} was removed from its cluster")
     ids = {member.name: member.id for member in roster.members.values()}
     own = identity.member_id or ids.get(name, 0)
     known = roster.members.get(own)

@@ -227,6 +227,8 @@ class Node(Engine):
             transport=self._transport,
             rng=random.Random(self._rng.getrandbits(64)),
         )
+        assert self._peers is not None
+        self._peers.expect(taken_in.members)
         identity = await self._storage.identify(cluster_id=taken_in.cluster_id, member_id=taken_in.added[0])
         return replace(recovered, identity=identity)
 
@@ -583,7 +585,7 @@ class Node(Engine):
         assert self._hello is not None
         if not self._hello.member_id:
             raise errors.HandshakeRejected(
-                f"{self.name!r} has not been taken in yet", reason="unknown-member", peer=hello.name
+                f"{self.name!r} has not been taken in yet", reason="joining", peer=hello.name
             )
         self._peers.judge(hello)
         if self._bootstrap is not None:

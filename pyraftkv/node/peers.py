@@ -12,7 +12,7 @@ the past or of the future; ids rise and are never used again, and say which:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyraftkv import errors
 from pyraftkv.node.bootstrap import first_ids
@@ -75,6 +75,12 @@ class Peers:
 
     def is_connected(self, member_id: int) -> bool:
         return member_id in self._connected or member_id == self._own.member_id
+
+    def expect(self, members: Iterable[MemberInfo]) -> None:
+        """Dial these, of whom somebody else has told: whoever has just joined knows nobody by itself."""
+        for member in members:
+            self._guests.add(member.id)
+            self._addresses[member.id] = member.address
 
     def adopt(self, own: Hello, roster: Roster) -> None:
         """The log says who the members are: from here on only their incarnations are let in, and guests.

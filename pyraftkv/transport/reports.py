@@ -57,7 +57,8 @@ class Refusals:
         if len(self._latest) > REJECTIONS_MAX:
             del self._latest[next(iter(self._latest))]
         if known is None or known.reason != rejection.reason:
-            _LOG.warning("HELLO with member %d was refused (%s): %s", member, rejection.reason, rejection)
+            level = logging.INFO if rejection.reason == "joining" else logging.WARNING  # that passes by itself
+            _LOG.log(level, "HELLO with member %d was refused (%s): %s", member, rejection.reason, rejection)
 
     def forget(self, member: int) -> None:
         """That member was accepted, or is none any more."""
