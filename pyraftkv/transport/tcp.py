@@ -10,6 +10,7 @@ It is built on asyncio's protocols and on the loop's own clock, so a simulated l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,9 @@ from pyraftkv.transport.reports import Losses, Refusals
 from pyraftkv.transport.tls import TLS
 
 _LOG = logging.getLogger("pyraftkv.transport")
+
+ACCEPTING_PASSES = 2
+"""Passes of the event loop that asyncio takes from a socket that was accepted to a connection that was made."""
 
 
 class Greeting:
@@ -230,6 +234,7 @@ class TcpTransport:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         if self._server is not None:
+            await self._stop_accepting(self._server)
             self._server.close()
         for outlets in self._peers.values():
             for outlet in outlets.values():
@@ -241,6 +246,20 @@ class TcpTransport:
         if self._wires:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._emptied)
+
+    @staticmethod
+    async def _stop_accepting(server: asyncio.Server) -> None:
+        """Accept nothing more, and let what was accepted become connections, which are seen and closed.
+
+        1. A peer dials, and asyncio accepts its socket. A task is to make a connection of it in the next pass.
+        2. The server is closed in this one. The task fails, and nobody ever closes the socket.
+        """
+        loop = asyncio.get_running_loop()
+        for listener in server.sockets:
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # loops that do not work by readers
+                loop.remove_reader(listener)
+        for _ in range(ACCEPTING_PASSES):
+            await asyncio.sleep(0)
 
     def _started(self) -> tuple[Hello, PeerGate]:
         assert self._hello is not None, "a transport says HELLO from `start` on"

@@ -332,7 +332,7 @@ async def test_peers_can_change() -> None:
     assert one.transport.rejections[3].reason == "wrong-member"
     one.transport.set_peers({})
     assert one.transport.rejections == {}
-    await close(two, three, one)  # who is shut out dials again: first those who do
+    await close(one, two, three)  # who is shut out dials again, while it closes
 
 
 @in_loop
