@@ -11,6 +11,7 @@ from typing import Any
 
 import pyraftkv
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
+from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
 from pyraftkv.cli.membership import (
@@ -217,6 +218,29 @@ def add_member_argument(parser: argparse.ArgumentParser, *, nargs: str | None = 
     parser.add_argument("member", metavar="MEMBER", type=member_named, nargs=nargs, help="its name or its id")
 
 
+def add_disk_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
+    """Add wal and doctor."""
+    wal = add_to(
+        verbs.add_parser("wal", help="a member's log on disk").add_subparsers(metavar="dump|verify", required=True)
+    )
+    verb = wal("verify", wal_verify, "check every record, as a start would: 0 ok, 1 torn tail, 2 corrupt, 3 unusable")
+    add_data_dir(verb)
+    verb = wal("dump", wal_dump, "print the records, a line for each")
+    add_data_dir(verb)
+    verb.add_argument("--from", dest="first", type=count, default=0, help="only entries from this index on")
+    verb.add_argument("--to", dest="last", type=count, help="only entries up to this index")
+    verb.add_argument("--entries", action="store_true", help="decode the entries: what they do, and to which keys")
+    verb.add_argument("--values", action="store_true", help="the values, too")
+
+    verb = add_to(verbs)("doctor", doctor, "what is wrong in a member's directory, where, and what to do")
+    add_data_dir(verb)
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the directory that a verb looks at."""
+    parser.add_argument("data_dir", metavar="DIR", help="a member's directory; it may be running")
+
+
 def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add sim."""
     verb = add("sim", sim, "run a whole cluster in virtual time, under every fault; replay a failure by its seed")
@@ -267,6 +291,7 @@ def parser() -> argparse.ArgumentParser:
     add_membership_verbs(add_to(member))
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")
+    add_disk_verbs(verbs, add_to)
     add_simulator_verb(add)
     add("version", version, "print the version")
     return top

@@ -57,3 +57,9 @@ def unpack_block(block: bytes, magic: bytes, *, size: int, path: str) -> bytes:
     if major != MAJOR:
         raise UnsupportedFormat(f"{path} has format {major}.{minor}; this version reads {MAJOR}.x")
     return block[_HEAD.size : -_CRC.size]
+
+
+def version_of(block: bytes) -> str:
+    """Return the format that an intact block was written in, as ``major.minor``."""
+    _, major, minor = _HEAD.unpack_from(block)
+    return f"{major}.{minor}"

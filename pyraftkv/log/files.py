@@ -40,7 +40,7 @@ from pyraftkv.errors import Closed, DataDirLocked, SnapshotCorruption, StorageEr
 from pyraftkv.log.base import Identity, Recovered
 from pyraftkv.log.fs import FileSystem, OsFileSystem, after_fork_in_child, join, parent
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
-from pyraftkv.log.recovery import open_wal
+from pyraftkv.log.recovery import gap, open_wal, refuse_short
 from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, SnapshotWriter, clean, purge
 from pyraftkv.log.wal import SEGMENT_BYTES_MAX, Wal
 from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory
@@ -244,11 +244,10 @@ class FileStorage:
         Without any snapshot the log alone must reach back to its first entry.
         """
         damage: SnapshotCorruption | None = None
-        if wal.hard_state.commit > wal.last_index:
-            raise _gap(wal, wal.last_index + 1, wal.hard_state.commit + 1, "it ends before its own commit index")
+        refuse_short(wal)
         for meta in reversed(wal.snapshots.copy()):
             if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
-                raise damage or _gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
+                raise damage or gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
             try:
                 reader = SnapshotReader(self._fs, directory, term=meta.term, index=meta.index)
                 try:
@@ -262,7 +261,7 @@ class FileStorage:
             else:
                 return meta, f"passed over a damaged snapshot: {damage}" if damage else ""
         if wal.first_index != 1:
-            raise damage or _gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
+            raise damage or gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
         return None, f"passed over a damaged snapshot: {damage}" if damage else ""
 
     def _set_aside(self, path: str) -> None:
@@ -602,16 +601,6 @@ class FileSnapshotSink:
         self._ended = True
         if self._writer is not None:
             await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, self._writer, keep=False))
-
-
-def _gap(wal: Wal, lo: int, hi: int, reason: str) -> WalCorruption:
-    return WalCorruption(
-        f"{wal.directory}: {reason}: entries {lo} to {hi - 1} are missing",
-        segment=wal.segments[0].name,
-        last_good_index=lo - 1,
-        lost_range=(lo, hi),
-        reason=reason,
-    )
 
 
 def _nothing(*_: object) -> None:

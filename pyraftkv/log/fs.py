@@ -33,7 +33,7 @@ else:
 
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
-_OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_HANDLE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class FileSystem(Protocol):
@@ -96,10 +96,13 @@ class OsFileSystem:
 
     Args:
         fsync: False turns every sync into nothing. For tests that measure something else; never for data.
+        read_only: Files are opened for reading alone, and none is made: for looking at a directory (`Shadow`).
     """
 
-    def __init__(self, *, fsync: bool = True) -> None:
+    def __init__(self, *, fsync: bool = True, read_only: bool = False) -> None:
         self._fsync = fsync
+        self._open_flags = _HANDLE_FLAGS | (os.O_RDONLY if read_only else os.O_RDWR)
+        self._create_flag = 0 if read_only else os.O_CREAT
         self._seek_lock = threading.Lock()
 
     def make_dir(self, path: str) -> None:
@@ -122,7 +125,7 @@ class OsFileSystem:
         return sorted(os.listdir(path))
 
     def open(self, path: str, *, create: bool = False) -> int:
-        return os.open(path, _OPEN_FLAGS | (os.O_CREAT | os.O_TRUNC if create else 0), _FILE_MODE)
+        return os.open(path, self._open_flags | (os.O_CREAT | os.O_TRUNC if create else 0), _FILE_MODE)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -194,7 +197,7 @@ class OsFileSystem:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def lock(self, path: str) -> int:
-        fd = os.open(path, _OPEN_FLAGS | os.O_CREAT, _FILE_MODE)
+        fd = os.open(path, self._open_flags | self._create_flag, _FILE_MODE)
         try:
             if sys.platform == "win32":  # pragma: no cover
                 msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)

@@ -50,6 +50,8 @@ class IdentityFile:
         self._boots = 1
         self.identity: Identity | None = None
         """The newest record on disk; None before `load` found or `mint` wrote one."""
+        self.unreadable: list[str] = []
+        """The slots that `load` found missing or damaged."""
 
     def load(self) -> bool:
         """Read both slots and keep the newer valid one. Return whether there is one.
@@ -60,6 +62,7 @@ class IdentityFile:
         for number, slot in enumerate(slots):
             if slot is None:
                 self._boots = 2
+                self.unreadable.append(SLOT_NAMES[number])
             elif slot.generation > self._generation:
                 self._generation, self._newest, self.identity = slot.generation, number, slot.identity
         return self.identity is not None

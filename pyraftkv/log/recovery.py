@@ -91,6 +91,23 @@ def refuse(wal: Wal, segment: str, offset: int, reason: str, *, readable_from: i
     )
 
 
+def refuse_short(wal: Wal) -> None:
+    """Raise `WalCorruption` if the log ends before what it says to be committed."""
+    if wal.hard_state.commit > wal.last_index:
+        raise gap(wal, wal.last_index + 1, wal.hard_state.commit + 1, "it ends before its own commit index")
+
+
+def gap(wal: Wal, lo: int, hi: int, reason: str) -> WalCorruption:
+    """Return the error for entries `[lo, hi)` that are missing."""
+    return WalCorruption(
+        f"{wal.directory}: {reason}: entries {lo} to {hi - 1} are missing",
+        segment=wal.segments[0].name,
+        last_good_index=lo - 1,
+        lost_range=(lo, hi),
+        reason=reason,
+    )
+
+
 class _Replay:
     """Reads the segments in order into a `Wal`."""
 

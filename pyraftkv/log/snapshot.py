@@ -154,6 +154,11 @@ class SnapshotReader:
             fs.close(self._fd)
             raise
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is."""
+        return self._fs.size(self._fd)
+
     def _header(self, *, term: int, index: int) -> SnapshotMeta:
         block = self._fs.pread(self._fd, BLOCK_BYTES, 0)
         try:
