@@ -278,10 +278,11 @@ class Operator:
         return len(others) == len(voters) - 1 and 2 * len(others) > len(voters) and not latest.is_joint
 
     def _is_level(self, name: str) -> bool:
-        """Whether a machine's member votes and has on its disk what is committed, or nearly."""
+        """Whether a machine's member runs, votes, and has on its disk what is committed, or nearly."""
         rules, record = self._site.invariants, self._site.invariants.members[name]
-        is_voter = rules.configurations.latest.is_voter(record.id)
-        return is_voter and not record.is_lost and record.completed.last_index + LAG_MAX >= rules.commit
+        if not self._site.hosts[name].is_up or not rules.configurations.latest.is_voter(record.id):
+            return False
+        return not record.is_lost and record.completed.last_index + LAG_MAX >= rules.commit
 
     async def _update(self, kv: Client, order: Order, random: Random) -> str:
         said = "nobody"
@@ -324,9 +325,10 @@ class Operator:
         return await self._joint(kv, order, random, Transition.EXPLICIT)
 
     async def _leave(self, kv: Client, order: Order, random: Random) -> str:  # noqa: ARG002
-        """Leave the joint configuration, if there is one."""
-        latest = self._site.invariants.configurations
-        return await self._ask(kv, kv.members.leave_joint, is_done=lambda _: not latest.latest.is_joint)
+        """Leave the joint configuration, if there is one, or will be when what was begun is done."""
+        history = self._site.invariants.configurations
+        async with self._desk:
+            return await self._ask(kv, kv.members.leave_joint, is_done=lambda _: not history.latest.is_joint)
 
     ORDERS: ClassVar[Mapping[str, Callable[[Any, Client, Order, Random], Awaitable[str]]]] = {
         "add": _add,

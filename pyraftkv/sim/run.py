@@ -314,10 +314,12 @@ class Run:
                 host.start()
 
     def _are_of_one_mind(self) -> bool:
-        """Whether every member runs, and goes by the same configuration."""
+        """Whether every member runs, goes by the same configuration, and nobody is on the way in."""
+        rules = self.sim.invariants
         members = [host.member for host in self._usable()]
-        latest = self.sim.invariants.configurations.latest
-        return all(member is not None and member.raft.membership == latest for member in members)
+        latest = rules.configurations.latest
+        is_joining = any(not host.is_out and not rules.members[host.name].id for host in self.sim.members)
+        return not is_joining and all(member is not None and member.raft.membership == latest for member in members)
 
     def _usable(self) -> list[Host]:
         """Return the members that can still start. Whether a rotten disk can be started from shows in the start."""

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv.core import CANDIDATE, FOLLOWER, LEADER, Entry, HardState, Membership, Role, Save, SnapshotMeta, Status
+from pyraftkv.core import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    MEMBERSHIP,
+    Entry,
+    HardState,
+    Membership,
+    Role,
+    Save,
+    SnapshotMeta,
+    Status,
+)
 from pyraftkv.core.messages import AppendResponse, Heartbeat, VoteRequest, VoteResponse
 from pyraftkv.log.base import Identity, Recovered
 from pyraftkv.sim.check.raft import RaftInvariants, TermLog
@@ -279,3 +291,80 @@ def test_a_candidate_is_no_leader(watched: Watched) -> None:
     watched.rules.observe("b", marks(CANDIDATE, 3))
     assert watched.broken == []
     assert watched.rules.leaders == {}
+
+
+def change(index: int, term: int = 1) -> Entry:
+    """Return an entry that may change the members."""
+    return Entry(index, term, b"change", MEMBERSHIP)
+
+
+def test_two_changes_under_way(watched: Watched) -> None:
+    """A leader may have one that is not committed; a follower that lags may have any number it has not heard of."""
+    watched.elect("a", 1)
+    watched.save("a", *entries(1), change(2), term=1, vote=1)
+    watched.rules.observe("a", marks(LEADER, 1, commit=1, last=2))
+    watched.save("b", *entries(1), change(2), change(3), term=1, vote=1)
+    watched.rules.observe("b", marks(FOLLOWER, 1, commit=1, last=3))
+    assert watched.broken == []
+    watched.save("a", change(3), term=1, vote=1)
+    watched.rules.observe("a", marks(LEADER, 1, commit=1, last=3))
+    assert watched.broken == ["one change at a time"]
+
+
+def test_a_change_after_the_last_one_is_committed(watched: Watched) -> None:
+    """In the same pass even: what counts is what it comes to."""
+    watched.elect("a", 1)
+    for name in "ab":
+        watched.save(name, *entries(1), change(2), term=1, vote=1)
+    watched.save("a", change(3), term=1, vote=1)
+    watched.rules.observe("a", marks(LEADER, 1, commit=2, last=3))
+    assert watched.broken == []
+    watched.rules.configured("a", 2, Membership(frozenset({1, 2})))
+    watched.rules.configured("b", 2, VOTERS)
+    assert watched.broken == ["one configuration per entry"]
+
+
+def test_a_commit_is_counted_by_the_configuration_in_force(watched: Watched) -> None:
+    """That of before the pass, or of after it; a learner's disk and a removed member's are none of its majority."""
+    two = Membership(frozenset({1, 2}), learners=frozenset({3}))
+    watched.elect("a", 1)
+    watched.rules.observe("a", marks(LEADER, 1, last=0))
+    watched.replicate(*entries(1, 1), term=1, on="ac")
+    watched.rules.observe("a", marks(LEADER, 1, commit=2, last=2, members=two))
+    assert watched.broken == []
+    watched.replicate(*entries(1, first=3), term=1, on="ac")
+    watched.rules.observe("a", marks(LEADER, 1, commit=3, last=3, members=two))
+    assert watched.broken == ["quorum before commit"]
+
+
+def test_a_machine_that_begins_anew_is_another_member(watched: Watched) -> None:
+    """What it had does not count, nor what it promised; and it gets an id that nobody had."""
+    watched.save("c", *entries(1), term=4, vote=1)
+    watched.rules.newcomer("c")
+    watched.rules.started("c", found())
+    watched.rules.identified("c", 4)
+    watched.save("c", term=4, vote=2)
+    assert watched.broken == []
+    assert watched.rules.name_of(4) == watched.rules.name_of(3) == "c"
+    assert watched.rules.name_of(9) is None
+    watched.rules.newcomer("c")
+    watched.rules.identified("c", 3)
+    assert watched.broken == ["an id is used once"]
+
+
+def test_when_a_removed_member_can_be_done_without(watched: Watched) -> None:
+    """When a majority of the others has on disk that the removal is committed, not when they have heard of it."""
+    watched.elect("a", 1)
+    for name in "abc":
+        watched.save(name, *entries(1), change(2), term=1, vote=1)
+    watched.rules.observe("a", marks(LEADER, 1, commit=2, applied=2, last=2))
+    watched.rules.configured("a", 2, Membership(frozenset({1, 2})))
+    assert watched.rules.is_gone("c")
+    assert not watched.rules.is_current("c")
+    assert not watched.rules.is_gone_for_good("c")
+    for number, name in enumerate("ab", start=100):
+        assert not watched.rules.is_gone_for_good("c")
+        watched.rules.saving(name, Save(number, HardState(1, 1, 2), [], None))
+        watched.rules.completed(name, number)
+    assert watched.rules.is_gone_for_good("c")
+    assert not watched.rules.is_gone_for_good("a")
