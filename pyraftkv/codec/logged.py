@@ -280,9 +280,10 @@ def _encode_changes(changes: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def _encode_change(change: Any) -> tuple[Any, ...]:
-    tag = _CHANGE_TAGS.get(type(change))
+    kind: type = type(change)
+    tag = _CHANGE_TAGS.get(kind)
     if tag is None:
-        raise Malformed(f"a {type(change).__name__} is no change of the members")
+        raise Malformed(f"a {kind.__name__} is no change of the members")
     return tag, *_CHANGES[tag].encode(change)
 
 

@@ -1,7 +1,7 @@
 """Break our own code on purpose, one rule at a time, and see that something notices.
 
 make mutants
-python -m tests.mutants [names ...] [--list] [--jobs N]
+python -m tests.mutants [names ...] [--list] [--refit] [--jobs N]
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.mutants.mutant import PATCHES, PENDING, Mutant, load
-from tests.mutants.runner import Result, Verdict, run_all
+from tests.mutants.mutant import PATCHES, PENDING, Mutant, PatchError, load
+from tests.mutants.refit import refit
+from tests.mutants.runner import ROOT, Result, Verdict, run_all
 
 JOBS_MAX = 8
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="Seeded faults, each to be noticed.")
     parser.add_argument("names", nargs="*", help="which mutants; all of them by default")
     parser.add_argument("--list", action="store_true", help="print the table of docs/mutants.md and run none")
+    parser.add_argument("--refit", action="store_true", help="write anew what an edit has moved, and run none")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, JOBS_MAX), help="how many side by side")
     options = parser.parse_args(arguments)
     mutants = load(PATCHES, PENDING)
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print("\n".join(table(mutants)))
         return 0
+    if options.refit:
+        return refit_all(mutants)
     return run(mutants, jobs=max(1, min(options.jobs, JOBS_MAX)))
 
 
@@ -56,6 +60,20 @@ def run(mutants: Sequence[Mutant], *, jobs: int) -> int:
         print(row(result, width), flush=True)
     print(", ".join(f"{count} {verdict.value}" for verdict, count in counts.items()))
     return 1 if counts[Verdict.SURVIVED] or counts[Verdict.BROKEN] else 0
+
+
+def refit_all(mutants: Sequence[Mutant]) -> int:
+    """Refit what no longer applies, printing what came of it; return the exit status: 1 if a person has to look."""
+    status = 0
+    for mutant in mutants:
+        folder = PENDING if mutant.pending else PATCHES
+        try:
+            if refit(mutant, folder / f"{mutant.name}.patch", ROOT):
+                print(f"{mutant.name} is refitted: see that its killer still kills it")
+        except PatchError as error:
+            print(error)
+            status = 1
+    return status
 
 
 def row(result: Result, width: int) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.__main__ import main, table
 from tests.mutants.mutant import PATCHES, PENDING, Mutant, PatchError, load, node_id_of, parse, seed_of
+from tests.mutants.refit import refit
 from tests.mutants.runner import ROOT, Result, Verdict, run_all
 
 HANG_SECONDS = 6.0
@@ -37,6 +39,53 @@ def test_every_patch_applies(mutants: list[Mutant], tmp_path: Path) -> None:
             complaints.append(str(error))
     assert complaints == []
     assert len(mutants) >= 90
+
+
+BEFORE = "def vote(term):\n    term = int(term)\n    if term < 1:\n        return False\n    return True\n"
+FAULT = """Rule: A term begins at 1.
+Source: none
+Killer: tests/test_x.py::test_x
+
+--- a/pyraftkv/x.py
++++ b/pyraftkv/x.py
+@@ -1,5 +1,3 @@
+ def vote(term):
+     term = int(term)
+-    if term < 1:
+-        return False
+     return True
+"""
+
+
+@pytest.fixture
+def fault(tmp_path: Path) -> Path:
+    """A repository with one commit, and a patch that applies to it."""
+    (tmp_path / "pyraftkv").mkdir()
+    (tmp_path / "pyraftkv/x.py").write_text(BEFORE, encoding="utf-8")
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "Begin"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
+    patch = tmp_path / "fault.patch"
+    patch.write_text(FAULT, encoding="utf-8")
+    return patch
+
+
+def test_a_patch_is_refitted_to_an_edit_beside_its_rule(fault: Path, tmp_path: Path) -> None:
+    """And says the same of its file as before; one that applies is left alone."""
+    assert refit(parse(fault), fault, tmp_path) is False
+    (tmp_path / "pyraftkv/x.py").write_text(BEFORE.replace("vote(term)", "vote(term, leader)"), encoding="utf-8")
+    assert refit(parse(fault), fault, tmp_path) is True
+    parse(fault).apply(tmp_path)
+    expected = "def vote(term, leader):\n    term = int(term)\n    return True\n"
+    assert (tmp_path / "pyraftkv/x.py").read_text(encoding="utf-8") == expected
+
+
+def test_a_patch_of_an_edited_rule_is_left_to_a_person(fault: Path, tmp_path: Path) -> None:
+    """Nobody knows whether the rule is still the one that the patch breaks."""
+    (tmp_path / "pyraftkv/x.py").write_text(BEFORE.replace("term < 1", "term < 2"), encoding="utf-8")
+    with pytest.raises(PatchError, match="the rule itself was edited"):
+        refit(parse(fault), fault, tmp_path)
+    assert fault.read_text(encoding="utf-8") == FAULT
 
 
 def test_every_killer_is_there(mutants: list[Mutant]) -> None:
