@@ -18,11 +18,12 @@ that finalizers run at the same point in every run of a seed; what was alive bef
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
@@ -541,15 +542,27 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
-        """End every process without a trace of it in time. Idempotent."""
+        """End every process without a trace of it in time. Idempotent.
+
+        Raises:
+            SimUnsupported: A task of a program catches everything, for ever.
+        """
         if self._closed:
             return
         assert not self._running, "a running loop is not closed"
         self._closed = True
-        for process in self.processes:
-            process.dispose()
+        outer = events._get_running_loop()
+        events._set_running_loop(self)
+        try:
+            endless = [(process, task) for process in self.processes for task in process.dispose()]
+        finally:
+            events._set_running_loop(outer)
         self._heap.clear()
         self._free.clear()
+        if endless:
+            _keep(task for _, task in endless)
+            names = ", ".join(f"{task.get_name()} of {process.name}" for process, task in endless)
+            raise SimUnsupported(f"what cannot be ended: {names} catches its own end and waits again, over and over")
 
     def get_debug(self) -> bool:
         """Never: debugging would look at the real clock."""
@@ -563,6 +576,22 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Do nothing: there is none."""
+
+
+_ENDLESS: list[object] = []
+"""Tasks that cannot be ended, of loops that are closed, and itself: see `_keep`."""
+
+
+def _keep(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Keep tasks that cannot be ended, beyond the end of the interpreter.
+
+    Whoever let go of one would close it once more, without a loop, and never return. So the list holds itself, which
+    only the collector could undo, and what is frozen at the end is nothing to the collector.
+    """
+    if not _ENDLESS:
+        _ENDLESS.append(_ENDLESS)
+        atexit.register(gc.freeze)
+    _ENDLESS.extend(tasks)
 
 
 def _refuse_the_rest(loop: type[Any]) -> None:

@@ -209,20 +209,30 @@ class SimProcess:
             self.timers = sorted(entry for entry in self.timers if not entry[2].cancelled())
             self.timers_cancelled = 0
 
-    def dispose(self) -> None:
+    def dispose(self) -> list[asyncio.Task[Any]]:
         """Let go of everything, at the end of the simulation.
 
         Coroutines that were under way are closed one by one in the order they were made; what their ``finally``
-        blocks raise or wait for is of no interest any more.
+        blocks raise or wait for is of no interest any more. The loop must stand as the running one:
+
+        1. A ``finally`` block tries to give a lock back until it succeeds, and catches whatever goes wrong.
+        2. Without a running loop nothing can be waited for: ``asyncio.sleep`` raises at once, the block catches that,
+           too, and goes round for ever. With one it waits; it is closed where it waits, and counted.
+
+        Returns:
+            The tasks that do not end, however often they are closed.
         """
         self.kill(silent=True)
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
+        endless: list[asyncio.Task[Any]] = []
+        for task in self._tasks:  # closing one may make others
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                _close(task.get_coro())
+                if not self.context.copy().run(_close, task.get_coro()):
+                    endless.append(task)
+        self._tasks = []
         self.ready.clear()
         self.timers.clear()
+        return endless
 
     def _clock_changed(self) -> None:
         self._world.arm(self)
@@ -234,15 +244,22 @@ class SimProcess:
 
 
 CLOSES_MAX = 100
-"""How often a coroutine that waits in its ``finally`` blocks is closed again."""
+"""How often a coroutine that waits again, in its ``finally`` blocks for instance, is closed."""
 
 
-def _close(coro: Any) -> None:
+class _End(BaseException):
+    """What closes a coroutine.
+
+    Not `GeneratorExit`: where one coroutine awaits another, that ends the outer one and loses the inner one, if it goes
+    on; the collector then lets it go round without a loop.
+    """
+
+
+def _close(coro: Any) -> bool:
+    """Close a coroutine; tell whether it has ended."""
     for _ in range(CLOSES_MAX):
         try:
-            coro.close()
-        except RuntimeError:  # it waits for something in a `finally` block
-            continue
-        except BaseException:  # noqa: BLE001, S110 - the process died long ago; nobody hears it
-            pass
-        return
+            coro.throw(_End())
+        except BaseException:  # noqa: BLE001 - the process died long ago; nobody hears it
+            return True
+    return False

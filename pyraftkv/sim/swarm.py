@@ -9,12 +9,16 @@ A swarm says nothing about *when* something happens: see `pyraftkv.sim.schedule`
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import field, replace
 from math import inf, sqrt
 from random import Random
 
 from pyraftkv._record import record
+from pyraftkv.errors import ConfigurationError
+from pyraftkv.log.segment import BLOCK_BYTES, SEGMENT_BYTES_LIMIT
 from pyraftkv.node import NodeConfig
+from pyraftkv.node.bootstrap import MEMBERS_MAX
 from pyraftkv.sim.kinds import KINDS, Range
 
 KIB = 1024
@@ -25,6 +29,10 @@ OPERATIONS = ("put", "get", "range", "delete", "txn", "create", "compact", "swee
 
 RARE = {"compact": 0.05, "sweep": 0.02}
 """The weights of what a few times in a run are enough of."""
+
+
+CLIENTS_MAX = 1000
+"""Of a workload, and operations that one of them has under way."""
 
 
 @record
@@ -48,6 +56,21 @@ class Workload:
     """The deadline of an operation."""
     lease_share: float = 0.0
     """Of the reads: they go by the leader's lease, where it has one."""
+
+    def __post_init__(self) -> None:
+        """See that clients can do this. Raises `ConfigurationError`."""
+        _see(
+            self,
+            clients=1 <= self.clients <= CLIENTS_MAX,
+            in_flight=1 <= self.in_flight <= CLIENTS_MAX,
+            operations_per_second=0 < self.operations_per_second < inf,
+            pulse_seconds=0 <= self.pulse_seconds < inf,
+            keys=self.keys >= 1,
+            value_bytes=_is_range(self.value_bytes),
+            mix=set(self.mix) <= set(OPERATIONS) and _can_be_drawn(self.mix.values()),
+            request_seconds=0 < self.request_seconds < inf,
+            lease_share=0 <= self.lease_share <= 1,
+        )
 
 
 @record
@@ -75,6 +98,24 @@ class Swarm:
     orders_per_second: float = 0.0
     """How often an operator is told to change the members, by the kinds that say how."""
 
+    def __post_init__(self) -> None:
+        """See that such a cluster can be built. Raises `ConfigurationError`."""
+        self.config.check()
+        _see(
+            self,
+            members=1 <= self.members <= MEMBERS_MAX,
+            spares=0 <= self.spares <= MEMBERS_MAX,
+            segment_bytes_max=BLOCK_BYTES < self.segment_bytes_max <= SEGMENT_BYTES_LIMIT // 2,
+            latency_seconds=_is_range(self.latency_seconds),
+            bandwidth_bytes=0 <= self.bandwidth_bytes < inf,
+            sync_seconds=_is_range(self.sync_seconds),
+            read_seconds=_is_range(self.read_seconds),
+            write_bytes_per_second=self.write_bytes_per_second > 0,
+            kinds=set(self.kinds) <= set(KINDS),
+            faults_per_second=0 <= self.faults_per_second < inf,
+            orders_per_second=0 <= self.orders_per_second < inf,
+        )
+
     @property
     def clock_rates(self) -> Range:
         """Between which rates clocks stay, whatever faults say: lease reads are right up to a drift, and that is it."""
@@ -82,6 +123,21 @@ class Swarm:
             return (0.0, inf)
         slowest = sqrt(1 - self.config.clock_drift_max)
         return (slowest, 1 / slowest)
+
+
+def _see(choices: Workload | Swarm, **facts: bool) -> None:
+    """See that what was chosen can be, field by field. Raises `ConfigurationError`."""
+    for name, is_fine in facts.items():
+        if not is_fine:
+            raise ConfigurationError(f"{name} of a {type(choices).__name__} cannot be {getattr(choices, name)!r}")
+
+
+def _is_range(bounds: tuple[float, float]) -> bool:
+    return len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] < inf
+
+
+def _can_be_drawn(weights: Collection[float]) -> bool:
+    return all(0 <= weight < inf for weight in weights) and 0 < sum(weights) < inf
 
 
 MEMBERS_CHOICE = (3, 3, 3, 3, 3, 3, 3, 5, 5, 1)

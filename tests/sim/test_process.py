@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 import pytest
 
-from pyraftkv.sim.loop import SimLoop
+from pyraftkv.sim.loop import SimLoop, SimUnsupported
 from tests.sim.world import World
 
 
@@ -129,6 +130,52 @@ def test_a_process_that_pauses_itself_stops_in_mid_pass() -> None:
         assert seen == [1, 2]
 
     World(seed=1).run(main)
+
+
+def test_a_task_that_catches_its_own_end_for_ever_is_named() -> None:
+    """The others end, and whoever closes the loop is told, once."""
+    ended: list[str] = []
+
+    async def retry() -> None:
+        while True:
+            try:
+                await asyncio.sleep(1)
+            except BaseException:  # noqa: BLE001 - as programs do, now and then
+                continue
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await retry()
+
+    async def patient() -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            with suppress(OSError):
+                await asyncio.sleep(1)
+            ended.append("never")
+
+    async def careful() -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            ended.append("careful")
+
+    async def main(world: World) -> None:
+        process = world.process("n1")
+        process.spawn(stubborn(), name="the stubborn one")
+        process.spawn(patient())
+        process.spawn(careful())
+        await asyncio.sleep(1)
+
+    world = World(seed=1)
+    with pytest.raises(SimUnsupported, match=r"the stubborn one of n1[^,]* catches its own end"):
+        world.run(main)
+    world.loop.close()
+    gc.collect()
+    assert ended == ["careful"]
 
 
 def test_nothing_of_a_killed_process_runs_again() -> None:

@@ -1,15 +1,17 @@
 from collections import Counter
 from dataclasses import fields
-from math import inf
+from math import inf, nan
 from random import Random
 
 import pytest
 
+from pyraftkv import errors
+from pyraftkv.node import NodeConfig
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.injector import check_faults
 from pyraftkv.sim.kinds import KINDS, Aim
 from pyraftkv.sim.schedule import permanent_victims, random_faults
-from pyraftkv.sim.swarm import OPERATIONS, ROUNDS_MIN, Swarm, random_swarm
+from pyraftkv.sim.swarm import CLIENTS_MAX, OPERATIONS, ROUNDS_MIN, Swarm, Workload, random_swarm
 from tests.sim.machines import Machines
 
 SEEDS = range(300)
@@ -182,3 +184,53 @@ def test_some_seeds_have_leases_and_clocks_that_keep_to_their_bound() -> None:
         assert slowest * fastest == pytest.approx(1.0)
         assert swarm.workload.lease_share > 0
     assert {swarm.clock_rates for swarm in swarms if not swarm.config.lease_reads} == {(0.0, inf)}
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("clients", [0, -1, CLIENTS_MAX + 1]),
+        ("in_flight", [0, CLIENTS_MAX + 1]),
+        ("operations_per_second", [0.0, -1.0, inf, nan]),
+        ("pulse_seconds", [-0.1, inf, nan]),
+        ("keys", [0]),
+        ("value_bytes", [(2, 1), (-1, 1), (1,)]),
+        ("mix", [{}, {"put": 0.0}, {"put": -1.0, "get": 2.0}, {"jump": 1.0}, {"put": nan}]),
+        ("request_seconds", [0.0, -1.0, inf, nan]),
+        ("lease_share", [-0.1, 1.1, nan]),
+    ],
+)
+def test_a_workload_that_cannot_be_is_refused_where_it_is_made(field: str, values: list[object]) -> None:
+    """And not at the first operation, nor never."""
+    for value in values:
+        with pytest.raises(errors.ConfigurationError, match=f"^{field} of a Workload cannot be "):
+            Workload(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("members", [0, -1, 1000]),
+        ("spares", [-1, 1000]),
+        ("segment_bytes_max", [0, 4096, 1 << 40]),
+        ("latency_seconds", [(0.2, 0.1), (-1.0, 1.0), (0.0, inf), (nan, nan)]),
+        ("bandwidth_bytes", [-1.0, nan]),
+        ("sync_seconds", [(0.2, 0.1)]),
+        ("read_seconds", [(0.2, 0.1)]),
+        ("write_bytes_per_second", [0.0, -1.0, nan]),
+        ("kinds", [("earthquake",)]),
+        ("faults_per_second", [-1.0, inf, nan]),
+        ("orders_per_second", [-1.0, inf, nan]),
+    ],
+)
+def test_a_swarm_that_cannot_be_is_refused_where_it_is_made(field: str, values: list[object]) -> None:
+    """And not when the first member starts."""
+    for value in values:
+        with pytest.raises(errors.ConfigurationError, match=f"^{field} of a Swarm cannot be "):
+            Swarm(**{field: value})
+
+
+def test_the_settings_of_a_swarms_members_are_checked_with_it() -> None:
+    """In the words of the settings themselves."""
+    with pytest.raises(errors.ConfigurationError, match="clock_drift_max"):
+        Swarm(config=NodeConfig(clock_drift_max=1.0))

@@ -13,9 +13,10 @@ and what is left is to check it:
 
 A revision without a maker was made by one of the writes whose callers were never told. What others saw narrows the
 choice (see `evidence`), mostly to one; otherwise each is tried, the revisions are played on, and what contradicts a
-later answer is taken back. The search is bounded; past its bound the verdict is "undecided". Writes of unknown
-outcome that no revision needs may be lost, or may come yet: both are fine. A revision that nobody can have made is
-wrong; so a history must hold everything that was done to the store since it was empty.
+later answer is taken back. The search is bounded, by what is tried and by what is played again; past its bound the
+verdict is "undecided". Writes of unknown outcome that no revision needs may be lost, or may come yet: both are fine. A
+revision that nobody can have made is wrong; so a history must hold everything that was done to the store since it was
+empty.
 
 Compaction makes no revision. It is a second number that only grows, and is checked like the first one (`_Compaction`):
 the two are checked for themselves and against each other where an answer names both.
@@ -48,6 +49,9 @@ GAPS_MAX = 1000
 
 SWEEP_STATES = 100
 """A look at the order of everything counts as that many."""
+
+STATE_REVISIONS = 100
+"""So many revisions that are taken back count as one state: a contradiction may show thousands of them too late."""
 
 
 @dataclass(slots=True)
@@ -101,6 +105,8 @@ class _Work:
         """Writes of unknown outcome, the ones begun last first."""
         self._used: set[int] = set()
         self._evidence: Evidence | None = None
+        self._unmade = 0
+        """How many revisions were taken back."""
         self._deadlines: dict[int, int] = {}
         self._choices: list[tuple[int, Iterator[Op]]] = []
         """Revisions that nobody was told to have made, with those who could have made them and were not tried yet."""
@@ -255,6 +261,8 @@ class _Work:
         op = self.makers.pop(self.model.revision)
         self._used.discard(op.number)
         self.model.undo()
+        self._unmade += 1
+        self.states += self._unmade % STATE_REVISIONS == 0
 
     def _look(self) -> None:
         """Compare all answers at the present revision that changed nothing."""

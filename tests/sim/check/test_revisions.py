@@ -47,6 +47,18 @@ def test_past_its_bound_it_is_undecided() -> None:
     assert "more than 500" in verdict.reason
 
 
+def test_what_is_played_again_counts_towards_the_bound() -> None:
+    """Few ways to try, but each shows to be wrong only after hundreds of revisions."""
+    lines = [f"a 0- put k{i} 1 -> ?" for i in range(6)]
+    lines += [f"b {i}-{i} put x {i} -> {i + i // 200 + 3}" for i in range(600)]
+    text = "\n".join([*lines, "b 700-701 delete a z -> 9 deleted at 605"])
+    verdict = check_revisions(parse(text))
+    assert Finding.WRONG is verdict.finding, verdict
+    assert verdict.states > 300
+    verdict = check_revisions(parse(text), states_max=300)
+    assert Finding.UNDECIDED is verdict.finding
+
+
 def test_what_others_saw_leaves_one_way_to_account_for_unknown_writes() -> None:
     """Each candidate is looked at once for each revision, not each together with each."""
     verdict = check_revisions(parse(untouched(12)))
