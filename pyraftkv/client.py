@@ -83,7 +83,7 @@ ASKS_SENT_MAX = 1024
 class _Ask:
     """A call that expects one answer and may be asked again: a read, a status, a session."""
 
-    __slots__ = ("deadline", "frame", "future", "id", "is_due", "leave_upon")
+    __slots__ = ("besides", "deadline", "frame", "future", "id", "is_due", "leave_upon")
 
     def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
         self.id = call.id
@@ -92,6 +92,9 @@ class _Ask:
         self.future = future
         self.is_due = False
         """Whether a member answered that it cannot say: it is asked again at the next housekeeping."""
+        at_least = call.at_least if isinstance(call, ReadCall) else 0
+        self.besides = f", or has no revision {at_least} yet" if at_least else ""
+        """What else may be the reason that nobody answers."""
         self.leave_upon = LEAVE_MEMBER | {"Overloaded"} if isinstance(call, OpenSessionCall) else LEAVE_MEMBER
         """Errors upon which to go on with another connection: this one may have had all its sessions."""
 
@@ -136,6 +139,8 @@ class Client(Engine):
         self._rng = rng or random.Random()
         self._connection: Connection | None = None
         self._lost = asyncio.Event()
+        self._has_answered = False
+        """Whether the member said anything since it was dialled. Who hangs up at once is dialled ever more slowly."""
         self._heard_at = 0.0
         self._is_probed = False
         self._probe_id = 0
@@ -212,8 +217,7 @@ class Client(Engine):
     def _situation(self) -> str:
         """Say in a few words why nobody answers."""
         if self._connection is not None:
-            peer = self._connection.peer.name
-            return f"member {peer!r} answers, but has no leader that it could ask, or lacks the revision asked for"
+            return f"member {self._connection.peer.name!r} answers, but has no leader that it could ask"
         return f"no member can be reached ({self._last_error})" if self._last_error else "no member was reached yet"
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
@@ -380,8 +384,9 @@ class Client(Engine):
         backoff = BACKOFF_SECONDS_MIN
         while True:
             if await self._connect(address):
-                backoff = BACKOFF_SECONDS_MIN
                 await self._lost.wait()
+                if self._has_answered:
+                    backoff = BACKOFF_SECONDS_MIN
             known = [*self._addresses, *self._named]
             address = known[(known.index(address) + 1) % len(known)] if address in known else known[0]
             tries += 1
@@ -402,6 +407,7 @@ class Client(Engine):
             return False
         self._lost.clear()
         self._last_error = None
+        self._has_answered = False
         self._connection = connection
         self._heard()
         connection.open(received=self._received, closed=partial(self._disconnected, connection))
@@ -460,7 +466,8 @@ class Client(Engine):
             now = self._loop.time()
             for ask in list(self._asks.values()):
                 if now >= ask.deadline and not ask.future.done():
-                    ask.future.set_exception(errors.ReadTimeout(f"no answer in time: {self._situation}"))
+                    why = f"no answer in time: {self._situation}{ask.besides}"
+                    ask.future.set_exception(errors.ReadTimeout(why))
                 elif ask.is_due:
                     ask.is_due = False
                     self._asks_waiting[ask.id] = ask
@@ -476,6 +483,7 @@ class Client(Engine):
         if self._connection is None:
             return  # What was under way when the client left.
         self._heard()
+        self._has_answered = True
         try:
             reply: Reply = codec.decode_reply(frame)
         except errors.FrameError as error:

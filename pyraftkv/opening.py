@@ -26,7 +26,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     listen: str | None = None,
     advertise: str | None = None,
     members: Mapping[str, str] | str | None = None,
-    join: str | Iterable[str] = (),
+    join: str | Iterable[str] | None = None,
     learner: bool = False,
     tls: TLS | None = None,
     insecure: bool = False,
@@ -43,7 +43,8 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         advertise: ``host:port`` that the others dial, where it differs from ``listen``.
         members: Names and addresses of the cluster's first members, as a mapping or as ``"a=host:port,b=host:port"``.
         join: Members of a cluster that runs, as a list or as ``"host:port,host:port"``: be taken in there, as a learner
-            that votes once it has caught up. Nobody is asked any more once the directory belongs to a cluster.
+            that votes once it has caught up. Nobody is asked any more once the directory belongs to a cluster. This
+            member's own address among them is left out.
         learner: With ``join``: stay a learner, which receives everything and never votes.
         tls: Certificates for members and clients.
         insecure: Allow an address that other machines can reach without TLS.
@@ -54,7 +55,9 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     """
     table = parse_members(members) if isinstance(members, str) else _checked(members or {})
     _check_name(name)
-    addresses = _addresses(join)
+    addresses = [address for address in _addresses(join or ()) if address not in (listen, advertise)]
+    if join is not None and not addresses:
+        raise errors.ConfigurationError(f"join={join!r} names no other member: nobody is there to be asked")
     if listen is None and (len(table) > 1 or addresses):
         raise errors.ConfigurationError("listen= is needed to talk to other members")
     if addresses and table:

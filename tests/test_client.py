@@ -645,3 +645,29 @@ async def test_a_scan_asks_for_less_when_a_page_is_too_large() -> None:
         assert [len(found.value) async for found in kv.scan()] == [1_000_000] * 3
         with pytest.raises(errors.RequestTooLarge):
             await kv.range()
+
+
+@asynchronous
+async def test_a_member_that_hangs_up_at_once_is_dialled_ever_more_slowly() -> None:
+    """As one that does not answer: it may start, and wait for others."""
+    member, dials = Member(), 0
+
+    async def dial(address: str, hello: Hello) -> Member:
+        nonlocal dials
+        dials += 1
+        asyncio.get_running_loop().call_soon(member.close)
+        return await member.dial(address, hello)
+
+    async with Client(["m"], dialer=dial) as kv:
+        await refused(kv.get("k", timeout=1), errors.ReadTimeout)
+    assert dials <= 9, dials
+
+
+@asynchronous
+async def test_who_waits_for_a_revision_in_vain_is_told_which() -> None:
+    """The member has a leader; the revision is of the future."""
+    async with cluster_of(1) as cluster:
+        error = await refused(
+            cluster.client().get("k", consistency="local", at_least=99, timeout=0.2), errors.ReadTimeout
+        )
+        assert "99" in str(error)

@@ -18,7 +18,7 @@ from pyraftkv.core.membership import EXPLICIT
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals
 from pyraftkv.kv import KV, Member
 from pyraftkv.log import MemoryStorage
-from pyraftkv.node import NodeStopped, RoleChanged
+from pyraftkv.node import NodeStopped, RoleChanged, joining
 from pyraftkv.protocol import (
     AddMember,
     ChangeMembers,
@@ -201,6 +201,22 @@ async def test_whoever_is_stopped_while_it_joins_goes_on_from_there() -> None:
             assert [(member.id, member.address) for member in await node.members.list()] == [(1, "n1"), (2, "n2")]
             kept = await node.get("k")
             assert kept is not None
+
+
+@asynchronous
+async def test_who_was_demoted_while_it_was_away_asks_for_its_vote_again() -> None:
+    """1. Its log says that it votes. 2. That was long ago: what it is now, the leader knows."""
+    async with cluster_of(3) as cluster:
+        own = await cluster.add("n4")
+        await cluster.kill(own)
+        await cluster.leader.members.demote("n4")
+        cluster.network.isolate("n4")
+        own = await cluster.restart("n4")
+        await until(lambda: own._member is not None and own._member.raft.membership.is_voter(4))
+        await asyncio.sleep(3 * joining.PAUSE_SECONDS)
+        cluster.network.heal()
+        leader = cluster.leader
+        await until(lambda: leader._member is not None and leader._member.raft.membership.is_voter(4))
 
 
 @asynchronous

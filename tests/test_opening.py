@@ -147,4 +147,11 @@ def test_who_joins_says_where_and_begins_nothing(tmp_path: Path) -> None:
         pyraftkv.open(tmp_path / "d", listen="127.0.0.1:0", join="127.0.0.1:1", members="default=127.0.0.1:2")
     with pytest.raises(errors.ConfigurationError):
         pyraftkv.open(tmp_path / "d", listen="127.0.0.1:0", join=["127.0.0.1:1", "nowhere"])
+
+
+@pytest.mark.parametrize("join", ["", " , ", [], "127.0.0.1:1", ["127.0.0.1:1", "127.0.0.1:2"]])
+def test_who_joins_nobody_is_not_the_first_of_a_new_cluster(join: Any, tmp_path: Path) -> None:
+    """1. A script passes a list that is empty by mistake. 2. A cluster of one begins beside the one that runs."""
+    with pytest.raises(errors.ConfigurationError, match="no other member"):
+        pyraftkv.open(tmp_path / "d", listen="127.0.0.1:1", advertise="127.0.0.1:2", join=join)
     assert not (tmp_path / "d").exists()

@@ -20,7 +20,7 @@ logger = logging.getLogger("pyraftkv.cli")
 
 async def serve(args: argparse.Namespace) -> int:
     """Run a member until a signal comes or its disk fails."""
-    members = parse_members(args.members) if args.members else {}
+    members = parse_members(args.members) if args.members is not None else {}
     own = members.get(args.name)
     listen = args.listen or own or DEFAULT_ADDRESS
     node = pyraftkv.open(
@@ -29,7 +29,7 @@ async def serve(args: argparse.Namespace) -> int:
         listen=listen,
         advertise=args.advertise or own,
         members=members or None,
-        join=args.join or (),
+        join=args.join,
         learner=args.learner,
         tls=tls_of(args),
         insecure=args.insecure,

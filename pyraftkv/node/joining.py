@@ -56,9 +56,13 @@ async def ask_in(
 
 
 async def become_voter(member: Member, name: str) -> None:
-    """Ask to be promoted, until this member votes; then wait for the end of the node."""
+    """Ask to be promoted, until this member votes; then wait for the end of the node.
+
+    What is applied here may be of long ago, and says that a member votes which was demoted while it was away. So the
+    last word is the leader's.
+    """
     own = member.raft.id
-    while own not in member.replica.membership.voters:
+    while not await _votes(member, own):
         await asyncio.sleep(PAUSE_SECONDS)
         if not member.is_level or own not in member.replica.membership.learners:
             continue  # It would be refused, and every refusal is an entry in the log.
@@ -70,3 +74,14 @@ async def become_voter(member: Member, name: str) -> None:
             logger.warning("%s: not promoted yet: %s", name, error)
     logger.info("%s votes from now on", name)
     await asyncio.get_running_loop().create_future()
+
+
+async def _votes(member: Member, own: int) -> bool:
+    """Whether a member has a vote, as of now; False if that cannot be told."""
+    if own not in member.replica.membership.voters:
+        return False
+    try:
+        await member.reads.join(member.deadline(ASK_SECONDS))
+    except errors.Unavailable:
+        return False
+    return own in member.replica.membership.voters
