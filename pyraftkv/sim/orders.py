@@ -51,6 +51,12 @@ LAG_MAX = 100
 VOTERS_MAX = 7
 """It makes a cluster no larger."""
 
+ANNOUNCED_SHARE = 0.5
+"""Of the machines that join: the operator says so before they start; the others ask for themselves."""
+
+OFF_SHARE = 0.5
+"""Of the machines whose member was removed: the operator turns them off; the others find out."""
+
 TURN_SHARE = 0.2
 """Of the members that stay in a joint change: they get a vote, or lose it."""
 
@@ -202,14 +208,16 @@ class Operator:
 
     async def _add(self, kv: Client, order: Order, random: Random) -> str:
         """Begin a machine anew; it asks to be taken in, or is announced."""
-        said = "no machine is free"
+        said: list[str] = []
         for name in self._machines(order, random, 0, 1):
             host, address = self._site.renew(name), self._site.addresses[name]
-            if random.random() < 0.5:
-                said = await self._ask(kv, partial(kv.members.add, name, address), is_done=partial(_has_host, name))
+            if random.random() < ANNOUNCED_SHARE:
+                said.append(
+                    await self._ask(kv, partial(kv.members.add, name, address), is_done=partial(_has_host, name))
+                )
             host.start()
-            said = f"{name} starts; {said}"
-        return said
+            said.append(f"{name} starts")
+        return ", ".join(said) or "no machine is free"
 
     async def _promote(self, kv: Client, order: Order, random: Random) -> str:
         """Ask that learners vote."""
@@ -238,7 +246,11 @@ class Operator:
             said = await self._ask(kv, partial(kv.members.remove, member.id), is_done=_lacks(member.id))
             host = _host_of(member)
             rules = self._site.invariants
-            if said == "done" and random.random() < 0.5 and await self._wait(lambda: rules.is_gone_for_good(host)):
+            if (
+                said == "done"
+                and random.random() < OFF_SHARE
+                and await self._wait(lambda: rules.is_gone_for_good(host))
+            ):
                 self._site.hosts[host].shut_down()
             return f"{host} {said}"
 

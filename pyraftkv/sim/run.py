@@ -39,7 +39,7 @@ from pyraftkv.sim.process import SimProcess
 from pyraftkv.sim.report import SimReport
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.simulation import IMAGE_SECONDS, Simulation
-from pyraftkv.sim.swarm import Swarm, random_swarm
+from pyraftkv.sim.swarm import Swarm, random_swarm, with_orders
 from pyraftkv.sim.workload import PREFIX, Source, Watcher
 from pyraftkv.store import Work
 from pyraftkv.store.commands import FROM_KEY, RangeQuery
@@ -97,6 +97,7 @@ def simulate(
     swarm: Swarm | None = None,
     faults: Sequence[Fault] | None = None,
     members: int | None = None,
+    orders_per_second: float = 0.0,
 ) -> SimReport:
     """Run one seed to its end.
 
@@ -106,12 +107,15 @@ def simulate(
         swarm: How the cluster is built and used, in place of the seed's choice.
         faults: What befalls it, in place of the seed's choice.
         members: How many members, in place of the seed's choice.
+        orders_per_second: How often they are changed, in place of the seed's choice whether they are at all.
 
     Raises:
         SimFailure: A rule was broken. The same arguments break it again.
         InvalidRequest: A time that cannot be, or faults (`FaultError`).
     """
-    with Run(seed, seconds=seconds, swarm=swarm, faults=faults, members=members) as run:
+    with Run(
+        seed, seconds=seconds, swarm=swarm, faults=faults, members=members, orders_per_second=orders_per_second
+    ) as run:
         return run.run()
 
 
@@ -126,11 +130,14 @@ class Run:
         swarm: Swarm | None = None,
         faults: Sequence[Fault] | None = None,
         members: int | None = None,
+        orders_per_second: float = 0.0,
     ) -> None:
         if not 0 <= seconds < inf:
             raise errors.InvalidRequest(f"a run does not last {seconds} s")
         forks = Simulation.fork
         self.swarm = swarm or random_swarm(forks(seed, "swarm"), members=members)
+        if orders_per_second:
+            self.swarm = with_orders(self.swarm, forks(seed, "orders"), orders_per_second)
         self.sim = Simulation(seed, swarm=self.swarm)
         self.seconds = seconds
         self.safety_seconds = seconds * SAFETY_SHARE

@@ -144,6 +144,9 @@ MEMBERS_CHOICE = (3, 3, 3, 3, 3, 3, 3, 5, 5, 1)
 LEASES_SHARE = 0.3
 """Of the seeds: leaders have leases there, and clients read by them."""
 
+ORDER_SHARE = 0.6
+"""Of the kinds of order: a seed has them."""
+
 ORDERS_SHARE = 0.25
 """Of the seeds: members come and go there."""
 
@@ -192,22 +195,24 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
         swarm = with_leases(swarm, drift=drift, share=share)
     config = replace(swarm.config, snapshot_bytes_per_second_max=random.choice([0, 0, 256 * KIB, 4 * MIB]))
     swarm = replace(swarm, config=config)
-    return with_orders(swarm, random) if changes_members and random.random() < ORDERS_SHARE else swarm
+    if changes_members and random.random() < ORDERS_SHARE:
+        swarm = with_orders(swarm, random, random.choice([0.2, 0.4, 0.8]))
+    return swarm
 
 
-def with_orders(swarm: Swarm, random: Random) -> Swarm:
-    """Return the swarm with machines to spare and an operator who is told to change the members by some kinds of order.
+def with_orders(swarm: Swarm, random: Random, orders_per_second: float) -> Swarm:
+    """Return the swarm with machines to spare, and with orders for an operator to change the members.
 
     Nothing is lost for good there but by the operator, who knows when a disk can be spared.
     """
-    lasting = tuple(name for name in swarm.kinds if not KINDS[name].is_fatal)
+    lasting = tuple(name for name in swarm.kinds if not (KINDS[name].is_fatal or KINDS[name].is_order))
     orders = [kind.name for kind in KINDS.values() if kind.is_order]
-    chosen = [name for name in orders[1:] if random.random() < 0.6]
+    chosen = [name for name in orders[1:] if random.random() < ORDER_SHARE]
     return replace(
         swarm,
         spares=random.choice([1, 2, 2, 3]),
         kinds=(*lasting, *orders[:1], *chosen),
-        orders_per_second=random.choice([0.2, 0.4, 0.8]),
+        orders_per_second=orders_per_second,
         faults_per_second=swarm.faults_per_second if lasting else 0.0,
     )
 

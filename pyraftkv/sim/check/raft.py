@@ -27,6 +27,7 @@ that any member ever saves), so equal terms at one index stand for equal logs up
  nothing is forgotten       a life begins with all that the storage had completed in the one before
  committed is durable       the bare disks of a majority hold every committed entry
  one change at a time       a leader's log has one change of the members at most that is not committed
+ who leads has a vote       a leader that applies its own removal leads no more
  an id is used once         ids of removed members are nobody's any more
 =========================  ===========================================================================================
 
@@ -450,6 +451,8 @@ class RaftInvariants:
         elif member.leading != term:
             member.leading = term
             self._note_leader(member, raft)
+        if role is LEADER and not raft.membership.is_voter(member.id):
+            self._violated("who leads has a vote", f"{name} leads in term {term}, by {raft.membership}")
         if commit > member.seen_commit:
             self._note_commit(member, raft, member.seen_commit, commit)
             member.seen_commit = commit

@@ -337,6 +337,15 @@ def test_a_commit_is_counted_by_the_configuration_in_force(watched: Watched) -> 
     assert watched.broken == ["quorum before commit"]
 
 
+def test_a_leader_without_a_vote(watched: Watched) -> None:
+    """It was removed, or is a learner by now, and goes on."""
+    watched.elect("a", 1, by="abc")
+    watched.rules.observe("a", marks(LEADER, 1, members=Membership(frozenset({2, 3}), outgoing=VOTERS.voters)))
+    assert watched.broken == []
+    watched.rules.observe("a", marks(LEADER, 1, last=1, members=Membership(frozenset({2, 3}))))
+    assert watched.broken == ["who leads has a vote"]
+
+
 def test_a_machine_that_begins_anew_is_another_member(watched: Watched) -> None:
     """What it had does not count, nor what it promised; and it gets an id that nobody had."""
     watched.save("c", *entries(1), term=4, vote=1)
