@@ -317,6 +317,15 @@ def test_the_printed_command_goes_as_far_as_is_known(address: str, tls_ca: str |
     assert command.endswith(end)
 
 
+def test_who_cannot_be_dialled_is_not_printed() -> None:
+    """`open(path)` alone begins a cluster without an address: then the endpoints lead to it."""
+    first, second = Member(1, "default", "default", "voter", True, 1), Member(2, "b", "b.example:1", "voter", False, 1)
+    args = argparse.Namespace(tls_ca=None, endpoints="a.example:1,b.example:1")
+    for others, printed in (([first, second], "b.example:1"), ([first], "a.example:1,b.example:1")):
+        words = serve_command(args, Member(4, "d", "127.0.0.1:2479", "learner", False, 1), others).split()
+        assert words[words.index("--join") + 1] == printed
+
+
 def test_a_learner_may_be_asked_to_stay_one(cli: Cli, first: Hosted, tmp_path: Path) -> None:
     """`--learner` stands in the printed command, and there it is a learner for good; `endpoint status` shows it."""
     status, out, _ = cli("member", "add", "l", f"127.0.0.1:{free_ports(1)[0]}", "--learner", "-w", "json")

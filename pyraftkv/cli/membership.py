@@ -9,7 +9,7 @@ import argparse
 import shlex
 from typing import Any
 
-from pyraftkv.cli.common import DONE, client
+from pyraftkv.cli.common import DONE, client, listed
 from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.kv import Member
 from pyraftkv.transport.address import is_loopback, parse_address
@@ -119,7 +119,7 @@ def member_json(member: Member) -> dict[str, Any]:
 def serve_command(args: argparse.Namespace, member: Member, others: list[Member]) -> str:
     """Return the command that starts a new member on its machine."""
     words = ["pyraftkv", "serve", "--name", member.name, "--data-dir", f"{member.name}.pyraftkv"]
-    words += ["--listen", member.address, "--join", ",".join(other.address for other in others)]
+    words += ["--listen", member.address, "--join", ",".join(_dialable(others) or listed(args.endpoints))]
     if getattr(args, "learner", False):
         words.append("--learner")
     if args.tls_ca is not None:
@@ -127,6 +127,11 @@ def serve_command(args: argparse.Namespace, member: Member, others: list[Member]
     elif not is_loopback(parse_address(member.address)[0]):
         words.append("--insecure")
     return shlex.join(words)
+
+
+def _dialable(members: list[Member]) -> list[str]:
+    """Return where members can be reached. Who began without an address stands in the table with its name."""
+    return [member.address for member in members if ":" in member.address]
 
 
 def _called(member: Member) -> str:

@@ -251,7 +251,7 @@ class Node(Engine):
         roster = roster_at_start(recovered, replica)
         cluster_id, own = whose(self.name, recovered, roster)
         names = {member.name for member in roster.members.values()}
-        strangers = sorted(self._members.keys() - names)
+        strangers = sorted(self._members.keys() - names - {self.name})  # who joined later is none of the first
         if strangers and names:
             logger.warning(
                 "%s: its cluster has the members %s; members= names %s too, in vain",

@@ -113,7 +113,7 @@ class Peers:
         if hello.cluster_id and own.cluster_id and hello.cluster_id != own.cluster_id:
             raise _rejected(hello, "wrong-cluster", f"cluster {hello.cluster_id:x} is not {own.cluster_id:x}")
         if not self._table:
-            if own.cluster_id and hello.cluster_id:
+            if own.cluster_id:
                 self._judge_stranger(hello)
             return
         known = self._table.get(hello.member_id)

@@ -556,3 +556,16 @@ async def test_members_that_the_cluster_does_not_have_are_named(
     async with pyraftkv.open(tmp_path / "d", name="a", listen="127.0.0.1:0", members=members) as node:
         assert (await node.status()).peers[0].name == "a"
     assert "['b'] too, in vain" in caplog.text
+
+
+@asynchronous
+async def test_who_joined_later_is_not_told_that_it_lists_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started again without ``join=`` it knows of the first members alone; that is no reason to warn anybody."""
+    async with pyraftkv.open(tmp_path / "a", name="a", listen="127.0.0.1:0", config=FAST) as first:
+        options: dict[str, Any] = {"name": "b", "listen": "127.0.0.1:0", "config": FAST}
+        async with pyraftkv.open(tmp_path / "b", join=first.address, learner=True, **options) as node:
+            await node.members.list()
+        async with pyraftkv.open(tmp_path / "b", **options):
+            assert "in vain" not in caplog.text

@@ -110,8 +110,9 @@ def test_before_anything_was_applied_every_member_is_a_guest() -> None:
     peers.judge(hello(2))
     peers.heard(hello(2, address="h:2"))
     assert peers.addresses == {2: "h:2"}
-    with pytest.raises(errors.HandshakeRejected):
-        peers.judge(hello(2, cluster_id=8))
+    for stranger in (hello(2, cluster_id=8), hello(2, cluster_id=0)):  # the id of a first start is but a rank
+        with pytest.raises(errors.HandshakeRejected):
+            peers.judge(stranger)
 
 
 def test_who_was_removed_is_told_so() -> None:
