@@ -7,12 +7,13 @@ a member of a cluster, `connect` a client of one, and `Cluster.in_memory` a whol
 import logging
 
 from pyraftkv._version import __version__
+from pyraftkv.backup import snapshot_status
 from pyraftkv.client import Client
 from pyraftkv.cluster import Cluster
 from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
 from pyraftkv.kv import KV, Status
 from pyraftkv.node import Node, NodeConfig
-from pyraftkv.opening import connect, open, recover  # noqa: A004  (pyraftkv.open, as one opens a file)
+from pyraftkv.opening import connect, open, recover, restore_snapshot  # noqa: A004  (pyraftkv.open, as one opens a file)
 from pyraftkv.store.commands import (
     Compare,
     CompareResult,
@@ -68,6 +69,8 @@ __all__ = [
     "connect",
     "open",
     "recover",
+    "restore_snapshot",
+    "snapshot_status",
 ]
 
 logging.getLogger("pyraftkv").addHandler(logging.NullHandler())

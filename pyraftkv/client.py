@@ -12,7 +12,7 @@ import logging
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, Self
@@ -33,6 +33,8 @@ from pyraftkv.protocol import (
     OpenSessionCall,
     ReadCall,
     Reply,
+    SnapshotCall,
+    SnapshotPart,
     StatusCall,
     TransferCall,
     WatchCall,
@@ -311,6 +313,21 @@ class Client(Engine):
         leader: str = table["leader"]
         return leader
 
+    async def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot, all from one member. Raises `Unavailable` if the connection to that breaks."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        snapshot, number, is_last = self._id(), 0, False
+        try:
+            while not is_last:
+                call = partial(SnapshotCall, snapshot=snapshot, number=number, consistency=consistency, timeout=seconds)
+                part = await self._ask(call, timeout)
+                assert isinstance(part, SnapshotPart)
+                number, is_last = number + 1, bool(part.sha256)
+                yield part
+        finally:
+            if not is_last:
+                self._send(codec.encode_call(CancelCall(snapshot)))
+
     # --- Calls -----------------------------------------------------------------------------------------------------
 
     def _running(self) -> PendingWrites:
@@ -493,6 +510,8 @@ class Client(Engine):
         if isinstance(reply, MembersUpdate):
             if self._discovers:
                 self._named = [address for address in reply.addresses[:MEMBERS_MAX] if address not in self._addresses]
+        elif isinstance(reply, SnapshotPart):
+            self._part_arrived(reply)
         elif isinstance(reply, WatchUpdate):
             watch = self._watches.get(reply.id)
             if watch is not None:
@@ -541,6 +560,14 @@ class Client(Engine):
         else:
             self._running().resolve(*key, Refusal(*answer.error))
             self._sessions.acknowledge(self._running())
+
+    def _part_arrived(self, part: SnapshotPart) -> None:
+        ask = self._asks.pop(part.id, None)
+        if ask is not None:
+            self._asks_sent.discard(ask.id)
+            if not ask.future.done():
+                ask.future.set_result(part)
+            self._send_asks()
 
     def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
         """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
+from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
 from pyraftkv import errors
+from pyraftkv.backup import SavedSnapshot, save
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
 from pyraftkv.members import MembersFace
-from pyraftkv.protocol import MembersCommand, MembersResult
+from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.store.commands import (
     FROM_KEY,
     SINGLE_KEY,
@@ -212,6 +215,28 @@ class Engine(ABC):
     def members(self) -> MembersFace:
         """Who the members are, and changing it (see `kv.Members`)."""
         return MembersFace(self)
+
+    @abstractmethod
+    def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot of everything, as of one revision. Raises `Unavailable`."""
+
+    async def snapshot(
+        self, path: str | os.PathLike[str], *, consistency: Consistency = "linearizable", timeout: float | None = None
+    ) -> SavedSnapshot:
+        """Save everything, as of one revision, to a file on this machine: for `restore_snapshot`.
+
+        Writes go on meanwhile. Everything that was acknowledged before is in it. If the connection to the member that
+        it comes from breaks, it is given up, and nothing is left.
+
+        Args:
+            path: Replaced in one step when all of it is durable, and is what was sent (SHA-256).
+            consistency: "linearizable", or "local" for what the member has, which needs no quorum.
+            timeout: In seconds, for a quorum to confirm, and for each part that a client asks for.
+
+        Raises: `StorageError` if it cannot be written, `SnapshotCorruption` if it is not what was sent, `Unavailable`.
+        """
+        async with aclosing(self.snapshot_parts(consistency, timeout)) as parts:
+            return await save(path, parts)
 
     @abstractmethod
     async def status(self, *, timeout: float | None = None) -> Status:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyraftkv import errors
+from pyraftkv.backup import BUMP_REVISION, Restored, restore
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
@@ -134,6 +135,42 @@ async def recover(
         parse_address(advertise)
     storage = FileStorage(data_dir, create=False)
     return await recover_storage(storage, name=name, address=advertise, from_learner=from_learner, agree=agree)
+
+
+async def restore_snapshot(
+    file: str | Path,
+    data_dir: str | Path,
+    *,
+    name: str = DEFAULT_NAME,
+    members: Mapping[str, str] | str | None = None,
+    bump_revision: int = BUMP_REVISION,
+    token: str = "",
+) -> Restored:
+    """Make the directory of one member of a new cluster that begins with the data of a saved snapshot.
+
+    Each machine restores its own member, from a copy of the same file and with the same ``members``; they find each
+    other when they are started (docs/operations.md). Keys and their leases' ids are kept, sessions are not; history is
+    not, unless nothing is bumped. Interrupted, it leaves nothing at the place.
+
+    Args:
+        file: What `Node.snapshot` or `Client.snapshot` saved; a member's own ``snap/*.snap`` will do as well.
+        data_dir: Made; if it is there it must be empty.
+        name: Whose directory it is.
+        members: Names and addresses of all members of the new cluster, as for `open`; without them ``name`` is alone.
+        bump_revision: How many revisions are passed over, so that none of the old cluster comes again with other
+            changes: a watch from there is told `Compacted`. 0 keeps revisions and history.
+        token: Tells clusters apart that are restored from the same file for the same members.
+
+    Raises:
+        SnapshotCorruption: The file is damaged; says where.
+        StorageError: It cannot be read, or the directory is not empty.
+        ConfigurationError: Names or addresses that cannot work.
+    """
+    table = parse_members(members) if isinstance(members, str) else _checked(members or {})
+    _check_name(name)
+    return await restore(
+        file, data_dir, name=name, members=table or {name: name}, bump_revision=bump_revision, token=token
+    )
 
 
 def parse_members(text: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
-from pyraftkv.core.types import Membership
+from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.store.commands import LoggedCommand, RangeQuery
 from pyraftkv.store.values import LoggedResult, WatchBatch
 
@@ -335,13 +335,37 @@ class MembersCall:
 
 
 @record
+class SnapshotCall:
+    """Ask for the next part of a saved snapshot; answered with a `SnapshotPart`. The first call pins the state."""
+
+    id: int
+    snapshot: int
+    """Names the snapshot on this connection: the id of its first call."""
+    number: int
+    """Counts the parts from 0; each is asked for once the one before is there."""
+    consistency: str
+    """For the first part: "linearizable", or "local" for what the member has."""
+    timeout: float
+
+
+@record
 class CancelCall:
-    """The client no longer wants the answer (or the watch) `id`."""
+    """The client no longer wants the answer (or the watch, or the snapshot) `id`."""
 
     id: int
 
 
-Call = OpenSessionCall | WriteCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall | CancelCall
+Call = (
+    OpenSessionCall
+    | WriteCall
+    | ReadCall
+    | WatchCall
+    | StatusCall
+    | MembersCall
+    | TransferCall
+    | SnapshotCall
+    | CancelCall
+)
 
 
 @record
@@ -373,4 +397,17 @@ class MembersUpdate:
     """At most `roster.MEMBERS_MAX`."""
 
 
-Reply = Answer | WatchUpdate | MembersUpdate
+@record
+class SnapshotPart:
+    """A part of a saved snapshot: what every part says of the whole, and the next chunks."""
+
+    id: int
+    cluster_id: int
+    meta: SnapshotMeta
+    revision: int
+    chunks: list[bytes]
+    sha256: bytes
+    """Of all chunks of all parts, with the last one; empty before."""
+
+
+Reply = Answer | WatchUpdate | MembersUpdate | SnapshotPart

@@ -220,9 +220,11 @@ class ReplicaSnapshot:
         self.index = replica.applied_index
         self.term = replica.applied_term
         self.membership = replica.membership
+        self.cluster_id = replica.roster.cluster_id
         self._header = codec.encode_table([SNAPSHOT_VERSION, *replica.roster.plain()])
         self._sessions = replica.sessions.pin()
         self._store = replica.store.snapshot()
+        self.revision = self._store.revision
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the tables, then the store: each chunk costs at most a few milliseconds."""

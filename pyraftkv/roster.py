@@ -102,6 +102,11 @@ class Roster:
         self.next_id = max(self.members) + 1
         self.genesis = genesis
 
+    def restart(self, genesis: Genesis) -> None:
+        """Begin another cluster with other members, over the data of this one; nobody's log begins with it."""
+        self.found(genesis)
+        self.genesis = None
+
     def recover(self, command: Recover) -> None:
         """Begin another cluster with one member of this one. Ids rise on: those who are gone stay banned."""
         survivor = command.member

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pyraftkv import codec, errors
+from pyraftkv.backup import SnapshotSource
 from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import (
     Answer,
@@ -21,6 +22,8 @@ from pyraftkv.protocol import (
     OpenSessionCall,
     ReadCall,
     Reply,
+    SnapshotCall,
+    SnapshotPart,
     StatusCall,
     TransferCall,
     WatchCall,
@@ -50,6 +53,12 @@ REPLY_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 
 REPLIES_WAITING_BYTES_MAX = 64 * 1024 * 1024
 """Replies that wait for room on one connection; a client with more is too slow, and is dropped."""
+
+SNAPSHOTS_PER_CONNECTION_MAX = 1
+"""Snapshots that one connection is being given; another one waits (`Overloaded`)."""
+
+SNAPSHOT_IDLE_SECONDS = 60.0
+"""A client that asks for no further part for this long wants no more: what is pinned holds compaction up."""
 
 PART_BYTES_MAX = 1024 * 1024
 """A batch of events larger than this is sent in parts."""
@@ -98,6 +107,10 @@ class Member(Protocol):
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str: ...
 
+    async def open_snapshot(self, consistency: Consistency, timeout: float | None) -> SnapshotSource:
+        """Pin the state for a client that saves it."""
+        ...
+
 
 class ClientPort:
     """Every client connected to this member."""
@@ -145,6 +158,21 @@ class _Serving:
         self.is_sending = False
 
 
+class _Saving:
+    """A snapshot that a client is being given, and when it is given up."""
+
+    __slots__ = ("idle", "source")
+
+    def __init__(self, source: SnapshotSource, idle: asyncio.TimerHandle) -> None:
+        self.source = source
+        self.idle = idle
+
+    def close(self) -> None:
+        """Let go of the state."""
+        self.idle.cancel()
+        self.source.close()
+
+
 class ClientConnection:
     """One client: its calls under way by their id, answered in whatever order they finish."""
 
@@ -154,6 +182,7 @@ class ClientConnection:
         self._closed = closed
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._watches: dict[int, _Serving] = {}
+        self._snapshots: dict[int, _Saving] = {}
         self._session_count = 0
         """Sessions that were asked for, opened or not."""
         self._waiting: deque[bytes] = deque()
@@ -179,6 +208,8 @@ class ClientConnection:
         calls, self._calls = list(self._calls.values()), {}
         for call in calls:
             _abandon(call)
+        for snapshot in list(self._snapshots):
+            self._end_snapshot(snapshot)
         if self._sending is not None:
             self._sending.cancel()
         if self._telling is not None:
@@ -215,7 +246,7 @@ class ClientConnection:
         future.add_done_callback(partial(done, call.id))
 
     def _task(
-        self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall
+        self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall | SnapshotCall
     ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
@@ -228,6 +259,8 @@ class ClientConnection:
             work = self._member.member_table(call.timeout)
         elif isinstance(call, TransferCall):
             work = self._transfer(call)
+        elif isinstance(call, SnapshotCall):
+            work = self._snapshot_part(call)
         else:
             work = self._open_session()
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
@@ -254,11 +287,53 @@ class ClientConnection:
     async def _transfer(self, call: TransferCall) -> dict[str, Any]:
         return {"leader": await self._member.transfer_leadership(call.to or None, timeout=call.timeout)}
 
+    async def _snapshot_part(self, call: SnapshotCall) -> SnapshotPart:
+        """Return the next part of a snapshot; what is not the next is refused: somebody else's, or one that ended."""
+        if call.number == 0 and call.snapshot not in self._snapshots:
+            await self._begin_snapshot(call)
+        saving = self._snapshots.get(call.snapshot)
+        if saving is None or saving.source.next_number != call.number:
+            raise errors.Unavailable(
+                "this member does not know the snapshot: it ended with its connection, or was idle"
+            )
+        saving.idle.cancel()
+        try:
+            part = await saving.source.part(call.id)
+        except BaseException:
+            self._end_snapshot(call.snapshot)
+            raise
+        if part.sha256:
+            self._end_snapshot(call.snapshot)
+        else:
+            saving.idle = self._give_up_later(call.snapshot)
+        return part
+
+    async def _begin_snapshot(self, call: SnapshotCall) -> None:
+        consistency = CONSISTENCIES.get(call.consistency)
+        if consistency is None:
+            raise errors.InvalidRequest(f"there is no consistency {call.consistency!r}")
+        if len(self._snapshots) >= SNAPSHOTS_PER_CONNECTION_MAX:
+            raise errors.Overloaded("this connection is being given a snapshot already")
+        source = await self._member.open_snapshot(consistency, call.timeout)
+        if len(self._snapshots) >= SNAPSHOTS_PER_CONNECTION_MAX:
+            source.close()
+            raise errors.Overloaded("this connection is being given a snapshot already")
+        self._snapshots[call.snapshot] = _Saving(source, self._give_up_later(call.snapshot))
+
+    def _give_up_later(self, snapshot: int) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(SNAPSHOT_IDLE_SECONDS, self._end_snapshot, snapshot)
+
+    def _end_snapshot(self, snapshot: int) -> None:
+        """Let go of a snapshot that was given, or that nobody wants any more. Idempotent."""
+        saving = self._snapshots.pop(snapshot, None)
+        if saving is not None:
+            saving.close()
+
     def _done(self, call_id: int, future: asyncio.Future[Any]) -> None:
         """Answer a call that changed nothing."""
         result = self._result(call_id, future)
         if result is not None:
-            frame = codec.encode_reply(Answer(call_id, result=result))
+            frame = codec.encode_reply(result if isinstance(result, SnapshotPart) else Answer(call_id, result=result))
             if len(frame) > CLIENT_FRAME_BYTES_MAX:
                 self._refuse(call_id, _too_large(len(frame)))
             else:
@@ -298,6 +373,7 @@ class ClientConnection:
         return None
 
     def _cancel(self, call_id: int) -> None:
+        self._end_snapshot(call_id)
         future = self._calls.pop(call_id, None)
         if future is not None:
             _abandon(future)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyraftkv import Client, PutKey, PutResult, client, client_watch, codec, errors, server, writes
+from pyraftkv.backup import snapshot_status
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
@@ -633,6 +635,43 @@ async def test_a_member_that_is_cut_off_is_left() -> None:
         result = await kv.put("k", "after", timeout=20)
         assert result.revision == 3
         assert connected_to(kv) != cut_off.name
+
+
+@asynchronous
+async def test_a_snapshot_is_saved_through_any_member(tmp_path: Path) -> None:
+    """Everything that was acknowledged is in it; nothing is pinned when it is done."""
+    async with cluster_of(3) as cluster:
+        async with cluster.client() as kv:
+            await asyncio.gather(*[kv.put(f"k{number}", b"v" * 16384) for number in range(150)])
+            saved = await kv.snapshot(tmp_path / "file")
+        status = await snapshot_status(tmp_path / "file")
+        assert (status.keys, status.revision, status.sha256) == (150, 151, saved.sha256)
+        assert not any(node._running().replica.store._history.pins for node in cluster)
+
+
+@asynchronous
+async def test_a_snapshot_ends_with_its_connection_and_leaves_nothing(tmp_path: Path) -> None:
+    """The next member knows nothing of it: it is given up, and said so; another try is another snapshot."""
+    async with cluster_of(3) as cluster, cluster.client() as kv:
+        await asyncio.gather(*[kv.put(f"k{number}", b"v" * 16384) for number in range(150)])
+        parts = kv.snapshot_parts("linearizable", None)
+        await anext(parts)
+        await other_member(kv)
+        await refused(anext(parts), errors.Unavailable)
+        await kv.snapshot(tmp_path / "file")
+
+
+@asynchronous
+async def test_a_snapshot_that_is_given_up_in_the_middle_is_let_go_of() -> None:
+    """The member is told, so that compaction goes on."""
+    async with cluster_of(1) as cluster, cluster.client() as kv:
+        await asyncio.gather(*[kv.put(f"k{number}", b"v" * 16384) for number in range(150)])
+        history = cluster.leader._running().replica.store._history
+        parts = kv.snapshot_parts("linearizable", None)
+        await anext(parts)
+        assert history.pins == 1
+        await parts.aclose()
+        await until(lambda: history.pins == 0)
 
 
 @asynchronous

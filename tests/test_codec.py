@@ -71,7 +71,9 @@ from pyraftkv.protocol import (
     RemoveMember,
     ReplaceMember,
     SnapshotAck,
+    SnapshotCall,
     SnapshotChunk,
+    SnapshotPart,
     StatusCall,
     TransferCall,
     TransferRequest,
@@ -247,6 +249,7 @@ calls = st.one_of(
     st.builds(StatusCall, naturals),
     st.builds(TransferCall, naturals, texts, seconds),
     st.builds(MembersCall, naturals, seconds),
+    st.builds(SnapshotCall, naturals, naturals, naturals, texts, seconds),
     st.builds(CancelCall, naturals),
 )
 
@@ -262,6 +265,7 @@ replies = st.one_of(
     st.builds(Answer, naturals, st.none(), error_objects.map(to_wire)),
     st.builds(MembersUpdate, st.lists(texts, max_size=4)),
     st.builds(WatchUpdate, naturals, st.builds(WatchBatch, st.lists(events, max_size=4), integers)),
+    st.builds(SnapshotPart, naturals, naturals, snapshots, naturals, st.lists(blobs, max_size=4), blobs),
 )
 hellos = st.builds(Hello, naturals, naturals, texts, naturals, naturals, texts, naturals, naturals, naturals)
 

@@ -24,6 +24,8 @@ from pyraftkv.protocol import (
     ReadCall,
     RegisterSession,
     Reply,
+    SnapshotCall,
+    SnapshotPart,
     StatusCall,
     WatchCall,
     WatchUpdate,
@@ -427,6 +429,66 @@ async def test_no_progress_is_told_in_the_middle_of_a_batch(monkeypatch: pytest.
         may_go_on.set()
         await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
         assert len([event for batch in raw.updates(2) for event in batch.events]) == 3
+
+
+def pins_of(node: Node) -> int:
+    """Return how many hold compaction up."""
+    return node._running().replica.store._history.pins
+
+
+def snapshot_call(call_id: int, snapshot: int = 7, number: int = 0) -> SnapshotCall:
+    """Ask for a part."""
+    return SnapshotCall(call_id, snapshot, number, "linearizable", 5.0)
+
+
+async def part(client: RawClient, call: SnapshotCall) -> SnapshotPart:
+    """Ask for a part and wait for it."""
+    client.send(call)
+
+    def found() -> list[SnapshotPart]:
+        return [reply for reply in client.replies if isinstance(reply, SnapshotPart) and reply.id == call.id]
+
+    return (await client.wait(found))[0]
+
+
+@asynchronous
+async def test_parts_of_a_snapshot_are_given_in_order_and_one_snapshot_at_a_time() -> None:
+    """A number that is not the next, another snapshot, one that nobody began: refused."""
+    async with served() as (_, node, client):
+        for number in range(200):
+            await node.put(f"k{number}", b"v" * 16384)
+        first = await part(client, snapshot_call(1))
+        assert (first.revision, first.sha256, pins_of(node)) == (201, b"", 1)
+        assert error_name(await client.ask(snapshot_call(2, number=2))) == "Unavailable"
+        assert error_name(await client.ask(snapshot_call(3, number=0))) == "Unavailable"
+        assert error_name(await client.ask(snapshot_call(4, snapshot=8))) == "Overloaded"
+        assert error_name(await client.ask(snapshot_call(5, snapshot=8, number=1))) == "Unavailable"
+        await node.put("later", "v")
+        number, last = 1, first
+        while not last.sha256:
+            last = await part(client, snapshot_call(10 + number, number=number))
+            number += 1
+        assert (last.revision, last.meta, pins_of(node)) == (201, first.meta, 0)
+        assert error_name(await client.ask(SnapshotCall(6, 6, 0, "eventual", 5.0))) == "InvalidRequest"
+
+
+@asynchronous
+@pytest.mark.parametrize("how", ["cancel", "close", "idle"])
+async def test_a_snapshot_that_nobody_wants_holds_nothing_up(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction waits for a snapshot; so it ends with its connection, by a cancel, or by silence."""
+    if how == "idle":
+        monkeypatch.setattr(server, "SNAPSHOT_IDLE_SECONDS", 0.05)
+    async with served() as (_, node, client):
+        for number in range(100):
+            await node.put(f"k{number}", b"v" * 16384)
+        await part(client, snapshot_call(1))
+        if how == "cancel":
+            client.send(CancelCall(7))
+        elif how == "close":
+            client.connection.close()
+        await until(lambda: pins_of(node) == 0)
+        if how != "close":
+            assert error_name(await client.ask(snapshot_call(2, number=1))) == "Unavailable"
 
 
 @asynchronous

@@ -26,7 +26,21 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"core", "store"}),
     frozenset({"codec", "protocol"}),
     frozenset({"replica", "roster", "sessions", "log", "transport"}),
-    frozenset({"node", "kv", "members", "engine", "writes", "opening", "client", "client_watch", "server", "cluster"}),
+    frozenset(
+        {
+            "node",
+            "backup",
+            "kv",
+            "members",
+            "engine",
+            "writes",
+            "opening",
+            "client",
+            "client_watch",
+            "server",
+            "cluster",
+        }
+    ),
     frozenset({"recipes", "sync", "sim", "cli", "demo", "etcd", "__main__", "__init__"}),
 )
 """Who lives where. A room imports from its own floor and from those below it (docs/architecture.md)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pyraftkv
+from pyraftkv.backup import BUMP_REVISION
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
@@ -28,6 +29,7 @@ from pyraftkv.cli.membership import (
 from pyraftkv.cli.printing import emit
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
+from pyraftkv.cli.snapshots import snapshot_restore, snapshot_save, snapshot_status
 
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -236,6 +238,34 @@ def add_disk_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.Ar
     add_data_dir(verb)
 
 
+def add_snapshot_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add what stands behind ``snapshot``."""
+    verb = add("save", snapshot_save, "save everything, as of one revision, to a file")
+    verb.add_argument("file", metavar="FILE")
+    verb.add_argument(
+        "--consistency",
+        choices=sorted(CONSISTENCIES),
+        default="l",
+        help="l: all that was acknowledged (the default); s: what the asked member has, which needs no quorum",
+    )
+
+    verb = add("status", snapshot_status, "check a file, and say what it holds")
+    verb.add_argument("file", metavar="FILE")
+
+    verb = add("restore", snapshot_restore, "make one member's directory of a new cluster that begins with the data")
+    verb.add_argument("file", metavar="FILE")
+    verb.add_argument("--name", default="default", help="whose directory it is (default)")
+    verb.add_argument("--data-dir", help="made; must be empty if it is there (NAME.pyraftkv)")
+    verb.add_argument("--members", help="all members of the new cluster, a=host:port,b=host:port (itself alone)")
+    verb.add_argument(
+        "--bump-revision",
+        type=count,
+        default=BUMP_REVISION,
+        help=f"revisions to pass over, so that no watch goes on over other changes ({BUMP_REVISION}); 0: keep history",
+    )
+    verb.add_argument("--token", default="", help="tells clusters apart that are restored from one file")
+
+
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add the directory that a verb looks at."""
     parser.add_argument("data_dir", metavar="DIR", help="a member's directory; it may be running")
@@ -291,6 +321,10 @@ def parser() -> argparse.ArgumentParser:
     add_membership_verbs(add_to(member))
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")
+    snapshot = verbs.add_parser("snapshot", help="save everything, and begin a new cluster with it").add_subparsers(
+        metavar="save|status|restore", required=True
+    )
+    add_snapshot_verbs(add_to(snapshot))
     add_disk_verbs(verbs, add_to)
     add_simulator_verb(add)
     add("version", version, "print the version")

@@ -32,6 +32,7 @@ from pyraftkv.codec._wire import (
     unpack_nested,
 )
 from pyraftkv.codec.logged import RANGE_QUERY
+from pyraftkv.codec.messages import SNAPSHOT_META
 from pyraftkv.codec.results import error_from, error_items, result_from, result_items
 from pyraftkv.errors import FrameError, InvalidRequest
 from pyraftkv.protocol import (
@@ -43,6 +44,8 @@ from pyraftkv.protocol import (
     OpenSessionCall,
     ReadCall,
     Reply,
+    SnapshotCall,
+    SnapshotPart,
     StatusCall,
     TransferCall,
     WatchCall,
@@ -75,6 +78,7 @@ _CALLS: Final[dict[int, Schema]] = {
     6: Schema(CancelCall, id=NATURAL),
     7: Schema(MembersCall, id=NATURAL, timeout=SECONDS),
     8: Schema(TransferCall, id=NATURAL, to=TEXT, timeout=SECONDS),
+    9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}
 
@@ -128,6 +132,7 @@ KIND_ANSWER_MAP: Final = 2
 KIND_ANSWER_ERROR: Final = 3
 KIND_WATCH_UPDATE: Final = 4
 KIND_MEMBERS_UPDATE: Final = 5
+KIND_SNAPSHOT_PART: Final = 6
 
 _UPDATE = Struct("<BQqII")
 _DELETED: Final = 1
@@ -211,16 +216,36 @@ def _decode_members(body: memoryview) -> MembersUpdate:
     return MembersUpdate([TEXT.decode(address) for address in unpack_nested(body)])
 
 
+_CHUNKS = Shape(
+    lambda chunks: [BLOB.encode(chunk) for chunk in chunks],
+    lambda items: [BLOB.decode(item) for item in array_of(items)],
+)
+_SNAPSHOT_PART = Schema(
+    SnapshotPart, id=NATURAL, cluster_id=NATURAL, meta=SNAPSHOT_META, revision=NATURAL, chunks=_CHUNKS, sha256=BLOB
+)
+
+
+def _encode_part(part: SnapshotPart) -> bytes:
+    return bytes((KIND_SNAPSHOT_PART,)) + pack(_SNAPSHOT_PART.encode(part))
+
+
+def _decode_part(body: memoryview) -> SnapshotPart:
+    part: SnapshotPart = _SNAPSHOT_PART.decode(unpack_nested(body))
+    return part
+
+
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
     Answer: _encode_answer,
     WatchUpdate: _encode_update,
     MembersUpdate: _encode_members,
+    SnapshotPart: _encode_part,
 }
 _DECODERS: Final[dict[int, Callable[[memoryview], Reply]]] = {
     KIND_ANSWER: _decode_answer,
     KIND_ANSWER_MAP: _decode_answer_map,
     KIND_ANSWER_ERROR: _decode_answer_error,
     KIND_MEMBERS_UPDATE: _decode_members,
+    KIND_SNAPSHOT_PART: _decode_part,
 }
 
 

@@ -85,7 +85,7 @@ _MEMBERSHIP_SCHEMA = Schema(
 )
 MEMBERSHIP: Final = Shape(_MEMBERSHIP_SCHEMA.encode, lambda items: _MEMBERSHIP_SCHEMA.decode(array_of(items)))
 _SNAPSHOT_SCHEMA = Schema(SnapshotMeta, index=NATURAL, term=NATURAL, membership=MEMBERSHIP)
-_SNAPSHOT = Shape(_SNAPSHOT_SCHEMA.encode, lambda items: _SNAPSHOT_SCHEMA.decode(array_of(items)))
+SNAPSHOT_META: Final = Shape(_SNAPSHOT_SCHEMA.encode, lambda items: _SNAPSHOT_SCHEMA.decode(array_of(items)))
 
 
 def encode_membership(membership: Membership) -> bytes:
@@ -117,7 +117,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     ),
     5: _message(Heartbeat, commit=NATURAL, context=NATURAL, floor=NATURAL),
     6: _message(HeartbeatResponse, context=NATURAL, promised_ticks=NATURAL),
-    7: _message(InstallSnapshot, snapshot=_SNAPSHOT),
+    7: _message(InstallSnapshot, snapshot=SNAPSHOT_META),
     8: _message(ReadIndexRequest, context=NATURAL),
     9: _message(ReadIndexResponse, context=NATURAL, index=NATURAL),
     11: _message(TimeoutNow),

@@ -491,7 +491,7 @@ class FileStorage:
     def begin_snapshot(self, meta: SnapshotMeta, number: int) -> SnapshotWriter:
         """Begin a snapshot file. Runs on the snapshot worker."""
         directory = join(self.path, "snap")
-        writer = SnapshotWriter(self._fs, directory, meta, identity=self._wal.identity, number=number)
+        writer = SnapshotWriter(self._fs, directory, meta, cluster_id=self._wal.identity.cluster_id, number=number)
         self._sinks[writer] = None
         return writer
 

@@ -26,7 +26,6 @@ from zlib import crc32
 
 from pyraftkv.core.types import SnapshotMeta
 from pyraftkv.errors import SnapshotCorruption
-from pyraftkv.log.base import Identity
 from pyraftkv.log.block import BlockDamaged, pack_block, unpack_block
 from pyraftkv.log.fs import FileSystem, join, write_all
 from pyraftkv.log.record import pack_membership, unpack_membership
@@ -64,19 +63,22 @@ class SnapshotWriter:
     Args:
         directory: Where snapshots live.
         number: Tells the temporary files of snapshots apart that are being written at the same time.
+        name: What the file is called, where it is nobody's log that names it: a saved snapshot.
     """
 
-    def __init__(self, fs: FileSystem, directory: str, meta: SnapshotMeta, *, identity: Identity, number: int) -> None:
+    def __init__(
+        self, fs: FileSystem, directory: str, meta: SnapshotMeta, *, cluster_id: int, number: int, name: str = ""
+    ) -> None:
         self._fs = fs
         self._directory = directory
-        self._path = join(directory, snapshot_name(term=meta.term, index=meta.index))
+        self._path = join(directory, name or snapshot_name(term=meta.term, index=meta.index))
         self._temporary = f"{self._path}.{number}{TEMPORARY_SUFFIX}"
         self._count = 0
         self._bytes = 0
         self._unsynced_bytes = 0
         self._hash = sha256()
         # The two zeros are the store's revision and compact revision, which the log does not know.
-        fields = _FIELDS.pack(identity.cluster_id, meta.index, meta.term, 0, 0) + pack_membership(meta.membership)
+        fields = _FIELDS.pack(cluster_id, meta.index, meta.term, 0, 0) + pack_membership(meta.membership)
         self._fd: int | None = fs.open(self._temporary, create=True)
         self._offset = 0
         self._append(pack_block(SNAPSHOT_MAGIC, fields, size=BLOCK_BYTES))
@@ -102,9 +104,19 @@ class SnapshotWriter:
         self._count += 1
         self._bytes += len(chunk)
 
+    @property
+    def sha256(self) -> bytes:
+        """Of the data of the chunks so far."""
+        return self._hash.digest()
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the file is so far."""
+        return self._offset
+
     def finish(self) -> None:
         """Add the trailer and make file and name durable. Raises `OSError`."""
-        self._append(_frame(_TRAILER_NUMBER, _TRAILER.pack(self._count, self._bytes, self._hash.digest())))
+        self._append(_frame(_TRAILER_NUMBER, _TRAILER.pack(self._count, self._bytes, self.sha256)))
         assert self._fd is not None
         try:
             self._fs.fdatasync(self._fd)
@@ -138,18 +150,27 @@ class SnapshotReader:
 
     The descriptor stays open until `close`, so that a purge in the meantime takes away the name only.
 
+    Args:
+        directory: Where it lies.
+        term: With `index`, what its name says; it must say so itself.
+        name: What it is called, if its name says neither: a saved snapshot.
+
     Raises: `SnapshotCorruption` if it is missing or its header is wrong, `UnsupportedFormat`, `OSError`.
     """
 
-    def __init__(self, fs: FileSystem, directory: str, *, term: int, index: int) -> None:
+    def __init__(self, fs: FileSystem, directory: str, *, term: int = 0, index: int = 0, name: str = "") -> None:
         self._fs = fs
-        self.path = join(directory, snapshot_name(term=term, index=index))
+        self.path = join(directory, name or snapshot_name(term=term, index=index))
+        self.cluster_id = 0
+        """Of the cluster that it was taken in; 0 if that was not known."""
+        self.sha256 = b""
+        """Of the data of all chunks, once they were read from the first to the last."""
         try:
             self._fd = fs.open(self.path)
         except FileNotFoundError as error:
             raise SnapshotCorruption(f"{self.path} is missing", path=self.path) from error
         try:
-            self.meta = self._header(term=term, index=index)
+            self.meta = self._header(None if name else (term, index))
         except BaseException:
             fs.close(self._fd)
             raise
@@ -159,15 +180,15 @@ class SnapshotReader:
         """How long the file is."""
         return self._fs.size(self._fd)
 
-    def _header(self, *, term: int, index: int) -> SnapshotMeta:
+    def _header(self, expected: tuple[int, int] | None) -> SnapshotMeta:
         block = self._fs.pread(self._fd, BLOCK_BYTES, 0)
         try:
             fields = unpack_block(block, SNAPSHOT_MAGIC, size=BLOCK_BYTES, path=self.path)
         except BlockDamaged as damage:
             raise self._corrupt(0, f"the header is damaged: {damage}") from damage
-        _cluster, found_index, found_term, _revision, _compact = _FIELDS.unpack_from(fields)
-        if (found_index, found_term) != (index, term):
-            raise self._corrupt(0, f"it holds index {found_index} of term {found_term}")
+        self.cluster_id, index, term, _revision, _compact = _FIELDS.unpack_from(fields)
+        if expected is not None and (term, index) != expected:
+            raise self._corrupt(0, f"it holds index {index} of term {term}")
         return SnapshotMeta(index=index, term=term, membership=unpack_membership(fields[_FIELDS.size :]))
 
     def _corrupt(self, offset: int, reason: str) -> SnapshotCorruption:
@@ -203,6 +224,7 @@ class SnapshotReader:
             raise self._corrupt(offset, "its trailer is of other chunks")
         if self._fs.size(self._fd) != end:
             raise self._corrupt(end, "bytes after the trailer")
+        self.sha256 = digest.digest() if from_chunk <= 0 else b""
 
     def _data(self, head: bytes, length: int, offset: int) -> bytes:
         data = self._fs.pread(self._fd, length, offset + _CHUNK.size)

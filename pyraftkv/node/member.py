@@ -66,7 +66,7 @@ from pyraftkv.protocol import (
     SnapshotChunk,
     TransferRequest,
 )
-from pyraftkv.replica import Effect, Replica
+from pyraftkv.replica import Effect, Replica, ReplicaSnapshot
 from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.store.commands import Command
@@ -404,11 +404,20 @@ class Member:
 
         Raises: `StorageError` if it could not be written, `Closed`.
         """
-        while self.replica.is_busy or not self.applier.is_restored or not self.replica.applied_index:
-            await self._next_change()
+        await self._between_entries()
         if not self.taker.is_running:
             self.taker.start(self.replica.snapshot())
         await self.taker.wait()
+
+    async def pin(self) -> ReplicaSnapshot:
+        """Return the state as of the entry that was applied last; close it."""
+        await self._between_entries()
+        return self.replica.snapshot()
+
+    async def _between_entries(self) -> None:
+        """Wait until there is a state, and no entry is being applied."""
+        while self.replica.is_busy or not self.applier.is_restored or not self.replica.applied_index:
+            await self._next_change()
 
     async def _housekeeping(self) -> None:
         """Look after deadlines and the log's size, ten times a second."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Self
 
 from pyraftkv import codec, core, errors
 from pyraftkv._version import __version__
+from pyraftkv.backup import SnapshotSource
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import FOLLOWER, LEADER, Save
 from pyraftkv.engine import Engine
@@ -36,6 +37,7 @@ from pyraftkv.protocol import (
     LeaveJoint,
     MembersCommand,
     MembersResult,
+    SnapshotPart,
     WatchCall,
 )
 from pyraftkv.replica import Replica
@@ -552,6 +554,15 @@ class Node(Engine):
         """Write a snapshot of the present state to the data directory, and drop the log that it replaces."""
         await self._running().take_snapshot()
 
+    async def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot of the present state. Raises `Unavailable`."""
+        source = await self.open_snapshot(consistency, timeout)
+        try:
+            while not source.is_done:
+                yield await source.part()
+        finally:
+            source.close()
+
     # --- For the server (see `server.Member`) ----------------------------------------------------------------------
 
     def write_encoded(self, payload: bytes, timeout: float) -> asyncio.Future[Outcome]:
@@ -572,6 +583,13 @@ class Node(Engine):
         """Register a session for a client and return its id. Raises `NoLeader`, `WriteTimeout`."""
         member = self._running()
         return await member.open_session(member.deadline(timeout))
+
+    async def open_snapshot(self, consistency: Consistency, timeout: float | None) -> SnapshotSource:
+        """Pin the state, to be handed out in parts. Raises `Unavailable`."""
+        member = self._running()
+        if consistency != "local":
+            await member.reads.join(member.deadline(timeout))
+        return SnapshotSource(await member.pin())
 
     def open_watch(self, call: WatchCall) -> NodeWatch:
         """Start a watch. Raises `WatchCancelled`, `Overloaded`, `Closed`."""

@@ -293,6 +293,20 @@ class Store:
             self._compaction = CompactionWork(history)
         return self._compaction
 
+    def bump_revision(self, by: int) -> None:
+        """Go ``by`` revisions on without a change, and forget all history before that. O(1).
+
+        For a state that is put back: what was written after it was saved is gone, and its revisions must not come again
+        with other changes. The state is what it was; it can be read, and watched, from the new revision on.
+        (etcd: ``--bump-revision``, ``--mark-compacted``.)
+        """
+        assert by > 0, by
+        assert not self._hub.watchers_count, "a watch would see nothing of it"
+        history = self._history
+        assert history.mark is None, "a command is still under way"
+        history.published_revision += by
+        history.compact_revision = history.published_revision
+
     def snapshot(self) -> Snapshot:
         """Pin the published revision and return a walk over everything up to it. O(pages); close it."""
         return Snapshot(self._history)

@@ -294,8 +294,10 @@ class HistoryReader:
     def _read_end(self) -> None:
         _, pages, records, key_count = _END.unpack_from(self._buffer)
         self._require((pages, records) == (self._pages, self._records), "not all pages")
-        # Compaction never removes a change of the last revision.
-        self._require(self._revision == self._history.published_revision, "not the last revision")
+        # Compaction never removes a change of the last revision; but a revision that was bumped to has none.
+        history = self._history
+        is_last = self._revision == history.published_revision
+        self._require(is_last or history.compact_revision == history.published_revision, "not the last revision")
         self._require(key_count == self._history.key_count, "not the same number of keys")
         self._ended = True
 

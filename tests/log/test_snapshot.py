@@ -9,7 +9,6 @@ import pytest
 from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.errors import SnapshotCorruption, UnsupportedFormat
 from pyraftkv.log import snapshot as snapshots
-from pyraftkv.log.base import Identity
 from pyraftkv.log.snapshot import (
     BLOCK_BYTES,
     CHUNK_BYTES_MAX,
@@ -30,7 +29,7 @@ PATH = f"/snap/{snapshot_name(term=2, index=10)}"
 
 def begin(fs, meta=META, number=1) -> SnapshotWriter:
     """A snapshot to be written."""
-    return SnapshotWriter(fs, "/snap", meta, identity=Identity(5, 1, 9, 1), number=number)
+    return SnapshotWriter(fs, "/snap", meta, cluster_id=5, number=number)
 
 
 def make(meta=META, fs=None) -> SimFS:

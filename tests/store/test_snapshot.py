@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from pyraftkv.errors import SnapshotCorruption
+from pyraftkv.errors import Compacted, SnapshotCorruption
 from pyraftkv.store import Restorer, Snapshot, Store, snapshot
 from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery
 from pyraftkv.store.history import History
@@ -322,3 +322,44 @@ def test_histories_that_cannot_be(name):
         return
     with pytest.raises(SnapshotCorruption, match=reason):
         restore([stream])
+
+
+def test_a_bumped_revision_is_restored_and_everything_before_is_gone():
+    """The state is what it was; reads and watches of before are refused, and the next change is one revision on."""
+    store = busy_store()
+    before, state = store.revision, finish(store.read(EVERYTHING))
+    store.bump_revision(1000)
+    store.advance()
+    finish(store.compaction(), 100)
+    store.check()
+    with store.snapshot() as taken:
+        twin = restore(taken)
+    twin.check()
+    for each in (store, twin):
+        assert (each.published_revision, each.compact_revision) == (before + 1000, before + 1000)
+        assert finish(each.read(EVERYTHING)).kvs == state.kvs
+        for gone in (1, before, before + 999):
+            with pytest.raises(Compacted):
+                each.get(b"001", revision=gone)
+            with pytest.raises(Compacted):
+                each.watch(FROM_KEY, FROM_KEY, start_revision=gone)
+        watcher = each.watch(FROM_KEY, FROM_KEY, start_revision=before + 1000)
+        assert each.apply(PutKey(b"k", b"v")).revision == before + 1001
+        each.advance()
+        events = []
+        while (batch := watcher.take()) is not None:
+            events += batch.events
+        assert [(event.kv.key, event.kv.mod_revision) for event in events] == [(b"k", before + 1001)]
+    with pytest.raises(AssertionError):
+        store.bump_revision(1)
+
+
+def test_a_revision_without_changes_is_one_that_was_bumped_to():
+    """The last revision has a change, or everything up to it is compacted: else something is missing."""
+    store = busy_store()
+    with store.snapshot() as taken:
+        stream = bytearray(b"".join(taken))
+    magic_and_format = 6
+    stream[magic_and_format : magic_and_format + 8] = (store.revision + 1).to_bytes(8, "little")
+    with pytest.raises(SnapshotCorruption, match="not the last revision"):
+        restore([bytes(stream)])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Self, TypeVar
 
 from pyraftkv.engine import Engine
 from pyraftkv.errors import NotApplied, PyraftkvError, WatchCancelled
 from pyraftkv.kv import Consistency, Status, Watch
-from pyraftkv.protocol import MembersCommand, MembersResult
+from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
 from pyraftkv.store.commands import Command, PutKey, RangeQuery
 from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
@@ -98,6 +98,10 @@ class RecordedKV(Engine):
             no_delete=no_delete,
         )
         return RecordedWatch(watch, record, self._history, self._clock)
+
+    def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot; not part of the history."""
+        return self._engine.snapshot_parts(consistency, timeout)
 
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return this member's view of itself and of the cluster; it is not written down."""
