@@ -284,6 +284,20 @@ def test_a_long_command_shows_nothing_before_it_is_complete() -> None:
     assert replica.store.get(b"k1999") is None
 
 
+def test_a_long_command_that_stands_in_the_log_twice_is_applied_once() -> None:
+    """Between its copies the keys are put anew; the second one deletes none of them."""
+    log = Log(budget=50)
+    session = log.found()
+    for number in range(2000):
+        log.do(session, number + 1, PutKey(b"k%04d" % number, b"v"), acked_below=number + 1)
+    first = log.do(session, 3000, DeleteRange(b"k", b"l"), acked_below=2000)
+    assert isinstance(first, DeleteResult)
+    assert first.deleted == 2000
+    log.do(session, 3001, PutKey(b"k0001", b"again"), acked_below=2000)
+    assert log.do(session, 3000, DeleteRange(b"k", b"l"), acked_below=2000) == first
+    assert log.replica.store.get(b"k0001") is not None
+
+
 def test_a_long_command_may_be_refused_in_the_middle() -> None:
     """1. A transaction compares a range of many keys, so it is applied in slices.
 

@@ -365,6 +365,10 @@ class Run:
 
     def _check_history(self) -> None:
         history = self.sim.history
+        forgotten = [op for op in history.ops if isinstance(op.error, errors.SessionExpired)]
+        if forgotten:
+            # Far fewer sessions and outcomes are kept than there is room for (`sessions`): nobody may have lost his.
+            raise self.sim.failed("no session expires", "although there is room for all of them", forgotten)
         replayed = replay(history)
         for what, verdict in (
             ("linearizable", replayed.verdict),

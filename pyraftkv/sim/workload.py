@@ -59,8 +59,12 @@ SWEPT = "k/s"
 
 SWEPT_END = b"k/t"
 
-SWEPT_TXNS, SWEPT_TXN_KEYS = 6, 100
-"""More keys than a member deletes without a break (`STEP_KEYS_MAX`), put by so many transactions of so many each."""
+SWEPT_TXNS, SWEPT_TXN_KEYS = 11, 100
+"""Put by so many transactions of so many keys each: more than a member deletes without a break (`STEP_KEYS_MAX`), and
+more events than wait for a watch (`PENDING_EVENTS_MAX`), or than one that catches up reads at once."""
+
+REREAD_SHARE = 0.2
+"""Of the watches: they begin anywhere in the history, and have to catch up."""
 
 WATCH_SECONDS = (2.0, 8.0)
 """How long a watch lives before its reader opens the next one."""
@@ -243,7 +247,7 @@ class Source:
 
 
 class Watcher:
-    """Reads one watch after the other, each beginning where the last one ended.
+    """Reads one watch after the other, each beginning where the last one ended, or somewhere before.
 
     Args:
         kv: Whom to ask.
@@ -279,10 +283,11 @@ class Watcher:
 
     async def _watch(self, until: float) -> bool:
         """Read one watch, up to a time; return whether the last revision was shown. Raises what ended the watch."""
-        loop = asyncio.get_running_loop()
-        async with self._kv.watch(
-            prefix=PREFIX, start_revision=self._next_revision, prev_kv=self._random.random() < 0.3
-        ) as watch:
+        loop, random = asyncio.get_running_loop(), self._random
+        start = self._next_revision
+        if start and random.random() < REREAD_SHARE:
+            start = random.randint(1, start)
+        async with self._kv.watch(prefix=PREFIX, start_revision=start, prev_kv=random.random() < 0.3) as watch:
             reading = loop.create_task(self._read(watch))
             try:
                 while not reading.done() and (self._is_over() or loop.time() < until):

@@ -37,7 +37,7 @@ def test_a_source_asks_for_everything_and_a_watcher_sees_it_all() -> None:
         history = sim.history
     kinds = Counter(type(op.request).__name__ for op in history.ops)
     assert set(kinds) >= {"PutKey", "RangeQuery", "DeleteRange", "Transaction"}
-    assert 150 < len(history.ops) < 350
+    assert 150 < len(history.ops) < 450
     replayed = replay(history)
     assert replayed.verdict.ok, replayed.verdict
     verdict = check_watches(history, replayed)
