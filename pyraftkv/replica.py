@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, Membership
+from pyraftkv.core import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership
 from pyraftkv.protocol import (
     ChangeMembers,
     Envelope,
@@ -35,7 +35,7 @@ from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.commands import LoggedCommand
 from pyraftkv.store.values import LoggedResult
 
-SNAPSHOT_VERSION = 3
+SNAPSHOT_VERSION = 4
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -104,6 +104,7 @@ class Replica:
         """
         assert entry.index == self.applied_index + 1, (entry.index, self.applied_index)
         assert self._under_way is None
+        assert entry.kind is not HOLLOW, "who has a state machine needs every payload"
         payload = entry.payload
         consequence: Consequence | Busy = None
         if payload:

@@ -164,12 +164,12 @@ class Roster:
 
     def plain(self) -> list[Any]:
         """Return everything as plain values; equal rosters have equal ones."""
-        membership = self.membership
-        sets = (membership.voters, membership.outgoing, membership.learners, membership.learners_next)
+        m = self.membership
+        sets = (m.voters, m.outgoing, m.learners, m.learners_next, m.witnesses)
         return [
             self.cluster_id,
             _rows(self.members.values()),
-            [*map(sorted, sets), membership.auto_leave],
+            [*map(sorted, sets), m.auto_leave],
             self.next_id,
             _rows(self.genesis.members) if self.genesis is not None else [],
         ]
@@ -180,8 +180,8 @@ class Roster:
         roster = cls()
         roster.cluster_id, rows, (*sets, auto_leave), roster.next_id, first = plain
         roster.members = {row[0]: MemberInfo(*row) for row in rows}
-        voters, outgoing, learners, learners_next = map(frozenset, sets)
-        roster.membership = Membership(voters, outgoing, learners, learners_next, auto_leave)
+        voters, outgoing, learners, learners_next, witnesses = map(frozenset, sets)
+        roster.membership = Membership(voters, outgoing, learners, learners_next, auto_leave, witnesses)
         roster.genesis = Genesis(roster.cluster_id, [MemberInfo(*row) for row in first]) if first else None
         return roster
 

@@ -34,7 +34,7 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, Membership, SnapshotMeta
+from pyraftkv.core.types import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership, SnapshotMeta
 from pyraftkv.errors import (
     Compacted,
     FrameError,
@@ -846,6 +846,13 @@ def test_kinds_of_entries_are_checked() -> None:
     damaged[60] = 9
     with pytest.raises(FrameError, match="kind 9"):
         codec.decode_message(3, bytes(damaged))
+
+
+def test_an_entry_without_its_payload_does_not_travel() -> None:
+    """Whoever appended it would believe that there is nothing in it."""
+    _, payload = codec.encode_message(AppendRequest(1, 2, 3, 4, 5, [Entry(5, 5, b"", HOLLOW)], 6))
+    with pytest.raises(FrameError, match="kind 2"):
+        codec.decode_message(3, payload)
 
 
 def test_sets_of_members_have_one_encoding() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, RangeQuery, codec, errors
-from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, EntryKind, Membership
+from pyraftkv.core import HOLLOW, MEMBERSHIP, NORMAL, Entry, EntryKind, Membership
 from pyraftkv.core.membership import EXPLICIT, JOINT
 from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
 from pyraftkv.protocol import (
@@ -215,6 +215,20 @@ def test_a_snapshot_holds_the_members_in_the_middle_of_a_change() -> None:
     twin.apply(log.entries[-1])
     assert twin.membership == log.replica.membership == Membership(voters=frozenset({1}), learners=frozenset({3}))
     assert [twin.roster.is_banned(id_) for id_ in (1, 2, 3, 4, 5)] == [False, True, False, True, False]
+
+
+def test_a_snapshot_says_who_the_witnesses_are() -> None:
+    """Else a leader that started from it would count on data that nobody has."""
+    log = Log()
+    log.found()
+    log.replica.roster.membership = Membership(voters=frozenset({1, 2}), witnesses=frozenset({2}))
+    assert restored(log.replica).membership == log.replica.membership
+
+
+def test_what_has_lost_its_payload_is_never_applied() -> None:
+    """Only a witness has such entries, and it sends none of them."""
+    with pytest.raises(AssertionError, match="needs every payload"):
+        Replica().apply(Entry(1, 1, b"", HOLLOW))
 
 
 # --- Sessions ------------------------------------------------------------------------------------------------------

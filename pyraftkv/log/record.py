@@ -28,7 +28,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import blake2b
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, islice
 from struct import Struct
 from sys import byteorder
 from zlib import crc32
@@ -54,7 +54,7 @@ _CRC = Struct("<I")
 _COMMIT = Struct("<IIQ")
 _VOTE = Struct("<Q")
 _COUNT = Struct("<I")
-_MEMBERSHIP = Struct("<HHHHB")
+_MEMBERSHIP = Struct("<HHHHHB")
 HEADER_BYTES = _HEADER.size
 
 _LEAD_PACK, _REST_PACK, _CRC_PACK = _LEAD.pack, _REST.pack, _CRC.pack
@@ -294,9 +294,9 @@ def unpack_run(frame: Frame) -> list[Entry]:
 
 
 def pack_membership(membership: Membership) -> bytes:
-    """Lay a membership out as four counts, a flag and sorted ids."""
-    groups = [sorted(ids) for ids in (membership.voters, membership.outgoing, membership.learners)]
-    groups.append(sorted(membership.learners_next))
+    """Lay a membership out as five counts, a flag and sorted ids."""
+    sets = (membership.voters, membership.outgoing, membership.learners, membership.learners_next, membership.witnesses)
+    groups = [sorted(ids) for ids in sets]
     ids = [node for group in groups for node in group]
     assert len(ids) <= MEMBERS_MAX, f"{len(ids)} members"
     return _MEMBERSHIP.pack(*map(len, groups), membership.auto_leave) + Struct(f"<{len(ids)}Q").pack(*ids)
@@ -304,11 +304,7 @@ def pack_membership(membership: Membership) -> bytes:
 
 def unpack_membership(data: bytes | memoryview) -> Membership:
     """Return the membership that `pack_membership` laid out; bytes after it are ignored."""
-    voters, outgoing, learners, learners_next, auto_leave = _MEMBERSHIP.unpack_from(data)
-    count = voters + outgoing + learners + learners_next
-    ids = iter(Struct(f"<{count}Q").unpack_from(data, _MEMBERSHIP.size))
-
-    def take(size: int) -> frozenset[int]:
-        return frozenset(next(ids) for _ in range(size))
-
-    return Membership(take(voters), take(outgoing), take(learners), take(learners_next), bool(auto_leave))
+    *counts, auto_leave = _MEMBERSHIP.unpack_from(data)
+    ids = iter(Struct(f"<{sum(counts)}Q").unpack_from(data, _MEMBERSHIP.size))
+    voters, outgoing, learners, learners_next, witnesses = (frozenset(islice(ids, count)) for count in counts)
+    return Membership(voters, outgoing, learners, learners_next, bool(auto_leave), witnesses)

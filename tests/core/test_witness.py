@@ -19,7 +19,6 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.ready import (
     Campaign,
-    Fetched,
     KeepPayloads,
     Propose,
     ProposeMembership,
@@ -99,7 +98,7 @@ def test_the_floor_asks_both_halves_of_a_joint_configuration() -> None:
         raft = lead(machine(membership=joint))
         step_all(raft, *[ack(raft, node, 1) for node in (2, 3, 4)])
         step_all(raft, Propose([b"a"]))
-        step_all(raft, *[ack(raft, node, 2) for node in (2, 3, 4) if node != behind])
+        step_all(raft, *[ack(raft, node, 2) for node in (2, 3, 4) if node != behind], Tick())
         assert (raft.commit, raft.floor) == (2, 1), behind
         step_all(raft, ack(raft, behind, 2), Tick())
         assert raft.floor == 2
@@ -156,7 +155,8 @@ def test_a_leading_witness_takes_nothing_and_hands_over_to_who_has_everything() 
     assert ready.rejected_proposals == [b"x", b"y"]
     assert only(step_all(raft, ack(raft, 4, 3), ack(raft, 2, 2)), TimeoutNow) == []
     assert only(step_all(raft, ack(raft, 2, 3)), TimeoutNow) == [TimeoutNow(2, WITNESS, raft.term)]
-    assert raft.last_index == 3
+    assert step(raft, ProposeMembership(b"z", leave=False)).rejected_proposals == [b"z"]
+    assert (raft.applied, raft.last_index) == (3, 3)
 
 
 def test_a_leading_witness_does_not_leave_a_joint_configuration() -> None:
@@ -304,6 +304,15 @@ def test_a_new_leader_hears_of_hollow_entries_before_it_commits_with_them() -> N
     assert cluster[1].status().single_copy
 
 
+def test_of_a_silent_witness_a_new_leader_assumes_the_worst() -> None:
+    """Of what is older than its term; whatever it acknowledges itself, the witness says at once what it lacks of it."""
+    raft = lead(machine(1, 1, membership=with_witness(5)))
+    step_all(raft, ack(raft, 2, 3), ack(raft, 3, 3))
+    assert (raft.commit, raft.status().single_copy) == (3, True)
+    step_all(raft, ack(raft, 5, 3))
+    assert not raft.status().single_copy
+
+
 def test_late_acknowledgements_take_no_hollow_entry_back() -> None:
     """A witness in one term lacks more and more; what is beyond the acknowledged may be replaced yet."""
     raft = lead(machine(membership=TWO_AND_A_WITNESS))
@@ -331,8 +340,9 @@ def test_a_leading_witness_sends_nothing_that_it_lacks() -> None:
     raft = machine(1, node=WITNESS, membership=with_witness(3), witness=True)
     step_all(raft, KeepPayloads(False), append(raft, 1, 1, 1, commit=2), Heartbeat(WITNESS, 1, 1, 2, 0, 2))
     lead(raft)
-    step_all(raft, Fetched(1, []))
-    assert only(step_all(raft, ack(raft, 2, 1), Tick()), AppendRequest) == []
+    sent = step_all(raft, AppendResponse(WITNESS, 2, raft.term, 2, True, 1, 1), Tick())
+    sent += step_all(raft, HeartbeatResponse(WITNESS, 2, raft.term, 0), ack(raft, 2, 1), Tick())
+    assert [entry for message in only(sent, AppendRequest) for entry in message.entries if entry.index <= 2] == []
 
 
 # --- Snapshots -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from pyraftkv.core import describe_entry, describe_membership, describe_message,
 from pyraftkv.core.membership import (
     ADD_LEARNER,
     ADD_VOTER,
+    ADD_WITNESS,
     REMOVE,
     Change,
     InvalidChange,
@@ -46,6 +47,7 @@ from pyraftkv.core.ready import (
     Campaign,
     ForgetLeader,
     Input,
+    KeepPayloads,
     PeerUnreachable,
     Propose,
     ProposeMembership,
@@ -124,11 +126,11 @@ class Stage(Cluster):
         return super()._change_membership(member, entry)
 
 
-CHANGE_KINDS = {"+": ADD_VOTER, "~": ADD_LEARNER, "-": REMOVE}
+CHANGE_KINDS = {"+": ADD_VOTER, "~": ADD_LEARNER, "-": REMOVE, "^": ADD_WITNESS}
 
 
 def parse_change(text: str) -> MembershipChange:
-    """Return ``auto +4 ~5 -1`` as a change: voter 4 comes, 5 becomes a learner, 1 goes; an empty text leaves."""
+    """Return ``auto +4 ~5 ^6 -1`` as a change: voter 4, learner 5 and witness 6 come, 1 goes; an empty text leaves."""
     if not text:
         return MembershipChange()
     transition, *words = text.split()
@@ -197,16 +199,22 @@ class Player:
     # --- Who there is ------------------------------------------------------------------------------------------------
 
     def cluster(self, words: Words) -> None:
-        """``cluster SIZE [learners=4,5] [seed=N] [knob=value ...]``: begin anew."""
+        """``cluster SIZE [learners=4,5] [witness=3] [seed=N] [knob=value ...]``: begin anew."""
         size, seed, learners = words.number(), words.option("seed"), _numbers(words.option("learners"))
+        witnesses = _numbers(words.option("witness"))
         knobs = {name: _value(value) for name, value in words.options.items()}
         words.options = {}
-        membership = Membership(voters=frozenset(range(1, size + 1)) - learners, learners=learners)
+        voters = frozenset(range(1, size + 1)) - learners
+        membership = Membership(voters=voters, learners=learners, witnesses=witnesses)
         self.stage = Stage(size, seed=int(seed or 0), membership=membership, **knobs)
 
     def add(self, words: Words) -> None:
         """``add NODE``: start a member with an empty disk that belongs to nothing yet."""
         self.stage.add(words.number(), membership=Membership())
+
+    def squeeze(self, words: Words) -> None:
+        """``squeeze NODE``: a witness has no room for payloads from now on."""
+        self.stage.feed(words.number(), KeepPayloads(False))
 
     def crash(self, words: Words) -> None:
         """``crash NODE [written=N]``: stop it; of its pending saves the first N reach the disk."""
@@ -379,7 +387,8 @@ class Player:
             self.stage.tell(
                 node,
                 f"{now.role.name} term={now.term} vote={now.vote} leader={now.leader} last={now.last_index} "
-                f"saved={now.saved} commit={now.commit} applied={now.applied}",
+                f"saved={now.saved} commit={now.commit} applied={now.applied}"
+                f"{' SINGLE COPY' if now.single_copy else ''}",
                 always=True,
             )
 
@@ -431,6 +440,7 @@ Handler = Callable[[Player, Words], None]
 OTHERS: list[Handler] = [
     Player.cluster,
     Player.add,
+    Player.squeeze,
     Player.crash,
     Player.stall,
     Player.unstall,

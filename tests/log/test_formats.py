@@ -19,7 +19,9 @@ from tests.log.disks import LoopWorker, blank
 META = SnapshotMeta(
     index=2,
     term=3,
-    membership=Membership(frozenset({1, 2}), frozenset({2, 4}), frozenset({7}), frozenset({4}), auto_leave=True),
+    membership=Membership(
+        frozenset({1, 2}), frozenset({2, 4}), frozenset({7}), frozenset({4}), auto_leave=True, witnesses=frozenset({2})
+    ),
 )
 
 
@@ -103,7 +105,7 @@ def test_a_segment(fs):
     assert (algorithm, fields) == (1, [0, 0, incarnation, 0, 1, 0, 0])
     first = b"\2\0\0\0\3\0\0\0\0\0\0\0one"
     large = b"\1\0\0\0" + (9000).to_bytes(4, "little") + bytes(9000)
-    membership = b"\2\0\2\0\1\0\1\0\1" + b"".join(id_.to_bytes(8, "little") for id_ in (1, 2, 2, 4, 7, 4))
+    membership = b"\2\0\2\0\1\0\1\0\1\0\1" + b"".join(id_.to_bytes(8, "little") for id_ in (1, 2, 2, 4, 7, 4, 2))
     found = records(data, salt)
     assert [record for record in found if record[0] != 4] == [
         (2, 0, 1, 0, 0, bytes(8)),

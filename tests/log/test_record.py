@@ -143,7 +143,14 @@ def test_states_and_snapshots_come_back():
     meta = SnapshotMeta(
         index=9,
         term=4,
-        membership=Membership(frozenset({1, 2}), frozenset({2, 3}), frozenset({8}), frozenset({3}), auto_leave=True),
+        membership=Membership(
+            frozenset({1, 2}),
+            frozenset({2, 3}),
+            frozenset({8}),
+            frozenset({3}),
+            auto_leave=True,
+            witnesses=frozenset({2}),
+        ),
     )
     batch = encoder()
     batch.hard_state(state)
