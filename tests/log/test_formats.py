@@ -125,7 +125,7 @@ def test_a_snapshot(fs):
     assert name == "0000000000000003-0000000000000002.snap"
     data = bytes(fs.disk.file(f"/data/snap/{name}"))
     block(data[:4096], b"PRKVSNAP")
-    assert unpack_from("<QQQQQHHHHB6Q", data, 12) == (0x11, 2, 3, 0, 0, 2, 2, 1, 1, 1, 1, 2, 2, 4, 7, 4)
+    assert unpack_from("<QQQQQHHHHHB7Q", data, 12) == (0x11, 2, 3, 0, 0, 2, 2, 1, 1, 1, 1, 1, 2, 2, 4, 7, 4, 2)
     trailer = (2).to_bytes(8, "little") + (11).to_bytes(8, "little") + hashlib.sha256(b"firstsecond").digest()
     offset = 4096
     for number, expected in ((0, b"first"), (1, b"second"), (0xFFFFFFFF, trailer)):
