@@ -281,6 +281,8 @@ class _Draft:
             raise InvalidRequest(complaint)
         if not row.address or len(row.address) > ADDRESS_CHARACTERS_MAX:
             raise InvalidRequest(f"an address has 1 to {ADDRESS_CHARACTERS_MAX} characters")
+        if any(character <= " " or character in ",=\x7f" for character in row.address):
+            raise InvalidRequest(f"{row.address!r} is no address: no spaces, none of '=,', and nothing invisible")
         for other in self.rows.values():
             if other.id == row.id:
                 continue

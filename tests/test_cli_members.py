@@ -367,6 +367,7 @@ def test_what_cannot_be_done_is_an_error_of_one_line(cli: Cli, first: Hosted) ->
         assert err.startswith("Error: Member"), err
     assert cli("member", "add", "b", "nowhere")[0] == USAGE
     assert cli("member", "update", "a", "--address", "nowhere")[0] == USAGE
+    assert cli("member", "update", "a")[0] == USAGE
     assert cli("member", "replace", "a", "--address", "nowhere")[0] == USAGE
 
 

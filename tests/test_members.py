@@ -29,7 +29,7 @@ from pyraftkv.protocol import (
     UpdateMember,
 )
 from pyraftkv.store.commands import PutKey
-from tests.node.support import asynchronous, caught_up, cluster_of, fast, other_than, refused, until
+from tests.node.support import FAST, asynchronous, caught_up, cluster_of, fast, other_than, refused, until
 
 
 def joiner(cluster: Cluster, name: str, storage: MemoryStorage | None = None, **options: Any) -> Node:
@@ -464,6 +464,21 @@ async def test_changes_that_are_asked_for_at_once_are_made_one_after_the_other()
         listed = await cluster.client().members.list()
         assert [member.id for member in listed] == list(range(1, 10))
         assert {member.name for member in listed} == {"n1", "n2", "n3", *[f"x{number}" for number in range(6)]}
+
+
+@asynchronous
+async def test_an_address_that_cannot_be_resolved_harms_nobody(tmp_path: Path) -> None:
+    """1. A member is added at an address that is none. 2. Clients are told of it, and try it when theirs is gone."""
+    async with pyraftkv.open(tmp_path / "a", name="a", listen="127.0.0.1:0", config=FAST) as node:
+        for number, address in enumerate(("nonsense", "x" * 70 + ":1", "a..b:1", "127.0.0.1:0")):
+            await node.members.add(f"m{number}", address)
+        await refused(node.members.add("m", "a\0b:1"), errors.InvalidRequest)
+        kv = pyraftkv.connect(node.address)
+        await kv.__aenter__()
+        await until(lambda: len(kv._named) == 4)
+    await refused(kv.get("k", timeout=0.5), errors.ReadTimeout)
+    assert kv._tasks, "it goes on"
+    await kv.close()
 
 
 @asynchronous

@@ -9,6 +9,7 @@ import argparse
 import shlex
 from typing import Any
 
+from pyraftkv import errors
 from pyraftkv.cli.common import DONE, client, listed
 from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.kv import Member
@@ -75,6 +76,8 @@ async def member_demote(args: argparse.Namespace) -> int:
 
 async def member_update(args: argparse.Namespace) -> int:
     """Say something else of a member: its name, its address, how much it is preferred as leader."""
+    if args.name is None and args.address is None and args.priority is None:
+        raise errors.ConfigurationError("say what is new of it: --name, --address or --priority")
     if args.address is not None:
         parse_address(args.address)
     async with client(args) as kv:

@@ -206,6 +206,8 @@ class Node(Engine):
         identity = recovered.identity
         is_new = recovered.snapshot is None and not recovered.entries and not identity.cluster_id
         is_joining = is_new and bool(self._join_addresses)
+        if self._join_addresses and not is_joining:
+            logger.info("%s belongs to cluster %x: nobody is asked to take it in", self.name, identity.cluster_id)
         own = 0 if is_joining else identity.member_id or first_ids(self._members).get(self.name, 0)
         self._hello = Hello(identity.cluster_id, own, self.name, identity.incarnation, identity.boot_count, "")
         self._peers = Peers(self._hello, {} if is_joining else self._members)

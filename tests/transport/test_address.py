@@ -43,6 +43,7 @@ def test_addresses_are_split_and_joined(address: str, expected: tuple[str, int])
         "[localhost]:80",
         "[::1]80",
         "a b:80",
+        "a\0b:80",
         "http://localhost:80",
         "user@host:80",
         "a..b:80",
