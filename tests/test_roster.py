@@ -266,6 +266,17 @@ def test_a_recovery_leaves_one_member_and_bans_the_others() -> None:
     assert roster.genesis is None
 
 
+def test_a_cluster_that_is_begun_again_has_no_entry_to_offer() -> None:
+    """Other members, and no log that begins with them: a late one gets everything, or was restored as well."""
+    roster = founded()
+    members = [MemberInfo(1, "x", "h:7", 70), MemberInfo(2, "y", "h:8", 80)]
+    roster.restart(Genesis(9, members))
+    roster.check()
+    assert (roster.cluster_id, list(roster.members.values()), roster.next_id) == (9, members, 3)
+    assert roster.membership == Membership(voters=frozenset({1, 2}))
+    assert roster.genesis is None
+
+
 # --- Everything together -------------------------------------------------------------------------------------------
 
 ids = st.integers(1, 8)

@@ -65,7 +65,10 @@ async def test_three_machines_restore_by_themselves_and_are_one_cluster(saved: S
     made: list[Restored] = []
     for name in NAMES:
         made.append(await pyraftkv.restore_snapshot(saved.path, tmp_path / name, name=name, members=members))
-        assert (await examine(str(tmp_path / name))).verdict is OK
+        report = await examine(str(tmp_path / name))
+        assert (report.verdict, report.snapshot_index) == (OK, saved.index)
+        assert report.identity is not None
+        assert report.identity.incarnation == made[-1].member.incarnation
     assert len({each.cluster_id for each in made}) == 1
     assert made[0].cluster_id != saved.cluster_id
     nodes = [opened(tmp_path / name, name, members) for name in NAMES]

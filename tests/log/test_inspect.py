@@ -177,6 +177,17 @@ def test_a_damaged_snapshot_is_found_although_a_start_would_pass_it_over(data: P
     assert report.wal.verdict is OK
 
 
+@pytest.mark.parametrize("index", [60, 120])
+def test_a_snapshot_that_the_log_names_and_that_is_not_there_is_told(data: Path, index: int) -> None:
+    """Also the older one, which no start would miss."""
+    path = data / "snap" / f"{1:016x}-{index:016x}.snap"
+    path.unlink()
+    report = asyncio.run(examine(str(data)))
+    assert [(each.verdict, each.file, each.reason) for each in report.findings] == [
+        (CORRUPT, f"snap/{path.name}", "is missing")
+    ]
+
+
 def test_one_identity_slot_is_enough_and_none_is_corrupt(data: Path) -> None:
     """A start reads the other slot, and writes both anew; without any, nobody knows whose log it is."""
     (data / "identity.a").write_bytes(b"rot" * 100)
