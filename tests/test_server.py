@@ -441,14 +441,15 @@ def snapshot_call(call_id: int, snapshot: int = 7, number: int = 0) -> SnapshotC
     return SnapshotCall(call_id, snapshot, number, "linearizable", 5.0)
 
 
-async def part(client: RawClient, call: SnapshotCall) -> SnapshotPart:
-    """Ask for a part and wait for it."""
+async def part(client: RawClient, call: SnapshotCall) -> SnapshotPart | str:
+    """Ask for a part and wait for it, or for the name of the error."""
     client.send(call)
 
-    def found() -> list[SnapshotPart]:
-        return [reply for reply in client.replies if isinstance(reply, SnapshotPart) and reply.id == call.id]
+    def found() -> list[SnapshotPart | Answer]:
+        return [each for each in client.replies if isinstance(each, SnapshotPart | Answer) and each.id == call.id]
 
-    return (await client.wait(found))[0]
+    reply = (await client.wait(found))[0]
+    return error_name(reply) if isinstance(reply, Answer) else reply
 
 
 @asynchronous
@@ -458,16 +459,18 @@ async def test_parts_of_a_snapshot_are_given_in_order_and_one_snapshot_at_a_time
         for number in range(200):
             await node.put(f"k{number}", b"v" * 16384)
         first = await part(client, snapshot_call(1))
+        assert isinstance(first, SnapshotPart)
         assert (first.revision, first.sha256, pins_of(node)) == (201, b"", 1)
-        assert error_name(await client.ask(snapshot_call(2, number=2))) == "Unavailable"
-        assert error_name(await client.ask(snapshot_call(3, number=0))) == "Unavailable"
-        assert error_name(await client.ask(snapshot_call(4, snapshot=8))) == "Overloaded"
-        assert error_name(await client.ask(snapshot_call(5, snapshot=8, number=1))) == "Unavailable"
+        assert await part(client, snapshot_call(2, number=2)) == "Unavailable"
+        assert await part(client, snapshot_call(3, number=0)) == "Unavailable"
+        assert await part(client, snapshot_call(4, snapshot=8)) == "Overloaded"
+        assert await part(client, snapshot_call(5, snapshot=8, number=1)) == "Unavailable"
         await node.put("later", "v")
         number, last = 1, first
         while not last.sha256:
-            last = await part(client, snapshot_call(10 + number, number=number))
-            number += 1
+            following = await part(client, snapshot_call(10 + number, number=number))
+            assert isinstance(following, SnapshotPart)
+            last, number = following, number + 1
         assert (last.revision, last.meta, pins_of(node)) == (201, first.meta, 0)
         assert error_name(await client.ask(SnapshotCall(6, 6, 0, "eventual", 5.0))) == "InvalidRequest"
 
@@ -488,7 +491,7 @@ async def test_a_snapshot_that_nobody_wants_holds_nothing_up(how: str, monkeypat
             client.connection.close()
         await until(lambda: pins_of(node) == 0)
         if how != "close":
-            assert error_name(await client.ask(snapshot_call(2, number=1))) == "Unavailable"
+            assert await part(client, snapshot_call(2, number=1)) == "Unavailable"
 
 
 @asynchronous
