@@ -158,7 +158,7 @@ async def restore_snapshot(
         name: Whose directory it is.
         members: Names and addresses of all members of the new cluster, as for `open`; without them ``name`` is alone.
         bump_revision: How many revisions are passed over, so that none of the old cluster comes again with other
-            changes: a watch from there is told `Compacted`. 0 keeps revisions and history.
+            changes: a watch from there is `WatchCancelled` as compacted. 0 keeps revisions and history.
         token: Tells clusters apart that are restored from the same file for the same members.
 
     Raises:

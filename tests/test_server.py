@@ -489,7 +489,7 @@ async def test_a_snapshot_that_nobody_wants_holds_nothing_up(how: str, monkeypat
             client.send(CancelCall(7))
         elif how == "close":
             client.connection.close()
-        await until(lambda: pins_of(node) == 0)
+        await until(lambda: pins_of(node) == 0, seconds=5.0)
         if how != "close":
             assert await part(client, snapshot_call(2, number=1)) == "Unavailable"
 

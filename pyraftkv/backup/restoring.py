@@ -9,7 +9,8 @@ meet when they are started. Rules, and why:
 2. *Revisions are not used again.* A watcher of the old cluster stands at revision 900; the snapshot ends at 800. Were
    801 the next one, its watch would go on at 901 over other changes than those that it missed, and a compare of
    mod_revision 850 could hold of another write. So revisions go on `BUMP_REVISION` later, and what is before counts as
-   compacted: the watch is told so (`Compacted`), and reads afresh. (etcd: ``--bump-revision``, ``--mark-compacted``.)
+   compacted: the watch ends and says so (`WatchCancelled.compact_revision`), and whoever watches reads afresh. (etcd:
+   ``--bump-revision``, ``--mark-compacted``.)
 3. *Sessions are dropped.* Of a write that was acknowledged after the snapshot the restored session would know nothing,
    and would execute its late copy. Of a session that is unknown nothing is executed: `SessionExpired`.
 4. *Leases stay what they are on their keys:* the ids. There are no tables of them in this version.
