@@ -7,7 +7,9 @@ the leader itself who has to go. So it judges, right before it proposes:
 1. **Not ready.** A learner that lacks half of the log is promoted. It counts from then on, and if one of three others
    fails now, nothing is decided until it has all of it.
 2. **Quorum at risk** (etcd's strict reconfiguration check). Of three members one is down, and another one is removed by
-   mistake. Two are left, of whom one is down: nobody can decide anything any more, nor take it back.
+   mistake. Two are left, of whom one is down: nobody can decide anything any more, nor take it back. One that is
+   expected, and was never there, is as good as down: a leader takes it for active at first, and it needs a majority
+   to become somebody.
 3. **The leader hands over first.** It is removed, and leads on until that is committed; then there is nobody, and the
    clients wait for an election. Who leads next can remove it as well.
 
@@ -104,7 +106,8 @@ class ChangeDesk:
         if raft.role is not LEADER or raft.is_changing_membership:
             return PROPOSE  # Another one leads, or the machine hands it back until the change under way is made.
         status = raft.status()
-        active = frozenset(id_ for id_, peer in status.peers.items() if peer.active) | {raft.id}
+        there = {member.id for member in self._roster().members.values() if member.incarnation}
+        active = frozenset(id_ for id_, peer in status.peers.items() if peer.active and id_ in there) | {raft.id}
         after = self._after(command)
         complaint = _out_of_turn(command, before) or _unready(command, before, status)
         if complaint is None and after is not None:

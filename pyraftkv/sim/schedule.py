@@ -33,11 +33,12 @@ def random_faults(
     Args:
         random: Where they are drawn from; the same state gives the same faults.
         swarm: Which kinds there are, and how many.
-        members: Of the cluster, in their order.
+        members: Of the cluster, in their order, and the machines to spare behind them.
         clients: Hosts of clients.
         seconds: The length of the phase; it begins at 0.
     """
-    doomed = random.sample(list(members), (len(members) - 1) // 2)
+    first = list(members)[: len(members) - swarm.spares]
+    doomed = random.sample(first, (len(first) - 1) // 2)
     orders = [name for name in swarm.kinds if swarm.orders_per_second and KINDS[name].is_order]
     others = [name for name in swarm.kinds if name not in orders]
     faults: list[Fault] = []

@@ -11,7 +11,7 @@ import pytest
 
 from pyraftkv import errors
 from pyraftkv.core.membership import Transition
-from pyraftkv.protocol import DemoteMember, RemoveMember
+from pyraftkv.protocol import AddMember, DemoteMember, RemoveMember
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
@@ -208,6 +208,27 @@ def test_a_removed_member_that_is_started_again_disturbs_nobody() -> None:
         assert sim.leader is leader
 
     run(main, seed=67)
+
+
+def test_a_member_that_was_never_there_is_not_counted_as_active() -> None:
+    """It is in the configuration, its machine is not on yet: with it alone beside the leader nothing could go on."""
+
+    async def main(sim: Simulation) -> None:
+        await leader_of(sim)
+        async with sim.client() as kv:
+            ids = {member.name: member.id for member in await kv.members.list(timeout=20)}
+            changes = [RemoveMember(ids["n3"]), AddMember("n4", sim.addresses["n4"], 0, learner=False)]
+            await kv.members.change(changes, timeout=20)
+            leader = await leader_of(sim)
+            other = "n1" if leader.name == "n2" else "n2"
+            with pytest.raises(errors.QuorumAtRisk):
+                await kv.members.demote(other, timeout=20)
+            sim.renew("n4").start()
+            await until(lambda: votes(sim, "n4"), sim)
+            await kv.members.demote(other, timeout=20)
+        assert voters(sim) == {leader.name, "n4"}
+
+    run(main, seed=70)
 
 
 # --- Learners and snapshots ------------------------------------------------------------------------------------------

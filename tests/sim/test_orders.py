@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pyraftkv.core.membership import Transition
 from pyraftkv.protocol import RemoveMember
 from pyraftkv.sim.faults import Fault, Order
 from pyraftkv.sim.injector import Injector
-from pyraftkv.sim.kinds import KINDS
+from pyraftkv.sim.kinds import KINDS, Kind
 from pyraftkv.sim.orders import Operator
 from pyraftkv.sim.run import simulate
 from pyraftkv.sim.script import parse_script
@@ -16,7 +18,7 @@ from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, Workload
 from tests.sim.machines import Machines
 from tests.sim.test_membership import run, voters
-from tests.sim.test_pitfalls import until
+from tests.sim.test_pitfalls import SMALL, until
 from tests.sim.test_simulation import leader_of
 
 SWARM = Swarm(spares=2, workload=Workload(clients=2, operations_per_second=40.0))
@@ -151,3 +153,26 @@ def test_a_script_changes_members_in_a_run() -> None:
     assert report.faults == {"member_add": 1, "member_joint_explicit": 1, "member_replace": 1}
     said = [event.detail["text"] for event in report.trace.events({"order"})]
     assert said[1:] == ["joint_explicit n1 | n5: 2 changes: done", "leave n1 | n5: done", "replace n3: n3 is back"]
+
+
+# --- Every order under every fault -----------------------------------------------------------------------------------
+
+ORDERS = tuple(kind.name for kind in KINDS.values() if kind.is_order)
+HARMLESS = ("member_add", "member_promote", "member_update")
+"""What takes no vote away: whoever is lost for good may be one too many for anything else."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if not kind.is_order], ids=lambda kind: kind.name)
+def test_every_order_under_every_fault(kind: Kind) -> None:
+    """Orders come thick and fast while one kind of fault strikes; all rules hold, and all comes to rest."""
+    swarm = Swarm(
+        members=max(3, kind.members_min),
+        spares=2,
+        config=replace(SMALL, apply_slice_seconds=0.001),
+        workload=Workload(clients=2, operations_per_second=20.0, mix={"put": 3.0, "get": 1.0, "txn": 1.0}),
+        kinds=(kind.name, *(HARMLESS if kind.is_fatal else ORDERS)),
+        faults_per_second=0.8,
+        orders_per_second=2.0,
+    )
+    report = simulate(77, seconds=6.0, swarm=swarm)
+    assert sum(report.faults.get(name, 0) for name in ORDERS) >= 3
