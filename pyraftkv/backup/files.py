@@ -102,8 +102,17 @@ def _write(writer: SnapshotWriter, chunks: list[bytes]) -> None:
 
 
 async def _off_the_loop(path: str, job: Callable[[], T]) -> T:
+    """Run a job of the disk in a thread, and wait for its end even when cancelled. Raises `StorageError`.
+
+    1. A write is under way in its thread when whoever saves is cancelled.
+    2. The file is closed. The next file that anybody opens gets its descriptor, and the rest of the write.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, job)
     try:
-        return await asyncio.get_running_loop().run_in_executor(None, job)
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
     except OSError as error:
         raise errors.StorageError(f"{path} cannot be written: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import pyraftkv
 from pyraftkv import Node, errors
 from pyraftkv.backup import SavedSnapshot, SnapshotSource, save, snapshot_status
-from pyraftkv.log import MemoryStorage
+from pyraftkv.log import MemoryStorage, OsFileSystem
 from pyraftkv.protocol import SnapshotPart
 from pyraftkv.transport import MemoryNetwork
 from tests.node.support import asynchronous, cluster_of, fast, refused
@@ -119,6 +120,43 @@ async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     sent = await parts()
     error = await refused(save(tmp_path / "no" / "file", parts_of(*sent)), errors.StorageError)
     assert str(tmp_path / "no" / "file") in str(error)
+
+
+class Slow(OsFileSystem):
+    """A disk whose second write takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__(fsync=False)
+        self.writing, self.go_on = threading.Event(), threading.Event()
+        self.calls: list[str] = []
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        self.calls.append("pwrite")
+        if len(self.calls) == 2:
+            self.writing.set()
+            assert self.go_on.wait(10)
+            self.calls.append("written")
+        return super().pwrite(fd, data, offset)
+
+    def close(self, fd: int) -> None:
+        self.calls.append("close")
+        super().close(fd)
+
+
+@asynchronous
+async def test_who_is_cancelled_closes_no_file_that_is_being_written(tmp_path: Path) -> None:
+    """The write comes to its end, then the file is closed and removed."""
+    sent, fs = await parts(), Slow()
+    saving = asyncio.create_task(save(tmp_path / "file", parts_of(*sent), fs=fs))
+    await asyncio.to_thread(fs.writing.wait, 10)
+    saving.cancel()
+    await asyncio.sleep(0)
+    fs.go_on.set()
+    await asyncio.wait([saving])
+    assert saving.cancelled()
+    assert fs.calls.index("close") > fs.calls.index("written")
+    assert fs.calls.count("close") == 1
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("where", [0.0, 0.1, 0.5, 0.9, 0.999999])
