@@ -228,8 +228,12 @@ class Run:
         self._busy.append((host.process, group.create_task(work)))
 
     def _is_busy(self) -> bool:
+        """Whether anybody has something to come to an end with; programs of members that were removed have not."""
         self._busy = [(process, task) for process, task in self._busy if process.alive and not task.done()]
-        return bool(self._busy)
+        rules = self.sim.invariants
+        return any(
+            process.host_name not in rules.members or rules.is_current(process.host_name) for process, _ in self._busy
+        )
 
     # --- Phases ----------------------------------------------------------------------------------------------------
 

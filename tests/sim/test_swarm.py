@@ -22,7 +22,7 @@ def drawn(seed: int) -> tuple[Swarm, Machines, list[Fault]]:
     """Return what one seed chooses."""
     random = Random(seed)
     swarm = random_swarm(random)
-    target = Machines(swarm.members, clients=swarm.workload.clients)
+    target = Machines(swarm.members + swarm.spares, clients=swarm.workload.clients)
     faults = random_faults(random, swarm, members=target.members, clients=target.clients, seconds=SECONDS)
     return swarm, target, faults
 
