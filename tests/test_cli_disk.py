@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import io
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 import pyraftkv
+from pyraftkv.cli.disk import frame_json, frame_lines
+from pyraftkv.log.record import ENTRIES, HARD_STATE, Frame, RecordType
 from pyraftkv.store.commands import DeleteRange, PutKey
 from tests.node.support import fast
 from tests.test_cli import Cli, run_here
@@ -62,7 +65,7 @@ def test_a_log_without_a_fault_is_verified(cli: Cli, data: Path) -> None:
     status, out, err = cli("wal", "verify", str(data))
     assert (status, err) == (OK, "")
     assert segments(data)[0].path.name in out
-    assert "1 segments of" in out
+    assert "in 1 segment, entries 1 to" in out
     report = json.loads(cli("wal", "verify", str(data), "-w", "json")[1])
     assert (report["verdict"], report["finding"], report["first_index"]) == ("ok", None, 1)
     assert report["last_index"] == report["segments"][0]["entries"]
@@ -205,3 +208,14 @@ def test_a_range_of_indexes_is_dumped(cli: Cli, data: Path) -> None:
     ]
     assert [(row["type"], row["index"]) for row in rows] == [("ENTRIES", index) for index in (5, 6, 7)]
     assert cli("wal", "dump", str(data), "--to", "0")[1] == ""
+
+
+@pytest.mark.parametrize("kind", [ENTRIES, HARD_STATE])
+@pytest.mark.parametrize("payload", [b"", b"\1\0\0\0\xff\0\0\0", b"\0" * 7])
+def test_a_record_that_makes_no_sense_is_shown_all_the_same(kind: RecordType, payload: bytes) -> None:
+    """Its checksum is right and its payload is not: the line has its place, and nothing of what it holds."""
+    frame = Frame(kind, 0, 3, 5, 2, 4096, 48, memoryview(payload))
+    args = argparse.Namespace(entries=True, values=False)
+    (line,) = frame_lines("segment", frame, args)
+    assert line.startswith(f"segment     4096 {kind.name:<10} index=5 term=2 batch=3 bytes=48")
+    assert frame_json("segment", frame, args).get("entries", []) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from pyraftkv.cli.decoding import entry_json, entry_lines
 from pyraftkv.cli.printing import emit, emit_json
 from pyraftkv.cli.terminal import human_bytes, print_table
+from pyraftkv.core.types import Entry
 from pyraftkv.log.fs import join
 from pyraftkv.log.inspect import (
     CORRUPT,
@@ -105,14 +107,27 @@ def type_name(frame: Frame) -> str:
 
 
 def details_of(frame: Frame) -> dict[str, Any]:
-    """Return what a record says besides its header."""
+    """Return what a record says besides its header; nothing if its payload makes no sense."""
     if frame.type == ENTRIES:
         return {"entries": run_count(frame)}
     if frame.type == HARD_STATE:
-        return {"vote": unpack_hard_state(frame).vote}
+        try:
+            return {"vote": unpack_hard_state(frame).vote}
+        except struct.error:
+            return {}
     if frame.type == SNAPSHOT:
         return {"replaces_log": bool(frame.flags & RESET_FLAG)}
     return {}
+
+
+def entries_of(frame: Frame) -> list[Entry]:
+    """Return the entries of a record; none if it is another one, or if its payload makes no sense."""
+    if frame.type != ENTRIES:
+        return []
+    try:
+        return unpack_run(frame)
+    except ValueError:
+        return []
 
 
 def frame_json(segment: str, frame: Frame, args: argparse.Namespace) -> dict[str, Any]:
@@ -128,7 +143,7 @@ def frame_json(segment: str, frame: Frame, args: argparse.Namespace) -> dict[str
         **details_of(frame),
     }
     if frame.type == ENTRIES and (args.entries or args.values):
-        row["entries"] = [entry_json(entry, values=args.values) for entry in unpack_run(frame)]
+        row["entries"] = [entry_json(entry, values=args.values) for entry in entries_of(frame)]
     return row
 
 
@@ -137,8 +152,8 @@ def frame_lines(segment: str, frame: Frame, args: argparse.Namespace) -> Iterato
     details = "".join(f" {name}={value}" for name, value in details_of(frame).items())
     place = f"{segment} {frame.offset:>8} {type_name(frame):<10}"
     yield f"{place} index={frame.index} term={frame.term} batch={frame.batch} bytes={frame.size}{details}"
-    if frame.type == ENTRIES and (args.entries or args.values):
-        for entry in unpack_run(frame):
+    if args.entries or args.values:
+        for entry in entries_of(frame):
             yield from entry_lines(entry, values=args.values)
 
 
@@ -220,7 +235,8 @@ def remedy(finding: Finding, report: DirectoryReport) -> str:
 def summary_of(report: WalReport) -> str:
     """Return a log in one line."""
     size = human_bytes(sum(segment.size_bytes for segment in report.segments))
-    files = f"{len(report.segments)} segments of {size} together"
+    count = len(report.segments)
+    files = f"{size} in {count} segment{'' if count == 1 else 's'}"
     if report.finding is not None and report.finding.verdict >= CORRUPT:
         return f"{files}, not to be started from"
     return f"{files}, entries {report.first_index} to {report.last_index}"
