@@ -180,7 +180,8 @@ class Chaos:
         if not node:
             return
         member = self.cluster.members[node]
-        newest = member.disk.snapshot.index if member.disk.snapshot else 0
+        known = [meta.index for meta in (member.disk.snapshot, member.raft._log.snapshot) if meta]
+        newest = max(known, default=0)  # One that was received may still be on its way to the disk.
         index = min(len(member.state), member.raft.floor) if member.config.witness else len(member.state)
         if member.pages or index <= newest or member.disk.last_index < index:
             return
