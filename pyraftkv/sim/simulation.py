@@ -101,7 +101,7 @@ class Simulation:
         self.hosts: dict[str, Host] = {}
         """Every machine, by name."""
         self.invariants = RaftInvariants(ids, violated=self.violated)
-        self.traffic = PeerTraffic(now=self.now, observer=self, is_up=lambda name: self.hosts[name].is_up)
+        self.traffic = PeerTraffic(now=self.now, observer=self, is_up=self._is_up)
         self.messages = 0
         """Messages between members that arrived."""
         self.faults: list[Fault] = []
@@ -187,6 +187,10 @@ class Simulation:
         self.invariants.newcomer(name)
         self.hosts[name].begin_anew()
         return self.hosts[name]
+
+    def _is_up(self, name: str) -> bool:
+        """Whether a machine runs: not one of a member that was expected, and removed before it ever came."""
+        return name in self.hosts and self.hosts[name].is_up
 
     def _name_of(self, member_id: int) -> str:
         """Return the machine of a member: of one that has not joined yet, the one at the address that others know."""

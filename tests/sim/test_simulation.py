@@ -10,6 +10,7 @@ import pytest
 
 from pyraftkv import errors
 from pyraftkv.core import HardState, Save
+from pyraftkv.core.messages import CommitNotice
 from pyraftkv.sim.faults import DiskFault, Fault
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.report import SimFailure
@@ -62,6 +63,20 @@ def test_everything_loses_power_and_nothing_is_lost() -> None:
     with Simulation(seed=2) as sim:
         assert sim.run(main, until=60) == "hello"
         assert [host.boots for host in sim.members] == [2, 2, 2]
+
+
+def test_what_is_sent_to_a_member_that_never_came_is_lost() -> None:
+    """It was expected and removed again, so nobody knows its machine; an answer to it may be on its way still."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        assert leader.node is not None
+        leader.node._transport.send([CommitNotice(99, 1, 1, 1, 1)])
+
+    with Simulation(seed=1) as sim:
+        sim.run(main, until=20)
+        fates = [detail["fate"] for *_, detail in sim.trace.events() if detail.get("target") == "member-99"]
+        assert fates == ["dropped"]
 
 
 def test_users_run_their_own_programs_beside() -> None:
