@@ -39,6 +39,7 @@ from pyraftkv.core import HardState, Save
 from pyraftkv.core.types import SnapshotMeta
 from pyraftkv.log import FileStorage
 from pyraftkv.log.fs import FileSystem, OsFileSystem, parent
+from pyraftkv.log.identity import SLOT_NAMES
 from pyraftkv.log.inspect import is_in_use
 from pyraftkv.protocol import Genesis, MemberInfo
 from pyraftkv.replica import Replica
@@ -52,6 +53,9 @@ BUMP_REVISION_MAX = 1 << 62
 
 RESTORING_SUFFIX = ".restoring"
 """What the directory is called while it is being made."""
+
+DRAFT_NAMES = frozenset({"LOCK", "wal", "snap", *SLOT_NAMES})
+"""What an interrupted restore may leave under that name: anything else is not ours to remove."""
 
 RULES = 1
 """Which rules made the state: versions that would make another one of the same file must not meet."""
@@ -158,14 +162,18 @@ async def _bump(store: Store, by: int) -> None:
 
 def _refuse_used(target: str) -> None:
     """Raise `StorageError` if something stands where the directory is to be."""
-    try:
-        names = list(Path(target).iterdir())
-    except FileNotFoundError:
-        names = []
-    except OSError as error:
-        raise errors.StorageError(f"{target}: {error}") from error
-    if names:
+    if _names_in(target):
         raise errors.StorageError(f"{target} is not empty: a restore makes a new directory, and changes none")
+
+
+def _names_in(directory: str) -> set[str]:
+    """Return the names in a directory; none if it is not there. Raises `StorageError`."""
+    try:
+        return {path.name for path in Path(directory).iterdir()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise errors.StorageError(f"{directory}: {error}") from error
 
 
 async def _build(target: str, replica: Replica, member: MemberInfo, *, random: Random, fs: FileSystem) -> None:
@@ -173,6 +181,9 @@ async def _build(target: str, replica: Replica, member: MemberInfo, *, random: R
     draft = target + RESTORING_SUFFIX
     if is_in_use(OsFileSystem(read_only=True), draft):
         raise errors.DataDirLocked(f"{draft}: another process is restoring to {target}")
+    strange = _names_in(draft) - DRAFT_NAMES
+    if strange:
+        raise errors.StorageError(f"{draft} holds {sorted(strange)}, which no restore has left there: move it away")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         await _fill(FileStorage(draft, random=random, fs=fs), replica, member)

@@ -261,5 +261,8 @@ async def test_two_processes_do_not_restore_to_one_place(saved: SavedSnapshot, t
     await refused(restore(saved.path, tmp_path / "a", name="a", members={"a": "a"}), errors.DataDirLocked)
     assert draft.exists()
     fs.close(lock)
+    (draft / "diary").write_bytes(b"mine")
+    await refused(restore(saved.path, tmp_path / "a", name="a", members={"a": "a"}), errors.StorageError)
+    (draft / "diary").unlink()
     await restore(saved.path, tmp_path / "a", name="a", members={"a": "a"})
     assert not draft.exists()
