@@ -221,7 +221,7 @@ def test_a_snapshot_says_who_the_witnesses_are() -> None:
     """Else a leader that started from it would count on data that nobody has."""
     log = Log()
     log.found()
-    log.replica.roster.membership = Membership(voters=frozenset({1, 2}), witnesses=frozenset({2}))
+    log.replica.roster.membership = Membership(voters=frozenset({1, 2, 3}), witnesses=frozenset({3}))
     assert restored(log.replica).membership == log.replica.membership
 
 

@@ -55,6 +55,14 @@ WITNESSES_MAX = 1
 """Among the voters. Two of three that keep no state would leave one disk with the data, always."""
 
 
+DATA_VOTERS_MIN = 2
+"""Beside a witness: then all data voters together decide without it, whatever it has and does not have.
+
+1. A leads {A, B, W}; W has no room, and keeps the hollow half of A's last entry. A is removed: {B, W} is left.
+2. B lacks that entry, so W refuses its vote. W cannot lead B on. No one else votes: nobody leads, ever again.
+"""
+
+
 class ChangeKind(IntEnum):
     """What becomes of one member."""
 
@@ -195,7 +203,8 @@ def check(membership: Membership) -> None:
     assert membership.witnesses <= voters | outgoing, f"witnesses without a vote: {membership}"
     for half in filter(None, (voters, outgoing)):
         assert len(half & membership.witnesses) <= WITNESSES_MAX, f"more than one witness: {membership}"
-        assert half - membership.witnesses, f"nobody has the data: {membership}"
+        data_voters = half - membership.witnesses
+        assert data_voters == half or len(data_voters) >= DATA_VOTERS_MIN, f"too few have the data: {membership}"
     assert min(membership.members, default=1) > NO_NODE, f"no member has such an id: {membership}"
 
 
@@ -231,8 +240,8 @@ def _witnesses_after(membership: Membership, changes: list[Change], voters: froz
     witnesses = voters & (membership.witnesses | {change.node for change in changes if change.kind is ADD_WITNESS})
     if len(witnesses) > WITNESSES_MAX:
         raise InvalidChange(f"more than one witness: {sorted(witnesses)}")
-    if witnesses == voters:
-        raise InvalidChange("no voter with the data would be left")
+    if witnesses and len(voters - witnesses) < DATA_VOTERS_MIN:
+        raise InvalidChange(f"a witness needs {DATA_VOTERS_MIN} voters with the data beside it")
     return witnesses
 
 

@@ -69,7 +69,7 @@ class Membership:
 
     Invariants: `learners` is disjoint from `voters` and `outgoing`; `learners_next` is a subset of
     `outgoing`; `outgoing`, `learners_next` and `auto_leave` are empty or false unless the configuration is joint; of
-    `voters`, and of `outgoing`, at most one is a witness, and one at least is none.
+    `voters`, and of `outgoing`, at most one is a witness, and beside it two at least are none.
     """
 
     voters: frozenset[int] = field(default_factory=frozenset)

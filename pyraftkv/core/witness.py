@@ -23,9 +23,9 @@ above the floor. It tells the leader with each acknowledgement, so that no entry
 the leader knowing: from then on until the floor has passed that index, what is acknowledged may stand on one disk
 (`Raft.is_single_copy`).
 
-1. *The floor stands still while there are fewer than two data voters* on either side of a joint configuration. With
-   {A, W}, all data voters having an entry would mean that A has it, and W would keep nothing for the member that comes
-   in place of B.
+1. *Beside a witness there are two data voters at least*, on either side of a joint configuration. With {A, W}, all data
+   voters having an entry would mean that A has it, and W would keep nothing for the member that comes in place of B.
+   `membership.DATA_VOTERS_MIN` tells what else would happen.
 2. *The floor never falls.* A new leader knows nobody's log yet and says 0; what was on two disks still is.
 3. *It is never past what the witness itself acknowledged*, nor what is committed: what is above may be replaced, and
    then nobody has it.
@@ -42,9 +42,6 @@ from dataclasses import replace
 from pyraftkv.core.base import RaftBase
 from pyraftkv.core.ready import KeepPayloads
 from pyraftkv.core.types import HOLLOW, LEADER, NORMAL, Entry
-
-DATA_VOTERS_MIN = 2
-"""Fewer of them in a configuration, and the floor stands still."""
 
 
 class WitnessRules(RaftBase):
@@ -115,11 +112,7 @@ class WitnessRules(RaftBase):
 
     def _find_floor(self) -> None:
         """Learn from the followers' acknowledgements which entries nobody will ask of the witness. O(voters)."""
-        membership = self.membership
-        if not membership.witnesses:
-            return  # Micro-optimization: hardly any cluster has one (tests/bench/bench_core.py).
-        halves = [half - membership.witnesses for half in (membership.voters, membership.outgoing) if half]
-        if min(map(len, halves)) >= DATA_VOTERS_MIN:
+        if self.membership.witnesses:  # Hardly any cluster has one.
             self._raise_floor(min(self._log.commit, *map(self._match_of, self._data_voters())))
 
 
