@@ -65,6 +65,9 @@ More than the members' own programs ask; not all, for some clients still look fo
 EMBEDDED_SHARE = 0.2
 """The share of the operations that is asked by the members' own programs."""
 
+SWEEPS_MAX = 2
+"""How often a run fills in a thousand keys to delete them at once: every watch of it hears of each of them."""
+
 LEASE_READS_PER_SECOND = 40.0
 """That the leader's own program asks for, where leaders have leases."""
 
@@ -159,6 +162,7 @@ class Run:
         self._injector: Injector | None = None
         self._stopping = False
         self._last_revision = 0
+        self._sweeps = 0
         self._busy: list[tuple[SimProcess, asyncio.Task[None]]] = []
         """Sources and watchers that may not have come to their end."""
 
@@ -212,9 +216,15 @@ class Run:
                 with suppress(errors.PyraftkvError):
                     await kv.get(key, consistency="lease", timeout=load.request_seconds)
 
+    def _may_sweep(self) -> bool:
+        self._sweeps += 1
+        return self._sweeps <= SWEEPS_MAX
+
     def _ask(self, group: asyncio.TaskGroup, kv: Engine, name: str, host: Host, rate: float) -> None:
         load = self.swarm.workload
-        source = Source(kv, name, load, rate=rate, random=host.fork(), is_over=lambda: self._stopping)
+        source = Source(
+            kv, name, load, rate=rate, random=host.fork(), is_over=lambda: self._stopping, may_sweep=self._may_sweep
+        )
         self._begin(group, host, source.run())
 
     def _watch(self, group: asyncio.TaskGroup, kv: Engine, host: Host) -> None:

@@ -83,6 +83,7 @@ class Source:
         rate: Operations per second.
         random: What, when and on which key.
         is_over: Whether it is time to stop.
+        may_sweep: Whether one more sweep is called for. One costs as much as hundreds of other operations.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Source:
         rate: float,
         random: Random,
         is_over: Callable[[], bool],
+        may_sweep: Callable[[], bool],
     ) -> None:
         self._kv = kv
         self._name = name
@@ -101,6 +103,7 @@ class Source:
         self._rate = rate
         self._random = random
         self._is_over = is_over
+        self._may_sweep = may_sweep
         self._timeout = load.request_seconds
         self._count = 0
         self._revision = 0
@@ -222,6 +225,8 @@ class Source:
 
     async def _sweep(self) -> None:
         """Put more keys than a member deletes without a break, and delete them with one command."""
+        if not self._may_sweep():
+            return
         value = f"{self._name}.{self._count}".encode()
         for first in range(0, SWEPT_TXNS * SWEPT_TXN_KEYS, SWEPT_TXN_KEYS):
             puts = [PutKey(f"{SWEPT}{first + number}".encode(), value) for number in range(SWEPT_TXN_KEYS)]

@@ -19,7 +19,7 @@ async def work(sim: Simulation) -> int:
     over, last = [False], [0]
     async with sim.client() as client:
         kv = sim.recorded(client, "tester")
-        source = Source(kv, "s", LOAD, rate=50.0, random=Random(1), is_over=lambda: over[0])
+        source = Source(kv, "s", LOAD, rate=50.0, random=Random(1), is_over=lambda: over[0], may_sweep=lambda: True)
         watcher = Watcher(kv, random=Random(2), is_over=lambda: over[0], last_revision=lambda: last[0])
         asking, watching = asyncio.create_task(source.run()), asyncio.create_task(watcher.run())
         await sim.sleep(5.0)
