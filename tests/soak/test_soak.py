@@ -16,6 +16,9 @@ from tests.soak.__main__ import COUNTERS, OUT, main
 from tests.soak.counters import FAILED_MAX, FIRST_SEED, Counters
 from tests.soak.runner import ROOT, Plan, Result, compare, run_process
 
+FAILING = 22
+"""A seed with three clients; the one after it has two."""
+
 TOLD = {"virtual_seconds": 61.04, "real_seconds": 4.0, "operations": 5, "messages": 7, "faults": {"pause": 2, "rot": 1}}
 
 
@@ -54,23 +57,28 @@ def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.
     """A rule that breaks is written in words, as a script and as a picture; a crash with its traceback."""
     script = tmp_path / "faults.txt"
     script.write_text(NOBODY_ASKS, encoding="utf-8")
-    Counters(next_seed=3).save(tmp_path / "counters.json")
+    Counters(next_seed=FAILING).save(tmp_path / "counters.json")
     assert soak(tmp_path, f"--script={script}", "--seeds-max=2", seconds=2.0) == 1
     counters = Counters.load(tmp_path / "counters.json")
-    assert (counters.seeds, counters.failures, counters.failed_seeds) == (2, 2, [3, 4])
-    out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["seed-3.faults", "seed-3.html", "seed-3.txt", "seed-4.txt"]
-    words = (out / "seed-3.txt").read_text(encoding="utf-8")
-    assert words.startswith("seed 3: traffic: ")
-    assert "replay: python -m pyraftkv sim --seed 3 --seconds 2\n" in words
-    assert f"replay: python -m pyraftkv sim --seed 3 --seconds 2 --script {out}/seed-3.faults\n" in words
+    assert (counters.seeds, counters.failures, counters.failed_seeds) == (2, 2, [FAILING, FAILING + 1])
+    out, first, second = tmp_path / "out", f"seed-{FAILING}", f"seed-{FAILING + 1}"
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"{first}.faults",
+        f"{first}.html",
+        f"{first}.txt",
+        f"{second}.txt",
+    ]
+    words = (out / f"{first}.txt").read_text(encoding="utf-8")
+    assert words.startswith(f"seed {FAILING}: traffic: ")
+    assert f"replay: python -m pyraftkv sim --seed {FAILING} --seconds 2\n" in words
+    assert f"replay: python -m pyraftkv sim --seed {FAILING} --seconds 2 --script {out}/{first}.faults\n" in words
     with pytest.raises(AssertionError, match="traffic"):
-        simulate(3, seconds=2.0, faults=parse_script((out / "seed-3.faults").read_text(encoding="utf-8")))
-    # Seed 4 has two clients, and the script speaks of a third.
-    assert "Traceback" in (out / "seed-4.txt").read_text(encoding="utf-8")
+        simulate(FAILING, seconds=2.0, faults=parse_script((out / f"{first}.faults").read_text(encoding="utf-8")))
+    # The next seed has two clients, and the script speaks of a third.
+    assert "Traceback" in (out / f"{second}.txt").read_text(encoding="utf-8")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("seed 3: FAILED: traffic: ")
-    assert lines[1].startswith("seed 4: FAILED: its process ended with 1: ")
+    assert lines[0].startswith(f"seed {FAILING}: FAILED: traffic: ")
+    assert lines[1].startswith(f"seed {FAILING + 1}: FAILED: its process ended with 1: ")
     assert "there is no host 'c3'" in lines[1]
 
 

@@ -196,6 +196,9 @@ class Oracle(Engine):
     async def member_table(self, timeout):
         raise NotImplementedError
 
+    def snapshot_parts(self, consistency, timeout):
+        raise NotImplementedError
+
 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
