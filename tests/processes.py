@@ -67,7 +67,7 @@ class Process(MemberProcess):
 
     def connect(self, *, timeout: float = READY_SECONDS_MAX) -> Client:
         """Return a client that talks to this member alone."""
-        return pyraftkv.connect(self.address, timeout=timeout, name=f"tests-{self.name}")
+        return pyraftkv.connect(self.address, timeout=timeout, name=f"tests-{self.name}", discover=False)
 
     async def ready(self) -> KeyValue | None:
         """Wait until it answers a linearizable read: it has found a leader, and has applied what it missed.

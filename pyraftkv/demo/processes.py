@@ -64,7 +64,7 @@ class Process:
         self.address = address
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
-        self.kv: Client = pyraftkv.connect(address, name=f"demo-{name}")
+        self.kv: Client = pyraftkv.connect(address, name=f"demo-{name}", discover=False)
 
     @property
     def pid(self) -> int:

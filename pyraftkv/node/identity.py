@@ -49,7 +49,8 @@ def whose(name: str, recovered: Recovered, roster: Roster) -> tuple[int, int]:
     is_younger = own >= roster.next_id or name not in ids
     is_ours = name in {known.name, *_names_given(own, recovered)} if known is not None else is_younger
     if not own or not is_ours:
-        raise errors.ForeignDataDir(f"the directory belongs to one of {sorted(ids)}, not to {name!r}")
+        owner = f"member {own}, {known.name!r}" if known is not None else f"one of {sorted(ids)}"
+        raise errors.ForeignDataDir(f"the directory belongs to {owner}, not to {name!r}")
     return identity.cluster_id or roster.cluster_id, own
 
 

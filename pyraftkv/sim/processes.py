@@ -213,7 +213,7 @@ class ProcessCluster(FaultTarget):
             for process in self.processes.values():
                 process.start()
             controls = {
-                name: await stack.enter_async_context(pyraftkv.connect(process.address, name="control"))
+                name: await stack.enter_async_context(pyraftkv.connect(process.address, name="control", discover=False))
                 for name, process in self.processes.items()
             }
             watches = [
@@ -231,7 +231,8 @@ class ProcessCluster(FaultTarget):
     def client(self, host: str, *, timeout: float = READY_SECONDS_MAX) -> Client:
         """Return a client on one of the clients' hosts that knows all members; enter it to connect."""
         assert host in self._clients, host
-        return pyraftkv.connect([proxy.address for proxy in self._proxies.values()], name=host, timeout=timeout)
+        proxies = [proxy.address for proxy in self._proxies.values()]
+        return pyraftkv.connect(proxies, name=host, timeout=timeout, discover=False)
 
     async def ready(self) -> None:
         """Wait until somebody leads. Raises `MemberDied` if a member ended by itself, `TimeoutError`."""

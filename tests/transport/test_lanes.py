@@ -25,5 +25,6 @@ def test_messages_that_grow_stay_off_the_control_lane() -> None:
         "ReadIndexResponse",
         "TimeoutNow",
         "GenesisOffer",
+        "CommitNotice",
         "TransferRequest",
     }
