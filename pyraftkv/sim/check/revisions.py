@@ -11,12 +11,12 @@ and what is left is to check it:
 3. *Real time is kept.* What had returned before something else began has no later place; see `order`. Reads of a
    member's own state (``"local"``) may lag, but never go backwards on one life of one member, and see no future.
 
-A revision without a maker was made by one of the writes whose callers were never told. What others saw narrows the
-choice (see `evidence`), mostly to one; otherwise each is tried, the revisions are played on, and what contradicts a
-later answer is taken back. The search is bounded, by what is tried and by what is played again; past its bound the
-verdict is "undecided". Writes of unknown outcome that no revision needs may be lost, or may come yet: both are fine. A
-revision that nobody can have made is wrong; so a history must hold everything that was done to the store since it was
-empty.
+A revision without a maker was made by one of the writes whose callers were never told. What others saw (see `evidence`)
+and what watches did not see (`silence`) narrow the choice, mostly to one; otherwise each is tried, the revisions are
+played on, and what contradicts a later answer is taken back. The search is bounded, by what is tried and by what is
+played again; past its bound the verdict is "undecided". Writes of unknown outcome that no revision needs may be lost,
+or may come yet: both are fine. A revision that nobody can have made is wrong; so a history must hold everything that
+was done to the store since it was empty.
 
 Compaction makes no revision. It is a second number that only grows, and is checked like the first one (`_Compaction`):
 the two are checked for themselves and against each other where an answer names both.
@@ -35,6 +35,7 @@ from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change
 from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.sim.check.model import Model
 from pyraftkv.sim.check.order import Mark, changes_at, check_order, looks_at
+from pyraftkv.sim.check.silence import Silence
 from pyraftkv.sim.check.verdict import Finding, HistoryError, Verdict, right, wrong
 from pyraftkv.sim.check.words import answer_words, kv_words
 from pyraftkv.sim.show import show
@@ -71,8 +72,20 @@ def check_revisions(history: History, *, states_max: int = STATES_MAX) -> Verdic
 
 
 def replay(history: History, *, states_max: int = STATES_MAX) -> Replay:
-    """Check a history by replaying it, and return the store that it comes to, too."""
-    work = _Work(history, states_max)
+    """Check a history by replaying it, and return the store that it comes to, too.
+
+    What no watch has shown is taken not to have happened; if that cannot be, a watch may have left something out, which
+    is for `check_watches` to say. Then nobody's silence counts.
+    """
+    replayed = _replay(history, Silence(history), states_max)
+    if replayed.verdict.finding is Finding.WRONG and history.watches:
+        states = replayed.verdict.states
+        replayed = _replay(history, None, max(states_max - states, 0))
+    return replayed
+
+
+def _replay(history: History, silence: Silence | None, states_max: int) -> Replay:
+    work = _Work(history, silence, states_max)
     try:
         work.sort()
         if not work.solve():
@@ -91,8 +104,9 @@ class _Work:
     Invariants: `makers` holds who made each revision up to the model's; the answers at those are right.
     """
 
-    def __init__(self, history: History, states_max: int) -> None:
+    def __init__(self, history: History, silence: Silence | None, states_max: int) -> None:
         self.history = history
+        self._silence = silence
         self.model = Model()
         self.makers: dict[int, Op] = {}
         self.states = 0
@@ -303,7 +317,8 @@ class _Work:
                 break
             self.model.apply(op.request)
             entry = self.model.log[-1]
-            if entry.changes and self._evidence.allows(entry):
+            is_silent = self._silence is not None and not self._silence.allows(entry)
+            if entry.changes and not is_silent and self._evidence.allows(entry):
                 self._used.add(op.number)
                 self.makers[entry.revision] = op
                 return

@@ -22,8 +22,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from pyraftkv.sim.check.history import Delivery, History, Outcome, WatchRecord
-from pyraftkv.sim.check.model import in_range
 from pyraftkv.sim.check.revisions import Replay, replay
+from pyraftkv.sim.check.silence import begin_of, concerns, promised_through, shown_through
 from pyraftkv.sim.check.verdict import HistoryError, Verdict, right, wrong
 from pyraftkv.sim.check.words import event_words
 from pyraftkv.store.commands import Compact
@@ -48,8 +48,8 @@ def check_watches(history: History, replayed: Replay | None = None, *, through_r
     compactions = _compactions(history)
     try:
         for watch in history.watches:
-            first, last = _span(watch, through_revision)
-            low = bisect_left(everything, first, key=_revision)
+            last = max(through_revision, shown_through(watch), promised_through(watch), watch.resume_revision or 0)
+            low = bisect_left(everything, begin_of(watch), key=_revision)
             owed = everything[low : bisect_right(everything, last, key=_revision)]
             _Check(watch, [event for event in owed if _concerns(watch, event)], replayed, compactions).run(
                 through_revision
@@ -159,8 +159,8 @@ class _Check:
         if self._at < len(self._owed) and _revision(self._owed[self._at]) < revision:
             missed = self._owed[self._at]
             raise self._error(f"said to resume from revision {revision}, but left out {event_words(missed)}", missed)
-        if self._at and _shown(self.watch) >= revision:
-            reason = f"said to resume from revision {revision}, but has shown {_shown(self.watch)} before"
+        if self._at and shown_through(self.watch) >= revision:
+            reason = f"said to resume from revision {revision}, but has shown {shown_through(self.watch)} before"
             raise self._error(reason, self._owed[self._at - 1])
 
     def _error(self, what: str, event: Event) -> HistoryError:
@@ -172,26 +172,5 @@ def _revision(event: Event) -> int:
     return event.kv.mod_revision
 
 
-def _shown(watch: WatchRecord) -> int:
-    """Return the last revision that a watch has shown anything of, 0 if none."""
-    return max((each.last_revision for each in watch.deliveries), default=0)
-
-
 def _concerns(watch: WatchRecord, event: Event) -> bool:
-    unwanted = watch.no_put if event.type is EventType.PUT else watch.no_delete
-    return not unwanted and in_range(event.kv.key, watch.key, watch.end)
-
-
-def _span(watch: WatchRecord, through_revision: int) -> tuple[int, int]:
-    """Return the first revision that a watch owes, and the last one that can be asked of it.
-
-    Without a start it owes what comes after the place where it says to stand, and from its first event on at the
-    latest; if it has neither said nor shown anything, it owes nothing.
-    """
-    promised = max((each.revision for each in watch.deliveries), default=0)
-    last = max(through_revision, _shown(watch), promised, watch.resume_revision or 0)
-    if watch.start_revision:
-        return watch.start_revision, last
-    starts = [each.placed_revision + 1 for each in watch.deliveries if each.placed_revision]
-    starts += [_revision(each.events[0]) for each in watch.deliveries if each.events]
-    return min(starts, default=last + 1), last
+    return concerns(watch, event.kv.key, is_put=event.type is EventType.PUT)

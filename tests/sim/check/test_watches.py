@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv.sim.check import Finding, check_watches
+from pyraftkv.sim.check import Finding, check_watches, replay
 from tests.sim.check.notation import parse
 
 WRITES = """
@@ -113,6 +113,45 @@ def test_an_event_tells_which_unknown_write_it_was() -> None:
     """
     assert check_watches(parse(text)).ok
     assert "nobody in the history can have made revision 3" in check_watches(parse(text.replace("-x@3", "-w@3"))).reason
+
+
+UNKNOWN = """
+    b 0- put zz 1 -> ?
+    a 1- put x 1 -> ?
+    c 4-5 put y 1 -> 3
+"""
+
+
+@pytest.mark.parametrize(
+    "watch",
+    [
+        "watch a z from 1: 9 y=1@3",
+        "watch a z from 1: 9 <2",
+        "watch a z from 2: 9 resume 3",
+        "watch a z: 2 placed 1 | 9 y=1@3",
+    ],
+)
+def test_what_a_watch_does_not_show_tells_which_unknown_write_it_was(watch: str) -> None:
+    """A revision that it passes over was made outside its range, whoever was asked first."""
+    history = parse(UNKNOWN + watch)
+    assert check_watches(history).ok
+    assert replay(history).makers[2].client == "b"
+
+
+@pytest.mark.parametrize(
+    "watch",
+    ["watch a z from 3: 9 y=1@3", "watch a z: 9 y=1@3", "watch a z from 1 no_put: 9 <3", "watch y from 1: 9 y=1@3"],
+)
+def test_a_watch_that_owes_nothing_there_tells_nothing(watch: str) -> None:
+    """Before it begins, of what it filters out, and outside its range."""
+    assert replay(parse(UNKNOWN + watch)).makers[2].client == "a"
+
+
+def test_a_watch_that_left_something_out_is_told_from_a_store_that_made_it_up() -> None:
+    """If only a change that it should have shown explains a revision, it is the watch that is wrong."""
+    history = parse(UNKNOWN.replace("b 0- put zz 1 -> ?", "") + "watch a z from 1: 9 y=1@3")
+    assert replay(history).verdict.ok
+    assert "left out revision 2" in check_watches(history).reason
 
 
 def test_what_was_before_may_be_missing_when_it_was_compacted() -> None:
