@@ -30,37 +30,44 @@ MEMBERS = 3
 START_SECONDS_MAX = 30.0
 
 
-@contextlib.contextmanager
-def cluster(directory: Path) -> Iterator[tuple[list[int], list[int]]]:
-    """Start three members with their data below `directory`; yield their client ports and pids."""
+def commands(directory: Path) -> tuple[list[int], list[list[str]]]:
+    """Return the client ports of three members with their data below `directory`, and how each is started.
+
+    Raises: `Missing`.
+    """
     program = shutil.which("etcd")
     if program is None:
         raise Missing("there is no etcd here (Debian: apt-get install etcd-server)")
     ports = free_ports(2 * MEMBERS)
     clients, peers = ports[:MEMBERS], ports[MEMBERS:]
     urls = ",".join(f"m{number}=http://127.0.0.1:{port}" for number, port in enumerate(peers))
+    return clients, [
+        [
+            program,
+            f"--name=m{number}",
+            f"--data-dir={directory / f'm{number}'}",
+            f"--listen-client-urls=http://127.0.0.1:{clients[number]}",
+            f"--advertise-client-urls=http://127.0.0.1:{clients[number]}",
+            f"--listen-peer-urls=http://127.0.0.1:{peers[number]}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peers[number]}",
+            f"--initial-cluster={urls}",
+            "--logger=zap",
+            "--log-level=error",
+        ]
+        for number in range(MEMBERS)
+    ]
+
+
+@contextlib.contextmanager
+def cluster(directory: Path) -> Iterator[tuple[list[int], list[int]]]:
+    """Start three members with their data below `directory`; yield their client ports and pids."""
+    ports, members = commands(directory)
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(
-                process(
-                    [
-                        program,
-                        f"--name=m{number}",
-                        f"--data-dir={directory / f'm{number}'}",
-                        f"--listen-client-urls=http://127.0.0.1:{clients[number]}",
-                        f"--advertise-client-urls=http://127.0.0.1:{clients[number]}",
-                        f"--listen-peer-urls=http://127.0.0.1:{peers[number]}",
-                        f"--initial-advertise-peer-urls=http://127.0.0.1:{peers[number]}",
-                        f"--initial-cluster={urls}",
-                        "--logger=zap",
-                        "--log-level=error",
-                    ],
-                    log=directory / f"m{number}.log",
-                )
-            )
-            for number in range(MEMBERS)
+            stack.enter_context(process(command, log=directory / f"m{number}.log"))
+            for number, command in enumerate(members)
         ]
-        yield clients, [child.pid for child in children]
+        yield ports, [child.pid for child in children]
 
 
 async def healthy(port: int) -> None:
@@ -111,8 +118,13 @@ def run(in_flight: Sequence[int], seconds: float) -> list[Result]:
         import aetcd  # noqa: F401  (asked for before the servers start)
     except ImportError as error:
         raise Missing(f"aetcd cannot be imported ({error}); `make bench` installs it") from error
-    with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-etcd-") as directory, cluster(Path(directory)) as started:
-        ports, pids = started
+    with (
+        tempfile.TemporaryDirectory(prefix="pyraftkv-bench-etcd-") as directory,
+        cluster(Path(directory)) as (
+            ports,
+            pids,
+        ),
+    ):
         return asyncio.run(measure(ports, pids, in_flight, seconds))
 
 
