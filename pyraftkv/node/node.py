@@ -10,13 +10,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from pyraftkv import codec, core, errors
-from pyraftkv._version import __version__
+from pyraftkv import codec, errors
 from pyraftkv.backup import SnapshotSource
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import FOLLOWER, LEADER, Save
+from pyraftkv.core import LEADER, Save
 from pyraftkv.engine import Engine
-from pyraftkv.kv import Consistency, PeerStatus, Status
+from pyraftkv.kv import Consistency, Status
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node import recovery
 from pyraftkv.node.applier import restore
@@ -28,6 +27,7 @@ from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.member import Member, check_size
 from pyraftkv.node.peers import Peers
+from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.protocol import (
     ChangeMembers,
@@ -488,46 +488,13 @@ class Node(Engine):
         member = self._running()
         assert self._peers is not None
         assert self._hello is not None
-        raft, store = member.raft.status(), member.replica.store
-        return Status(
-            name=self.name,
-            member_id=self._hello.member_id,
-            cluster_id=self._hello.cluster_id,
-            role=_role_name(raft),
-            leader=raft.leader,
-            leader_name=self._peers.name(raft.leader),
-            term=raft.term,
-            commit_index=raft.commit,
-            applied_index=member.replica.applied_index,
-            last_index=raft.last_index,
-            saved_index=raft.saved,
-            revision=store.published_revision,
-            compact_revision=store.compact_revision,
-            db_size_bytes=store.size_bytes,
-            keys=store.key_count,
-            has_quorum=raft.has_quorum,
-            storage=self._storage.kind,
-            version=__version__,
-            peers=self._peer_statuses(member, self._peers),
+        return status_of(
+            member, hello=self._hello, peers=self._peers, storage=self._storage.kind, alarms=self._local_alarms()
         )
 
-    @staticmethod
-    def _peer_statuses(member: Member, peers: Peers) -> list[PeerStatus]:
-        progress = member.raft.status().peers
-        statuses: list[PeerStatus] = []
-        for id_ in peers.ids:
-            seen = progress.get(id_)
-            statuses.append(
-                PeerStatus(
-                    id=id_,
-                    name=peers.name(id_),
-                    address=peers.address(id_),
-                    connected=peers.is_connected(id_),
-                    match=seen.match if seen else 0,
-                    state=seen.state.name.lower() if seen else "",
-                )
-            )
-        return statuses
+    def _local_alarms(self) -> list[str]:
+        """What is wrong with this member alone, as a status says it."""
+        return []
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
         """Let the member of that name lead, or the best of the others; return who leads now.
@@ -669,12 +636,6 @@ class Node(Engine):
             connection.close()
         else:
             self._clients.accept(connection)
-
-
-def _role_name(raft: core.Status) -> str:
-    """Return what a member is, for people."""
-    is_learner = raft.role is FOLLOWER and not raft.membership.is_voter(raft.id)
-    return "learner" if is_learner else raft.role.name.lower().replace("_", "-")
 
 
 def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:
