@@ -12,7 +12,7 @@ from typing import Any
 from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
-from pyraftkv.store.commands import LoggedCommand, RangeQuery
+from pyraftkv.store.commands import Compact, LoggedCommand, RangeQuery
 from pyraftkv.store.values import LoggedResult, WatchBatch
 
 PROTOCOL_VERSION_MIN = 1
@@ -153,6 +153,27 @@ class RegisterSession:
 
 
 @record
+class Decided:
+    """A command that a leader makes by itself; it is applied only in an entry of the term in which it was decided.
+
+    1. A leader sees that something is due, proposes that, and is deposed before it has a quorum.
+    2. What it saw is no longer its own to judge: the next leader has answered others since. Were the command passed on
+       to that one, like a client's, it would be done all the same, on the word of a leader that is none.
+    3. So it is never forwarded, and it does nothing in an entry of another term. It needs no session: whoever decided
+       it proposes it once.
+    """
+
+    term: int
+    number: int
+    """Counts the decisions of one leader, which knows by it what its own have come to."""
+    command: DecidedCommand
+
+
+DecidedCommand = Compact
+"""What a leader may decide by itself."""
+
+
+@record
 class RefuseChange:
     """The leader refuses a change of the members for what it alone can know: who answers, and how far they are.
 
@@ -194,7 +215,7 @@ class Recover:
     """The survivor: its id and as a rule its name are what they were, its incarnation is new."""
 
 
-Logged = Envelope | RegisterSession | RefuseChange | Genesis | Recover
+Logged = Envelope | Decided | RegisterSession | RefuseChange | Genesis | Recover
 """Whatever a payload decodes to (an empty payload is Raft's own empty entry)."""
 
 # --- What members tell each other besides Raft ---------------------------------------------------------------------

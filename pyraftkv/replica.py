@@ -19,6 +19,8 @@ from pyraftkv._record import record
 from pyraftkv.core import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership
 from pyraftkv.protocol import (
     ChangeMembers,
+    Decided,
+    DecidedCommand,
     Envelope,
     Genesis,
     LeaveJoint,
@@ -30,7 +32,7 @@ from pyraftkv.protocol import (
     RegisterSession,
 )
 from pyraftkv.roster import Roster
-from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Session, Sessions, dump, fingerprint_of, session_id_of
+from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.commands import LoggedCommand
 from pyraftkv.store.values import LoggedResult
@@ -73,7 +75,21 @@ class MembershipApplied:
     """For whoever waits for the command."""
 
 
-Consequence = Effect | MembershipApplied | None
+@record
+class DecisionApplied:
+    """What a leader's decision came to, for the leader that made it."""
+
+    term: int
+    number: int
+    outcome: Outcome
+
+
+Consequence = Effect | DecisionApplied | MembershipApplied | None
+
+Finish = Callable[[Outcome], Consequence]
+"""Remembers the outcome of a command, and makes of it what is told."""
+
+STALE = Refusal.of(errors.NotApplied("it was decided in another term, by a leader that is none any more"))
 
 
 class Replica:
@@ -89,7 +105,7 @@ class Replica:
         self.roster = Roster()
         self.applied_index = 0
         self.applied_term = 0
-        self._under_way: tuple[Entry, Envelope, Session, Work[LoggedResult]] | None = None
+        self._under_way: tuple[Entry, Finish, Work[LoggedResult]] | None = None
 
     @property
     def membership(self) -> Membership:
@@ -119,10 +135,10 @@ class Replica:
         self.applied_term = entry.term
         return consequence
 
-    def step(self, budget: int) -> Effect | Busy:
+    def step(self, budget: int) -> Consequence | Busy:
         """Go on with the entry under way, touching about `budget` keys."""
         assert self._under_way is not None
-        entry, envelope, session, work = self._under_way
+        entry, finish, work = self._under_way
         outcome: Outcome | None
         try:
             outcome = work.step(budget)
@@ -131,10 +147,9 @@ class Replica:
         if outcome is None:
             return BUSY
         self._under_way = None
-        session.remember(envelope.sequence, fingerprint_of(entry.payload), outcome)
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return Effect(envelope.session, envelope.sequence, outcome)
+        return finish(outcome)
 
     @property
     def is_busy(self) -> bool:
@@ -149,22 +164,36 @@ class Replica:
         known = session.recall(sequence, envelope.acked_below, fingerprint)
         if known is not None:
             return Effect(session.id, sequence, known)
-        outcome: Outcome
+
+        def finish(outcome: Outcome) -> Consequence:
+            session.remember(sequence, fingerprint, outcome)
+            effect = Effect(session.id, sequence, outcome)
+            return effect if entry.kind is NORMAL else MembershipApplied(self.membership, effect)
+
+        return self._carry_out(entry, envelope.command, finish)
+
+    def _apply_decided(self, entry: Entry, decided: Decided) -> Consequence | Busy:
+        """Do what a leader decided, unless another one's term has begun since."""
+
+        def finish(outcome: Outcome) -> DecisionApplied:
+            return DecisionApplied(decided.term, decided.number, outcome)
+
+        return self._carry_out(entry, decided.command, finish) if decided.term == entry.term else finish(STALE)
+
+    def _carry_out(
+        self, entry: Entry, command: LoggedCommand | MembersCommand | DecidedCommand, finish: Finish
+    ) -> Consequence | Busy:
         try:
-            result = self._do(entry, envelope.command)
+            result = self._do(entry, command)
         except errors.NotApplied as error:
-            outcome = Refusal.of(error)
-        else:
-            if isinstance(result, Work):
-                self._under_way = (entry, envelope, session, result)
-                return BUSY
-            outcome = result
-        session.remember(sequence, fingerprint, outcome)
-        effect = Effect(session.id, sequence, outcome)
-        return effect if entry.kind is NORMAL else MembershipApplied(self.membership, effect)
+            return finish(Refusal.of(error))
+        if isinstance(result, Work):
+            self._under_way = (entry, finish, result)
+            return BUSY
+        return finish(result)
 
     def _do(
-        self, entry: Entry, command: LoggedCommand | MembersCommand
+        self, entry: Entry, command: LoggedCommand | MembersCommand | DecidedCommand
     ) -> LoggedResult | MembersResult | Work[LoggedResult]:
         """Apply a command that is met for the first time. Raises `NotApplied`."""
         if isinstance(command, ChangeMembers | LeaveJoint):
@@ -200,6 +229,7 @@ class Replica:
 
     _handlers: ClassVar[dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]]] = {
         Envelope: _apply_envelope,
+        Decided: _apply_decided,
         RegisterSession: _open_session,
         RefuseChange: _refuse_change,
         Genesis: _found,

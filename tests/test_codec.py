@@ -52,6 +52,7 @@ from pyraftkv.protocol import (
     Answer,
     CancelCall,
     ChangeMembers,
+    Decided,
     DemoteMember,
     Envelope,
     Genesis,
@@ -209,6 +210,7 @@ members_commands = st.one_of(
 payloads = st.one_of(
     st.builds(Envelope, naturals, naturals, naturals, commands | members_commands),
     st.builds(RefuseChange, naturals, naturals, naturals, naturals, texts, texts),
+    st.builds(Decided, naturals, naturals, st.builds(Compact, integers)),
     st.builds(RegisterSession, naturals),
     st.builds(Genesis, naturals, st.lists(member_infos, max_size=4)),
     st.builds(Recover, naturals, member_infos),
@@ -370,7 +372,11 @@ def test_every_field_of_every_record_is_encoded() -> None:
 def test_every_member_of_every_union_has_a_layout() -> None:
     """No record of the contract is left out."""
     kinds = {schema.kind for schema in _schemas()}
-    by_hand = {AppendRequest, ForwardedProposals, Envelope, Transaction, WriteCall, Answer, WatchUpdate, MembersUpdate}
+    by_hand = {
+        *(AppendRequest, ForwardedProposals),
+        *(Envelope, Decided, Transaction),
+        *(WriteCall, Answer, WatchUpdate, MembersUpdate),
+    }
     for union in (core_messages.Message, codec.PeerMessage, protocol.Logged, protocol.Call, protocol.Reply):
         assert set(typing.get_args(union)) - by_hand <= kinds
 
@@ -414,6 +420,7 @@ def test_kinds_and_tags_never_change() -> None:
         (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a1620201"),
         (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a1620201"),
         (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
+        (Decided(8, 9, Compact(7)), "951608090407"),
         (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
         (Envelope(1, 2, 3, ChangeMembers(changes)), "9713010203" + "96" + changes_text + "00c2"),
     ]

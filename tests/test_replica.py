@@ -13,6 +13,7 @@ from pyraftkv.log.snapshot import CHUNK_BYTES_MAX
 from pyraftkv.protocol import (
     AddMember,
     ChangeMembers,
+    Decided,
     Envelope,
     Genesis,
     LeaveJoint,
@@ -26,11 +27,11 @@ from pyraftkv.protocol import (
     RemoveMember,
     UpdateMember,
 )
-from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
+from pyraftkv.replica import BUSY, STALE, DecisionApplied, Effect, MembershipApplied, Replica, ReplicaRestorer
 from pyraftkv.sessions import EXPIRED, Refusal, fingerprint_of
 from pyraftkv.store import Work
 from pyraftkv.store.commands import Command, Compact, Transaction
-from pyraftkv.store.values import DeleteResult, PutResult, RangeResult, TxnResult
+from pyraftkv.store.values import CompactResult, DeleteResult, PutResult, RangeResult, TxnResult
 
 GENESIS = Genesis(0xC1, [MemberInfo(1, "n1", "h:1", 11), MemberInfo(2, "n2", "h:2", 22)])
 
@@ -163,6 +164,21 @@ def test_an_empty_entry_of_the_membership_leaves_what_is_joint() -> None:
     for _ in range(2):
         assert log.add(b"", MEMBERSHIP) == MembershipApplied(Membership(voters=frozenset({1})))
     assert list(log.replica.roster.members) == [1]
+
+
+def test_a_decision_is_done_in_the_term_in_which_it_was_made_and_in_no_other() -> None:
+    """Of the leader before, which a late message could bring to the one that follows, it does nothing."""
+    log = Log()
+    session = log.found()
+    log.do(session, 1, PutKey(b"k", b"v"))
+    late = log.add(codec.encode_logged(Decided(0, 5, Compact(2))))
+    assert late == DecisionApplied(0, 5, STALE)
+    assert log.replica.store.compact_revision == 0
+    assert log.add(codec.encode_logged(Decided(1, 6, Compact(2)))) == DecisionApplied(1, 6, CompactResult(2))
+    again = log.add(codec.encode_logged(Decided(1, 7, Compact(2))))
+    assert isinstance(again, DecisionApplied)
+    assert isinstance(again.outcome, Refusal)
+    assert log.replica.store.compact_revision == 2
 
 
 def test_the_refusal_or_the_command_whichever_stands_first_counts() -> None:

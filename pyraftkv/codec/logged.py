@@ -44,6 +44,7 @@ from pyraftkv.errors import InvalidRequest, UnsupportedFormat
 from pyraftkv.protocol import (
     AddMember,
     ChangeMembers,
+    Decided,
     DemoteMember,
     Envelope,
     Genesis,
@@ -93,6 +94,7 @@ TAG_RECOVER: Final = 18
 TAG_CHANGE_MEMBERS: Final = 19
 TAG_LEAVE_JOINT: Final = 20
 TAG_REFUSE_CHANGE: Final = 21
+TAG_DECIDED: Final = 22
 
 _ENVELOPE: Final = ("session", "sequence", "acked_below")
 """What stands between an envelope's tag and its command."""
@@ -321,6 +323,33 @@ def is_members_command(payload: bytes) -> bool:
     return payload[:2] in _MEMBERS_LEADS
 
 
+# --- Decided -------------------------------------------------------------------------------------------------------
+
+_DECIDED: Final[dict[int, Schema]] = {
+    TAG_COMPACT: _FLAT[TAG_COMPACT],
+}
+"""What a leader may decide by itself."""
+_DECIDED_TAGS: Final = {schema.kind: tag for tag, schema in _DECIDED.items()}
+
+
+def _encode_decided(decided: Decided) -> tuple[Any, ...]:
+    kind: type = type(decided.command)
+    tag = _DECIDED_TAGS.get(kind)
+    if tag is None:
+        raise Malformed(f"no leader decides a {kind.__name__} by itself")
+    numbers = NATURAL.encode(decided.term), NATURAL.encode(decided.number)
+    return TAG_DECIDED, *numbers, tag, *_DECIDED[tag].encode(decided.command)
+
+
+def _decode_decided(items: Sequence[Any]) -> Decided:
+    if len(items) < 3:
+        raise Malformed("cut short")
+    term, number, tag = map(NATURAL.decode, items[:3])
+    if tag not in _DECIDED:
+        raise UnknownTag(f"a decision with tag {tag}")
+    return Decided(term, number, _DECIDED[tag].decode(items[3:]))
+
+
 # --- Payloads ------------------------------------------------------------------------------------------------------
 
 _PLAIN: Final[dict[int, Schema]] = {
@@ -357,6 +386,8 @@ def _encode_plain(logged: Logged) -> tuple[Any, ...]:
         tag, *fields = _encode_command(logged.command)
         numbers = [NATURAL.encode(number) for number in (logged.session, logged.sequence, logged.acked_below)]
         return tag, *numbers, *fields
+    if type(logged) is Decided:
+        return _encode_decided(logged)
     tag = _PLAIN_TAGS[type(logged)]
     return tag, *_PLAIN[tag].encode(logged)
 
@@ -387,6 +418,8 @@ def _decode_plain(items: tuple[Any, ...]) -> Logged:
     if tag in _PLAIN:
         logged: Logged = _PLAIN[tag].decode(items[1:])
         return logged
+    if tag == TAG_DECIDED:
+        return _decode_decided(items[1:])
     is_operation = tag == TAG_TRANSACTION or (tag in _FLAT and tag != TAG_RANGE)
     if not is_operation and tag not in _MEMBERS:
         raise UnknownTag(f"tag {tag}")

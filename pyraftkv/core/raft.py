@@ -48,6 +48,7 @@ from pyraftkv.core.ready import (
     KeepPayloads,
     PeerUnreachable,
     Propose,
+    ProposeDecided,
     ProposeMembership,
     ReadIndex,
     Ready,
@@ -297,6 +298,12 @@ class Raft(FollowerRules, ElectionRules):
         else:
             self._forward(payloads)
 
+    def _on_propose_decided(self, proposal: ProposeDecided) -> None:
+        if self.role is LEADER and proposal.term == self.term:
+            self._on_propose(Propose(proposal.payloads))
+        else:
+            self._rejected.extend(proposal.payloads)
+
     def _on_propose_membership(self, proposal: ProposeMembership) -> None:
         payload, leave = proposal.payload, proposal.leave
         assert len(payload) <= self._config.payload_bytes_max, "no message could carry it"
@@ -351,6 +358,7 @@ class Raft(FollowerRules, ElectionRules):
         **dict.fromkeys(MESSAGE_TYPES, _step),
         Tick: _on_tick,
         Propose: _on_propose,
+        ProposeDecided: _on_propose_decided,
         ProposeMembership: _on_propose_membership,
         ReadIndex: _on_read_index,
         Saved: _on_saved,

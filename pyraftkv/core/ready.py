@@ -120,6 +120,17 @@ class Propose:
 
 
 @record
+class ProposeDecided:
+    """Append these payloads in order if leading in `term`, else hand them back in `Ready.rejected_proposals`.
+
+    For what a leader decides by itself, and no other leader may be asked to do: it is never forwarded.
+    """
+
+    term: int
+    payloads: list[bytes]
+
+
+@record
 class ProposeMembership:
     """Append this change of the membership if leading, else forward it.
 
@@ -219,6 +230,7 @@ Input = (
     Message
     | Tick
     | Propose
+    | ProposeDecided
     | ProposeMembership
     | ReadIndex
     | Saved

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pyraftkv import errors
 from pyraftkv.core import Applied, Entry, Membership, SnapshotMeta
-from pyraftkv.replica import BUSY, Effect, MembershipApplied, Replica, ReplicaRestorer
+from pyraftkv.replica import BUSY, DecisionApplied, Effect, MembershipApplied, Replica, ReplicaRestorer
 
 ENTRIES_PER_CLOCK_READ = 32
 """The clock is read after this many entries ..."""
@@ -42,6 +42,10 @@ class Owner(Protocol):
 
     def effects_applied(self, effects: list[Effect], applied: Applied) -> None:
         """A slice is complete: resolve who waits, wake the watches, tell the core."""
+        ...
+
+    def decision_applied(self, decision: DecisionApplied) -> None:
+        """What some leader decided by itself is done, or is not to be."""
         ...
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
@@ -158,6 +162,8 @@ class Applier:
                 membership = consequence.membership
                 if consequence.effect is not None:
                     effects.append(consequence.effect)
+            elif isinstance(consequence, DecisionApplied):
+                self._owner.decision_applied(consequence)
             seen_bytes += len(entry.payload)
             if seen_bytes >= BYTES_PER_CLOCK_READ:
                 break

@@ -39,6 +39,7 @@ class Driver:
         snapshots: SnapshotSender,
         lease: LeaderLease | None,
         led: Callable[[SoftState], None],
+        returned: Callable[[list[bytes]], None],
     ) -> None:
         self._raft = raft
         self._loop = loop
@@ -51,6 +52,7 @@ class Driver:
         self._snapshots = snapshots
         self._lease = lease
         self._led = led
+        self._returned = returned
         self._saved_number = 0
         self._saves: deque[tuple[int, float]] = deque()
         """Saves under way: their numbers, and when they were handed out."""
@@ -170,7 +172,7 @@ class Driver:
 
     def _handle_rare(self, ready: Ready) -> None:
         if ready.rejected_proposals:
-            self._writes.returned(ready.rejected_proposals)
+            self._returned(ready.rejected_proposals)
         for fetch in ready.fetches:
             self._fetches.put_nowait(fetch)
         if ready.soft_state is not None:

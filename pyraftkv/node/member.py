@@ -43,6 +43,7 @@ from pyraftkv.node.applier import Applier
 from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.changes import ChangeDesk
 from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.decisions import Decisions
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
 from pyraftkv.node.inbox import Inbox
@@ -56,6 +57,7 @@ from pyraftkv.node.watches import WatchHub
 from pyraftkv.protocol import (
     PRIORITY_DEFAULT,
     ChangeMembers,
+    DecidedCommand,
     Envelope,
     LeaveJoint,
     MembersCommand,
@@ -66,7 +68,7 @@ from pyraftkv.protocol import (
     SnapshotChunk,
     TransferRequest,
 )
-from pyraftkv.replica import Effect, Replica, ReplicaSnapshot
+from pyraftkv.replica import DecisionApplied, Effect, Replica, ReplicaSnapshot
 from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.store.commands import Command
@@ -122,6 +124,7 @@ class Member:
         self.writes = PendingWrites(
             loop, send=self._propose, gather=inbox.wake, expired=sessions.expired, retry_seconds=config.retry_seconds
         )
+        self.decisions = Decisions(self.raft, loop=loop, feed=inbox.put)
         self.changes = ChangeDesk(self.raft, roster=lambda: self.replica.roster, feed=inbox.put, propose=inbox.propose)
         self._wire_reads(replica)
         self.applier = Applier(
@@ -142,6 +145,7 @@ class Member:
             snapshots=self.sender,
             lease=self.lease,
             led=self._led,
+            returned=self._returned,
         )
         if recovered.snapshot is not None and self._goes_first(replica.membership):
             self.inbox.put(Campaign())
@@ -234,6 +238,23 @@ class Member:
         result = await self.write(command, timeout)
         assert isinstance(result, MembersResult)
         return result
+
+    async def decide(self, command: DecidedCommand) -> Outcome:
+        """Do what this member decides as leader, in this term or not at all; return what it came to.
+
+        Raises: what it was refused with; `NoLeader` if this member does not lead; `Overloaded`; `MaybeApplied` if it
+        leads no longer.
+        """
+        return await self.decisions.decide(command)
+
+    def _returned(self, payloads: list[bytes]) -> None:
+        """The machine did not take these."""
+        self.decisions.returned(payloads)
+        self.writes.returned(payloads)
+
+    def decision_applied(self, decision: DecisionApplied) -> None:
+        """What some leader decided by itself is done, or is not to be."""
+        self.decisions.applied(decision)
 
     def _propose(self, session: int, sequence: int, payload: bytes) -> bool:  # noqa: ARG002  (the payload names them)
         if codec.is_members_command(payload):
@@ -330,6 +351,7 @@ class Member:
         """Role, term or leader changed."""
         if soft.role is not LEADER:
             self.sender.stop_all()
+        self.decisions.led()
         if soft.leader:
             self.writes.resend()
             self.reads.retry()
@@ -391,6 +413,7 @@ class Member:
         self._applied_changed.set()
         self.leadership.close()
         self.writes.fail_all(error)
+        self.decisions.fail_all(error)
         self.sessions.forget()
         self.reads.fail_all(lambda: error(False))
         self.revisions.fail_all(lambda: error(False))

@@ -25,6 +25,7 @@ from pyraftkv.core.ready import (
     Fetched,
     PeerUnreachable,
     Propose,
+    ProposeDecided,
     Ready,
     Saved,
     SnapshotTaken,
@@ -530,3 +531,21 @@ def test_a_snapshot_taken_here_shortens_what_can_be_fetched() -> None:
     raft = _leader(1, 1)
     step(raft, SnapshotTaken(snapshot(2, 1), 3))
     assert raft.status().first_index == 3
+
+
+# --- What a leader decides -------------------------------------------------------------------------------------------
+
+
+def test_a_decision_is_taken_in_its_own_term_alone_and_never_forwarded() -> None:
+    """Another term's leader, and one that is none any more, hand it back."""
+    raft = _leader()
+    assert step(raft, ProposeDecided(raft.term - 1, [b"old"])).rejected_proposals == [b"old"]
+    taken = step(raft, ProposeDecided(raft.term, [b"a"]))
+    assert not taken.rejected_proposals
+    assert [entry.payload for entry in _appends(taken, 2)[0].entries] == [b"a"]
+    term = raft.term
+    step(raft, Heartbeat(1, 2, term + 1, 0, 0, 0))
+    assert (raft.role, raft.leader) == (FOLLOWER, 2)
+    deposed = step(raft, ProposeDecided(term, [b"b"]), ProposeDecided(term + 1, [b"c"]))
+    assert deposed.rejected_proposals == [b"b", b"c"]
+    assert not only(deposed.messages, ForwardedProposals)

@@ -9,7 +9,7 @@ from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP, Applied, Entry, Membership, SnapshotMeta
 from pyraftkv.node.applier import Applier
 from pyraftkv.protocol import AddMember, ChangeMembers, Envelope, Genesis, MemberInfo, MembersResult, RegisterSession
-from pyraftkv.replica import Effect, Replica
+from pyraftkv.replica import DecisionApplied, Effect, Replica
 from pyraftkv.store.commands import Command, DeleteRange, PutBatch, PutKey
 from tests.node.support import asynchronous, refused, until
 
@@ -19,6 +19,7 @@ class Owner:
 
     def __init__(self, replica: Replica | None = None, *, slice_seconds: float = 10.0) -> None:
         self.effects: list[Effect] = []
+        self.decisions: list[DecisionApplied] = []
         self.applied: list[Applied] = []
         self.restored: list[SnapshotMeta] = []
         self.chunks: list[bytes] = []
@@ -35,6 +36,9 @@ class Owner:
         assert applied.index == self.applier.replica.applied_index
         self.effects += effects
         self.applied.append(applied)
+
+    def decision_applied(self, decision: DecisionApplied) -> None:
+        self.decisions.append(decision)
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
         assert self.applier.replica is replica
