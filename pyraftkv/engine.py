@@ -9,12 +9,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from pyraftkv import errors
 from pyraftkv.backup import SavedSnapshot, save
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
 from pyraftkv.members import MembersFace
+from pyraftkv.namespace import NamespaceWatch, Prefix
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.store.commands import (
     FROM_KEY,
@@ -50,6 +52,7 @@ REQUEST_BYTES_MAX = 3 * 512 * 1024
 """The largest key and value (or transaction) in one request: 1.5 MiB, as etcd's default."""
 
 SCAN_PAGE_MAX = 100_000
+SCAN_PAGE_DEFAULT = 1000
 
 
 def to_bytes(value: Bytes) -> bytes:
@@ -139,7 +142,7 @@ class Txn:
 
     async def commit(self, *, timeout: float | None = None) -> TxnResult:
         """Do it, atomically and at one revision. Raises `NotApplied`, `MaybeApplied`."""
-        return await self._engine.transact(Transaction(self._compares, self._success, self._failure), timeout=timeout)
+        return await self._engine.commit(Transaction(self._compares, self._success, self._failure), timeout=timeout)
 
     def __await__(self) -> Generator[Any, None, TxnResult]:
         """Commit with the default deadline."""
@@ -174,19 +177,8 @@ class EventStream(ABC):
         await self.close()
 
 
-class Engine(ABC):
-    """The `KV` protocol over what differs: its abstract methods."""
-
-    @abstractmethod
-    async def write(self, command: Command, timeout: float | None) -> Result:
-        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
-
-    @abstractmethod
-    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
-        """Apply a put without options, exactly once, as `write` would: but puts made together travel together.
-
-        Raises (at once or when awaited): `NotApplied`, `MaybeApplied`.
-        """
+class Reader(ABC):
+    """Reading, in terms of how to answer one query."""
 
     @abstractmethod
     async def read(
@@ -196,51 +188,6 @@ class Engine(ABC):
 
         Raises: `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
         """
-
-    @abstractmethod
-    def watch_range(
-        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
-    ) -> Watch:
-        """Start a watch."""
-
-    @abstractmethod
-    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
-        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
-
-    @abstractmethod
-    async def member_table(self, timeout: float | None) -> MembersResult:
-        """Return who the members are, as of now. Raises `Unavailable`."""
-
-    @property
-    def members(self) -> MembersFace:
-        """Who the members are, and changing it (see `kv.Members`)."""
-        return MembersFace(self)
-
-    @abstractmethod
-    def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
-        """Yield the parts of a snapshot of everything, as of one revision. Raises `Unavailable`."""
-
-    async def snapshot(
-        self, path: str | os.PathLike[str], *, consistency: Consistency = "linearizable", timeout: float | None = None
-    ) -> SavedSnapshot:
-        """Save everything, as of one revision, to a file on this machine: for `restore_snapshot`.
-
-        Writes go on meanwhile. Everything that was acknowledged before is in it. If the connection to the member that
-        it comes from breaks, it is given up, and nothing is left.
-
-        Args:
-            path: Replaced in one step when all of it is durable, and is what was sent (SHA-256).
-            consistency: "linearizable", or "local" for what the member has, which needs no quorum.
-            timeout: In seconds, for a quorum to confirm, and for each part that a client asks for.
-
-        Raises: `StorageError` if it cannot be written, `SnapshotCorruption` if it is not what was sent, `Unavailable`.
-        """
-        async with aclosing(self.snapshot_parts(consistency, timeout)) as parts:
-            return await save(path, parts)
-
-    @abstractmethod
-    async def status(self, *, timeout: float | None = None) -> Status:
-        """Return this member's view of itself and of the cluster."""
 
     async def get(
         self,
@@ -293,7 +240,7 @@ class Engine(ABC):
         *,
         prefix: Bytes | None = None,
         revision: int = 0,
-        page: int = 1000,
+        page: int = SCAN_PAGE_DEFAULT,
         consistency: Consistency = "linearizable",
     ) -> AsyncIterator[KeyValue]:
         """Iterate over a range of any size, page by page, all at one revision.
@@ -303,21 +250,111 @@ class Engine(ABC):
         if not 1 <= page <= SCAN_PAGE_MAX:
             raise errors.InvalidRequest(f"page is 1 to {SCAN_PAGE_MAX}, not {page}")
         first, last = key_range(start, end, prefix)
+        async with aclosing(self.pages(RangeQuery(first, last, revision=revision, limit=page), consistency)) as pages:
+            async for result in pages:
+                for kv in result.kvs:
+                    yield kv
+
+    async def pages(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None = None
+    ) -> AsyncGenerator[RangeResult]:
+        """Answer a query that is limited to a page, page by page, all at the revision of the first one."""
         while True:
-            query = RangeQuery(first, last, revision=revision, limit=page)
             try:
-                result = await self.read(query, consistency, None)
+                result = await self.read(query, consistency, timeout)
             except errors.RequestTooLarge:
-                if page == 1:
+                if query.limit == 1:
                     raise
-                page = max(1, page // 8)
+                query = replace(query, limit=max(1, query.limit // 8))
                 continue
-            for kv in result.kvs:
-                yield kv
+            yield result
             if not result.more:
                 return
-            revision = revision or result.revision
-            first = result.kvs[-1].key + b"\0"
+            query = replace(query, key=result.kvs[-1].key + b"\0", revision=query.revision or result.revision)
+
+
+class Pinned(Reader):
+    """The store as it was at one revision; see `KV.at`."""
+
+    def __init__(self, reader: Reader, revision: int) -> None:
+        if type(revision) is not int or revision < 1:
+            raise errors.InvalidRequest(f"a revision is 1 at least, not {revision!r}")
+        self._reader = reader
+        self.revision = revision
+        """What is read."""
+
+    def __repr__(self) -> str:
+        return f"<Pinned {self._reader!r} at revision {self.revision}>"
+
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
+        """Answer a query of this revision. Raises `InvalidRequest` for one of another revision, and as the store."""
+        if query.revision not in (0, self.revision):
+            raise errors.InvalidRequest(f"revision {query.revision} was asked for, of a store at {self.revision}")
+        query = replace(query, revision=self.revision)
+        result = await self._reader.read(query, consistency, timeout, at_least=at_least)
+        return replace(result, revision=self.revision)
+
+
+class Engine(Reader):
+    """The `KV` protocol over what differs: its abstract methods."""
+
+    @abstractmethod
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+
+    @abstractmethod
+    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
+        """Apply a put without options, exactly once, as `write` would: but puts made together travel together.
+
+        Raises (at once or when awaited): `NotApplied`, `MaybeApplied`.
+        """
+
+    @abstractmethod
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> Watch:
+        """Start a watch."""
+
+    @abstractmethod
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+
+    @abstractmethod
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members are, as of now. Raises `Unavailable`."""
+
+    @property
+    def members(self) -> MembersFace:
+        """Who the members are, and changing it (see `kv.Members`)."""
+        return MembersFace(self)
+
+    @abstractmethod
+    def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot of everything, as of one revision. Raises `Unavailable`."""
+
+    async def snapshot(
+        self, path: str | os.PathLike[str], *, consistency: Consistency = "linearizable", timeout: float | None = None
+    ) -> SavedSnapshot:
+        """Save everything, as of one revision, to a file on this machine: for `restore_snapshot`.
+
+        Writes go on meanwhile. Everything that was acknowledged before is in it. If the connection to the member that
+        it comes from breaks, it is given up, and nothing is left.
+
+        Args:
+            path: Replaced in one step when all of it is durable, and is what was sent (SHA-256).
+            consistency: "linearizable", or "local" for what the member has, which needs no quorum.
+            timeout: In seconds, for a quorum to confirm, and for each part that a client asks for.
+
+        Raises: `StorageError` if it cannot be written, `SnapshotCorruption` if it is not what was sent, `Unavailable`.
+        """
+        async with aclosing(self.snapshot_parts(consistency, timeout)) as parts:
+            return await save(path, parts)
+
+    @abstractmethod
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return this member's view of itself and of the cluster."""
 
     async def put(
         self,
@@ -379,7 +416,7 @@ class Engine(ABC):
         """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``."""
         return Txn(self)
 
-    async def transact(self, transaction: Transaction, *, timeout: float | None = None) -> TxnResult:
+    async def commit(self, transaction: Transaction, *, timeout: float | None = None) -> TxnResult:
         """Do a whole transaction. Raises `NotApplied`, `MaybeApplied`."""
         result = await self.write(transaction, timeout)
         assert isinstance(result, TxnResult)
@@ -410,6 +447,47 @@ class Engine(ABC):
             first, last, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
         )
 
+    async def get_and_watch(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        prev_kv: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[RangeResult, Watch]:
+        """Read a key or a range, and watch it from the very next revision on: nothing is missed, nothing comes twice.
+
+        Returns:
+            What is there, at `revision`, whatever its size (it is read in pages); and the watch, to be closed.
+
+        Raises: `Compacted` if that revision was compacted meanwhile; what a read and a watch may raise.
+        """
+        first, last = single_or_range(key, end, prefix)
+        kvs: list[KeyValue] = []
+        revision = 0
+        query = RangeQuery(first, last, limit=SCAN_PAGE_DEFAULT)
+        async with aclosing(self.pages(query, "linearizable", timeout)) as pages:
+            async for result in pages:
+                revision = revision or result.revision
+                kvs += result.kvs
+        watch = self.watch_range(
+            first, last, start_revision=revision + 1, prev_kv=prev_kv, no_put=False, no_delete=False
+        )
+        return RangeResult(revision, kvs, more=False, count=len(kvs)), watch
+
+    def at(self, revision: int) -> Pinned:
+        """Return the store as it was at ``revision``, to be read. Raises `InvalidRequest`; each read `Compacted`."""
+        return Pinned(self, revision)
+
+    def namespace(self, prefix: Bytes) -> Namespace:
+        """Return the keys with ``prefix`` as a store of their own, in which they are named by the rest.
+
+        For order, not for security: who has the namespace can ask for the store. Compacting it compacts the store,
+        and members, status and snapshots are the store's. Raises `InvalidRequest` for an empty prefix.
+        """
+        return Namespace(self, to_bytes(prefix))
+
     async def _guarded(
         self,
         key: bytes,
@@ -421,7 +499,7 @@ class Engine(ABC):
     ) -> R:
         """Do ``command`` if the key's mod_revision is ``revision``, else raise ``error`` with the real one."""
         txn = Transaction([mod_revision_is(key, revision)], [command], [RangeQuery(key)])
-        result = await self.transact(txn, timeout=timeout)
+        result = await self.commit(txn, timeout=timeout)
         response = result.responses[0]
         if result.succeeded:
             assert isinstance(response, kind)
@@ -429,3 +507,59 @@ class Engine(ABC):
         assert isinstance(response, RangeResult)
         actual = response.kvs[0].mod_revision if response.kvs else 0
         raise error(f"{key!r} has mod_revision {actual}, not {revision}", key=key, mod_revision=actual)
+
+
+class Namespace(Engine):
+    """A part of a store as a store of its own; made by `KV.namespace`. See `namespace`."""
+
+    def __init__(self, engine: Engine, prefix: bytes) -> None:
+        self._engine = engine
+        self._prefix = Prefix(prefix, end=prefix_end(prefix))
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self._prefix.prefix!r} of {self._engine!r}>"
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        return self._prefix.result(await self._engine.write(self._prefix.command(command), timeout))
+
+    def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
+        """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        return self._engine.write_put(self._prefix.key(key), value, timeout)
+
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        query = self._prefix.query(query)
+        return self._prefix.found(await self._engine.read(query, consistency, timeout, at_least=at_least))
+
+    def watch_range(
+        self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
+    ) -> NamespaceWatch:
+        """Start a watch."""
+        first, last = self._prefix.interval(key, end)
+        watch = self._engine.watch_range(
+            first, last, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
+        )
+        return NamespaceWatch(watch, self._prefix)
+
+    async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
+        """Do a command on the members of the cluster, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._engine.change_members(command, timeout)
+
+    async def member_table(self, timeout: float | None) -> MembersResult:
+        """Return who the members of the cluster are, as of now. Raises `Unavailable`."""
+        return await self._engine.member_table(timeout)
+
+    def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
+        """Yield the parts of a snapshot of everything, and not of the namespace alone. Raises `Unavailable`."""
+        return self._engine.snapshot_parts(consistency, timeout)
+
+    async def status(self, *, timeout: float | None = None) -> Status:
+        """Return a member's view of itself and of the cluster."""
+        return await self._engine.status(timeout=timeout)
+
+    def namespace(self, prefix: Bytes) -> Namespace:
+        """Return a part of this part; see `Engine.namespace`."""
+        return Namespace(self._engine, self._prefix.key(to_bytes(prefix)))

@@ -193,8 +193,8 @@ class TxnBuilder(Protocol):
     def __await__(self) -> Generator[Any, None, TxnResult]: ...
 
 
-class KV(Protocol):
-    """The store as an application sees it."""
+class Readable(Protocol):
+    """What can be read: the store, or the store as it was (`KV.at`)."""
 
     async def get(
         self,
@@ -245,6 +245,10 @@ class KV(Protocol):
     ) -> AsyncIterator[KeyValue]:
         """Iterate over a range of any size, page by page, all at one revision."""
         ...
+
+
+class KV(Readable, Protocol):
+    """The store as an application sees it."""
 
     async def put(
         self,
@@ -299,6 +303,29 @@ class KV(Protocol):
         no_delete: bool = False,
     ) -> Watch:
         """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
+        ...
+
+    async def get_and_watch(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        prev_kv: bool = False,
+        timeout: float | None = None,
+    ) -> tuple[RangeResult, Watch]:
+        """Read a key or a range, and watch it from the very next revision on: nothing is missed, nothing comes twice.
+
+        Raises `Compacted` if that revision was compacted meanwhile.
+        """
+        ...
+
+    def at(self, revision: int) -> Readable:
+        """Return the store as it was at `revision`, to be read."""
+        ...
+
+    def namespace(self, prefix: Bytes) -> KV:
+        """Return the keys with `prefix` as a store of their own, named by the rest. For order, not for security."""
         ...
 
     @property

@@ -357,3 +357,58 @@ async def test_bytes_of_other_classes_are_bytes(face: str, tmp_path: Path) -> No
         first, second = await asyncio.gather(kv.put("a", "1"), kv.put(Stubborn(b"b"), Stubborn(b"2")))
         assert second.revision == first.revision + 1
         assert (await kv.range()).count == 2
+
+
+# --- The store as it was, and a read that a watch goes on from ------------------------------------------------------
+
+
+@faces
+@asynchronous
+async def test_the_store_as_it_was(face: str, tmp_path: Path) -> None:
+    """What is read at a revision is what was there then, page by page too; another revision is refused."""
+    async with open_face(face, tmp_path) as kv:
+        await kv.put("a", "1")
+        await kv.put("b", "2")
+        then = (await kv.put("c", "3")).revision
+        await kv.delete(prefix="")
+        await kv.put("a", "9")
+        past = kv.at(then)
+        got = await past.get("a")
+        assert got is not None
+        assert got.text == "1"
+        found = await past.range()
+        assert ([kv_.text for kv_ in found.kvs], found.revision) == (["1", "2", "3"], then)
+        assert [kv_.text async for kv_ in past.scan(page=1)] == ["1", "2", "3"]
+        assert [kv_.text for kv_ in (await kv.namespace("b").at(then).range()).kvs] == []
+        await refused(past.get("a", revision=then - 1), errors.InvalidRequest)
+        await refused(kv.at(then + 100).get("a"), errors.FutureRevision)
+        await kv.compact(then + 1)
+        gone = await refused(past.get("a"), errors.Compacted)
+        assert gone.compact_revision == then + 1
+        for wrong in (0, -1, True):
+            with pytest.raises(errors.InvalidRequest):
+                kv.at(wrong)
+
+
+@faces
+@asynchronous
+async def test_get_and_watch(face: str, tmp_path: Path) -> None:
+    """The watch goes on where the read ended, although others write between its pages."""
+    async with open_face(face, tmp_path) as kv:
+        await kv.put("k/a", "1")
+        await kv.put("k/b", "2")
+        found, watch = await kv.get_and_watch(prefix="k/", prev_kv=True)
+        async with watch:
+            assert [kv_.text for kv_ in found.kvs] == ["1", "2"]
+            put = await kv.put("k/a", "3")
+            await kv.put("l", "elsewhere")
+            await kv.delete("k/b")
+            events = await take(watch, 2)
+        assert found.revision == put.revision - 1
+        assert [(event.type, event.kv.key) for event in events] == [(EventType.PUT, b"k/a"), (EventType.DELETE, b"k/b")]
+        assert events[0].prev_kv is not None
+        nothing, watch = await kv.get_and_watch("z")
+        async with watch:
+            await kv.put("z", "x")
+            assert [event.kv.text for event in await take(watch, 1)] == ["x"]
+        assert (nothing.kvs, nothing.count) == ([], 0)

@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "kv",
             "members",
             "engine",
+            "namespace",
             "writes",
             "opening",
             "client",
