@@ -25,6 +25,7 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
+    CompactionCall,
     Hello,
     MembersCall,
     MembersCommand,
@@ -33,6 +34,7 @@ from pyraftkv.protocol import (
     OpenSessionCall,
     ReadCall,
     Reply,
+    RulesCall,
     SnapshotCall,
     SnapshotPart,
     StatusCall,
@@ -43,6 +45,7 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.roster import MEMBERS_MAX, NAME_CHARACTERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
+from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.validate import validate
@@ -240,7 +243,7 @@ class Client(Engine):
         validate(command, LIMITS)
         return await self._submit(command, timeout)  # type: ignore[return-value]
 
-    async def _submit(self, command: Command | MembersCommand, timeout: float | None) -> Outcome:
+    async def _submit(self, command: Command | MembersCommand | RulesCommand, timeout: float | None) -> Outcome:
         deadline = self._deadline(timeout)
         session = await self._sessions.with_room(deadline)
         writes = self._running()
@@ -292,6 +295,25 @@ class Client(Engine):
         result = await self._ask(lambda id_: MembersCall(id_, seconds), timeout)
         assert isinstance(result, MembersResult)
         return result
+
+    async def change_rules(self, command: RulesCommand, timeout: float | None) -> RulesResult:
+        """Do a command on settings and alarms, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        self._running()
+        result = await self._submit(command, timeout)
+        assert isinstance(result, RulesResult)
+        return result
+
+    async def rules_table(self, timeout: float | None) -> RulesResult:
+        """Return settings and alarms, as of now. Raises `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        result = await self._ask(lambda id_: RulesCall(id_, seconds), timeout)
+        assert isinstance(result, RulesResult)
+        return result
+
+    async def space_won_back(self, revision: int, timeout: float | None) -> None:
+        """Wait until the member that answers has removed what was compacted at ``revision``. Raises `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        await self._ask(lambda id_: CompactionCall(id_, revision, seconds), timeout)
 
     async def status(self, *, timeout: float | None = None) -> Status:
         """Return the status of the member that this client is connected to."""

@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from pyraftkv import errors
+from pyraftkv.administration import Administered
 from pyraftkv.backup import SavedSnapshot, save
 from pyraftkv.kv import Bytes, Consistency, Status, Watch
 from pyraftkv.members import MembersFace
 from pyraftkv.namespace import NamespaceWatch, Prefix
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
+from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store.commands import (
     FROM_KEY,
     SINGLE_KEY,
@@ -297,7 +299,7 @@ class Pinned(Reader):
         return replace(result, revision=self.revision)
 
 
-class Engine(Reader):
+class Engine(Reader, Administered):
     """The `KV` protocol over what differs: its abstract methods."""
 
     @abstractmethod
@@ -422,10 +424,24 @@ class Engine(Reader):
         assert isinstance(result, TxnResult)
         return result
 
-    async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
-        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`."""
+    async def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
+        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`.
+
+        Args:
+            revision: Nobody can read or watch below it any more.
+            physical: Wait, too, until the member that answers has won back the space (`MaybeApplied` if it has not).
+            timeout: In seconds, for the compaction, and then again for the space.
+        """
         result = await self.write(Compact(revision), timeout)
         assert isinstance(result, CompactResult)
+        if physical:
+            try:
+                await self.space_won_back(revision, timeout)
+            except errors.Unavailable as error:
+                text = (
+                    f"history before revision {revision} is forgotten, but its space may not be won back yet: {error}"
+                )
+                raise errors.MaybeApplied(text) from None
         return result
 
     def watch(
@@ -551,6 +567,18 @@ class Namespace(Engine):
     async def member_table(self, timeout: float | None) -> MembersResult:
         """Return who the members of the cluster are, as of now. Raises `Unavailable`."""
         return await self._engine.member_table(timeout)
+
+    async def change_rules(self, command: RulesCommand, timeout: float | None) -> RulesResult:
+        """Do a command on the settings and alarms of the cluster, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._engine.change_rules(command, timeout)
+
+    async def rules_table(self, timeout: float | None) -> RulesResult:
+        """Return the settings and alarms of the cluster, as of now. Raises `Unavailable`."""
+        return await self._engine.rules_table(timeout)
+
+    async def space_won_back(self, revision: int, timeout: float | None) -> None:
+        """Wait until what was compacted is removed; see `Engine.space_won_back`."""
+        await self._engine.space_won_back(revision, timeout)
 
     def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
         """Yield the parts of a snapshot of everything, and not of the namespace alone. Raises `Unavailable`."""

@@ -13,6 +13,9 @@
     │   ├── KeyExists              `create` of a key that is there; carries `key`, `mod_revision`
     │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
     │   ├── LeaseNotFound          the lease is unknown or expired
+    │   ├── NoSpace                the store is over its quota: delete and compact, or raise it
+    │   ├── Corrupt                members disagree, and nobody can say who is right: nothing may be changed
+    │   ├── SettingsChanged        `if_version=` did not hold; carries `version`
     │   ├── MemberNotFound         there is no such member (any more)
     │   ├── MemberExists           another member has that name, address or data directory
     │   ├── QuorumAtRisk           too few members would be left to decide anything; `force=True` does it all the same
@@ -129,6 +132,21 @@ class RevisionMismatch(NotApplied):
 
 class LeaseNotFound(NotApplied):
     """The lease is unknown, revoked or expired."""
+
+
+class NoSpace(NotApplied):
+    """The store is over its quota: what takes room is refused until keys are deleted and compacted, or it is raised."""
+
+
+class Corrupt(NotApplied):
+    """Members of the cluster disagree, and nobody can say who is right: nothing may be changed."""
+
+
+class SettingsChanged(NotApplied):
+    """`if_version=` did not hold: somebody else has changed the settings."""
+
+    defaults: ClassVar[dict[str, Any]] = {"version": 0}
+    version: int
 
 
 class MemberNotFound(NotApplied):

@@ -8,11 +8,13 @@ read may raise `Unavailable`.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator, Generator
 from dataclasses import field
 from typing import Any, Literal, Protocol, Self
 
 from pyraftkv._record import record
+from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
 from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget
 from pyraftkv.store.values import (
     CompactResult,
@@ -70,6 +72,9 @@ class Status:
     version: str
     peers: list[PeerStatus] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
+    """What is wrong: the cluster's alarms in etcdctl's words, then what is wrong with this member alone."""
+    quota_bytes: int = 0
+    """What the store may hold before writes are refused; 0: anything."""
 
 
 @record
@@ -148,6 +153,45 @@ class Members(Protocol):
 
         For a member whose disk is gone: start it with an empty directory and `join=` afterwards.
         """
+        ...
+
+
+class ClusterSettings(Protocol):
+    """What the whole cluster is set to, and changing it (see `Settings`)."""
+
+    async def get(self, *, timeout: float | None = None) -> Settings:
+        """Return the settings, as of now (linearizable). Raises `Unavailable`."""
+        ...
+
+    async def change(
+        self,
+        *,
+        quota_bytes: int | None = None,
+        lease_ttl_seconds_min: int | None = None,
+        compaction_mode: CompactionMode | None = None,
+        compaction_seconds: int | None = None,
+        compaction_revisions: int | None = None,
+        if_version: int | None = None,
+        timeout: float | None = None,
+    ) -> Settings:
+        """Set what is given, all of it or nothing, and return the settings after it.
+
+        With `if_version`, only if they were changed exactly so often: `SettingsChanged` otherwise.
+        """
+        ...
+
+
+class Alarms(Protocol):
+    """What is wrong with the cluster: alarms that every member knows of, and that writes are refused for."""
+
+    async def list(self, *, timeout: float | None = None) -> list[Alarm]:
+        """Return what is wrong, as of now (linearizable). Raises `Unavailable`."""
+        ...
+
+    async def disarm(
+        self, kind: AlarmKind = AlarmKind.NONE, member: int = 0, *, timeout: float | None = None
+    ) -> builtins.list[Alarm]:
+        """Clear alarms, by default all of them; return those that there were. What still is wrong is raised again."""
         ...
 
 
@@ -287,8 +331,11 @@ class KV(Readable, Protocol):
         """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``."""
         ...
 
-    async def compact(self, revision: int, *, timeout: float | None = None) -> CompactResult:
-        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`."""
+    async def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
+        """Forget history before `revision`. Raises `Compacted`, `FutureRevision`.
+
+        With `physical`, wait, too, until the member that answers has won back the space.
+        """
         ...
 
     def watch(
@@ -331,6 +378,16 @@ class KV(Readable, Protocol):
     @property
     def members(self) -> Members:
         """Who the members are, and changing it."""
+        ...
+
+    @property
+    def settings(self) -> ClusterSettings:
+        """What the cluster is set to, and changing it."""
+        ...
+
+    @property
+    def alarms(self) -> Alarms:
+        """What is wrong with the cluster."""
         ...
 
     async def status(self, *, timeout: float | None = None) -> Status:

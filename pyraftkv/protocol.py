@@ -12,6 +12,7 @@ from typing import Any
 from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
+from pyraftkv.settings import FEATURE_LEVEL, RulesCommand, RulesResult
 from pyraftkv.store.commands import Compact, LoggedCommand, RangeQuery
 from pyraftkv.store.values import LoggedResult, WatchBatch
 
@@ -141,7 +142,7 @@ class Envelope:
     """Counts up by one per command of the session; a retry keeps it."""
     acked_below: int
     """The session's owner has every result below this sequence: they may be forgotten."""
-    command: LoggedCommand | MembersCommand
+    command: LoggedCommand | MembersCommand | RulesCommand
 
 
 @record
@@ -169,7 +170,7 @@ class Decided:
     command: DecidedCommand
 
 
-DecidedCommand = Compact
+DecidedCommand = Compact | RulesCommand
 """What a leader may decide by itself."""
 
 
@@ -236,7 +237,7 @@ class Hello:
     """Where the sender can be reached: its advertised address; empty for a client."""
     version_min: int = PROTOCOL_VERSION_MIN
     version_max: int = PROTOCOL_VERSION_MAX
-    feature_level: int = 1
+    feature_level: int = FEATURE_LEVEL
 
 
 @record
@@ -356,6 +357,23 @@ class MembersCall:
 
 
 @record
+class RulesCall:
+    """Ask for settings and alarms, as of now; answered with a `RulesResult`."""
+
+    id: int
+    timeout: float
+
+
+@record
+class CompactionCall:
+    """Wait until the member has won back the space of what was compacted at `revision`; answered with that revision."""
+
+    id: int
+    revision: int
+    timeout: float
+
+
+@record
 class SnapshotCall:
     """Ask for the next part of a saved snapshot; answered with a `SnapshotPart`. The first call pins the state."""
 
@@ -384,6 +402,8 @@ Call = (
     | StatusCall
     | MembersCall
     | TransferCall
+    | RulesCall
+    | CompactionCall
     | SnapshotCall
     | CancelCall
 )
@@ -394,7 +414,7 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: LoggedResult | MembersResult | int | dict[str, Any] | None = None
+    result: LoggedResult | MembersResult | RulesResult | int | dict[str, Any] | None = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

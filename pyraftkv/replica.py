@@ -1,8 +1,8 @@
 """The replica: everything the members of a cluster must agree on, as a function of the log.
 
-It decodes committed entries and applies them: commands to the store, once each (see `sessions`), and the cluster's
-identity and members. Two replicas that applied the same entries are equal, whatever their Python, their slices or
-their clock: nothing here reads anything but the log.
+It decodes committed entries and applies them: commands to the store, once each (see `sessions`), the cluster's
+identity and members (`roster`), its settings and alarms (`rules`). Two replicas that applied the same entries are
+equal, whatever their Python, their slices or their clock: nothing here reads anything but the log.
 
 A long command (a delete of a million keys is one entry) is applied in slices: `apply` returns `BUSY`, and `step` is
 called until it returns the effect. Readers see nothing of it before it is complete.
@@ -20,7 +20,6 @@ from pyraftkv.core import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership
 from pyraftkv.protocol import (
     ChangeMembers,
     Decided,
-    DecidedCommand,
     Envelope,
     Genesis,
     LeaveJoint,
@@ -32,12 +31,14 @@ from pyraftkv.protocol import (
     RegisterSession,
 )
 from pyraftkv.roster import Roster
+from pyraftkv.rules import Rules
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Sessions, dump, fingerprint_of, session_id_of
+from pyraftkv.settings import ChangeAlarm, ChangeSettings, RulesCommand, RulesResult
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.commands import LoggedCommand
 from pyraftkv.store.values import LoggedResult
 
-SNAPSHOT_VERSION = 4
+SNAPSHOT_VERSION = 5
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -93,7 +94,7 @@ STALE = Refusal.of(errors.NotApplied("it was decided in another term, by a leade
 
 
 class Replica:
-    """The store, the sessions, and who the members are.
+    """The store, the sessions, who the members are, and what rules they have.
 
     Invariant: everything reflects exactly the entries up to `applied_index`, except while `BUSY`, when the store's
     published revision still shows the state before the entry under way.
@@ -103,6 +104,7 @@ class Replica:
         self.store = Store()
         self.sessions = Sessions()
         self.roster = Roster()
+        self.rules = Rules()
         self.applied_index = 0
         self.applied_term = 0
         self._under_way: tuple[Entry, Finish, Work[LoggedResult]] | None = None
@@ -170,7 +172,7 @@ class Replica:
             effect = Effect(session.id, sequence, outcome)
             return effect if entry.kind is NORMAL else MembershipApplied(self.membership, effect)
 
-        return self._carry_out(entry, envelope.command, finish)
+        return self._carry_out(entry, envelope.command, finish, by_leader=False)
 
     def _apply_decided(self, entry: Entry, decided: Decided) -> Consequence | Busy:
         """Do what a leader decided, unless another one's term has begun since."""
@@ -178,13 +180,15 @@ class Replica:
         def finish(outcome: Outcome) -> DecisionApplied:
             return DecisionApplied(decided.term, decided.number, outcome)
 
-        return self._carry_out(entry, decided.command, finish) if decided.term == entry.term else finish(STALE)
+        if decided.term != entry.term:
+            return finish(STALE)
+        return self._carry_out(entry, decided.command, finish, by_leader=True)
 
     def _carry_out(
-        self, entry: Entry, command: LoggedCommand | MembersCommand | DecidedCommand, finish: Finish
+        self, entry: Entry, command: LoggedCommand | MembersCommand | RulesCommand, finish: Finish, *, by_leader: bool
     ) -> Consequence | Busy:
         try:
-            result = self._do(entry, command)
+            result = self._do(entry, command, by_leader=by_leader)
         except errors.NotApplied as error:
             return finish(Refusal.of(error))
         if isinstance(result, Work):
@@ -193,12 +197,15 @@ class Replica:
         return finish(result)
 
     def _do(
-        self, entry: Entry, command: LoggedCommand | MembersCommand | DecidedCommand
-    ) -> LoggedResult | MembersResult | Work[LoggedResult]:
+        self, entry: Entry, command: LoggedCommand | MembersCommand | RulesCommand, *, by_leader: bool
+    ) -> LoggedResult | MembersResult | RulesResult | Work[LoggedResult]:
         """Apply a command that is met for the first time. Raises `NotApplied`."""
         if isinstance(command, ChangeMembers | LeaveJoint):
             assert entry.kind is MEMBERSHIP, "what may change the membership is proposed as such: the leader counts it"
             return self.roster.apply(command)
+        if isinstance(command, ChangeSettings | ChangeAlarm):
+            return self.rules.decide(command) if by_leader else self.rules.apply(command)
+        self.rules.admit(command)
         return self.store.apply(command)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
@@ -252,7 +259,7 @@ class ReplicaSnapshot:
         self.term = replica.applied_term
         self.membership = replica.membership
         self.cluster_id = replica.roster.cluster_id
-        self._header = codec.encode_table([SNAPSHOT_VERSION, *replica.roster.plain()])
+        self._header = codec.encode_table([SNAPSHOT_VERSION, replica.roster.plain(), replica.rules.plain()])
         self._sessions = replica.sessions.pin()
         self._store = replica.store.snapshot()
         self.revision = self._store.revision
@@ -309,7 +316,9 @@ class ReplicaRestorer:
         if not table or table[0] != SNAPSHOT_VERSION:
             raise errors.UnsupportedFormat("the snapshot was written by another version")
         replica = Replica()
-        replica.roster = Roster.of_plain(table[1:])
+        _, roster, rules = table
+        replica.roster = Roster.of_plain(roster)
+        replica.rules = Rules.of_plain(rules)
         replica.applied_index = self._index
         replica.applied_term = self._term
         return replica

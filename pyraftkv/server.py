@@ -16,12 +16,14 @@ from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
+    CompactionCall,
     MembersCall,
     MembersResult,
     MembersUpdate,
     OpenSessionCall,
     ReadCall,
     Reply,
+    RulesCall,
     SnapshotCall,
     SnapshotPart,
     StatusCall,
@@ -31,6 +33,7 @@ from pyraftkv.protocol import (
     WriteCall,
 )
 from pyraftkv.sessions import Outcome
+from pyraftkv.settings import RulesResult
 from pyraftkv.store.commands import RangeQuery
 from pyraftkv.store.values import Event, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
@@ -102,6 +105,10 @@ class Member(Protocol):
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
     async def member_table(self, timeout: float | None) -> MembersResult: ...
+
+    async def rules_table(self, timeout: float | None) -> RulesResult: ...
+
+    async def space_won_back(self, revision: int, timeout: float | None) -> None: ...
 
     async def status(self, *, timeout: float | None = None) -> Status: ...
 
@@ -246,7 +253,16 @@ class ClientConnection:
         future.add_done_callback(partial(done, call.id))
 
     def _task(
-        self, call: OpenSessionCall | ReadCall | WatchCall | StatusCall | MembersCall | TransferCall | SnapshotCall
+        self,
+        call: OpenSessionCall
+        | ReadCall
+        | WatchCall
+        | StatusCall
+        | MembersCall
+        | TransferCall
+        | RulesCall
+        | CompactionCall
+        | SnapshotCall,
     ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
@@ -257,6 +273,10 @@ class ClientConnection:
             work = self._status()
         elif isinstance(call, MembersCall):
             work = self._member.member_table(call.timeout)
+        elif isinstance(call, RulesCall):
+            work = self._member.rules_table(call.timeout)
+        elif isinstance(call, CompactionCall):
+            work = self._space_won_back(call)
         elif isinstance(call, TransferCall):
             work = self._transfer(call)
         elif isinstance(call, SnapshotCall):
@@ -286,6 +306,10 @@ class ClientConnection:
 
     async def _transfer(self, call: TransferCall) -> dict[str, Any]:
         return {"leader": await self._member.transfer_leadership(call.to or None, timeout=call.timeout)}
+
+    async def _space_won_back(self, call: CompactionCall) -> int:
+        await self._member.space_won_back(call.revision, call.timeout)
+        return call.revision
 
     async def _snapshot_part(self, call: SnapshotCall) -> SnapshotPart:
         """Return the next part of a snapshot; what is not the next is refused: somebody else's, or one that ended."""

@@ -25,6 +25,7 @@ from zlib import crc32
 from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.protocol import MembersResult
+from pyraftkv.settings import RulesResult
 from pyraftkv.store.values import (
     DeleteResult,
     KeyValue,
@@ -71,7 +72,7 @@ class Refusal:
         return errors.from_wire(self.name, self.message, self.data)
 
 
-Outcome = LoggedResult | MembersResult | Refusal | int
+Outcome = LoggedResult | MembersResult | RulesResult | Refusal | int
 """What a logged command came to; an int is the id of a session just opened."""
 
 fingerprint_of = crc32
@@ -240,6 +241,8 @@ def _size_bytes(outcome: Outcome) -> int:
         return RESULT_OVERHEAD_BYTES + len(outcome.message) + sum([len(text) for text in texts])
     if isinstance(outcome, MembersResult):
         return sum([RESULT_OVERHEAD_BYTES + len(member.name) + len(member.address) for member in outcome.members])
+    if isinstance(outcome, RulesResult):
+        return RESULT_OVERHEAD_BYTES * (1 + len(outcome.alarms) + len(outcome.changed))
     if isinstance(outcome, TxnResult):
         return sum([RESULT_OVERHEAD_BYTES + _size_bytes(response) for response in outcome.responses])
     kvs: list[KeyValue] = []

@@ -52,6 +52,7 @@ from pyraftkv.protocol import (
     Answer,
     CancelCall,
     ChangeMembers,
+    CompactionCall,
     Decided,
     DemoteMember,
     Envelope,
@@ -71,6 +72,7 @@ from pyraftkv.protocol import (
     RegisterSession,
     RemoveMember,
     ReplaceMember,
+    RulesCall,
     SnapshotAck,
     SnapshotCall,
     SnapshotChunk,
@@ -83,6 +85,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
+from pyraftkv.settings import Alarm, AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode, RulesResult, Settings
 from pyraftkv.store.commands import (
     Compact,
     Compare,
@@ -207,8 +210,14 @@ members_commands = st.one_of(
     st.builds(ChangeMembers, st.lists(changes, min_size=1, max_size=4), st.sampled_from(Transition), booleans),
     st.just(LeaveJoint()),
 )
+modes = st.sampled_from(CompactionMode)
+numbers = st.none() | naturals
+rules_commands = st.one_of(
+    st.builds(ChangeSettings, st.none() | integers, numbers, st.none() | modes, numbers, numbers, numbers, numbers),
+    st.builds(ChangeAlarm, st.sampled_from(AlarmKind), naturals, booleans),
+)
 payloads = st.one_of(
-    st.builds(Envelope, naturals, naturals, naturals, commands | members_commands),
+    st.builds(Envelope, naturals, naturals, naturals, commands | members_commands | rules_commands),
     st.builds(RefuseChange, naturals, naturals, naturals, naturals, texts, texts),
     st.builds(Decided, naturals, naturals, st.builds(Compact, integers)),
     st.builds(RegisterSession, naturals),
@@ -228,12 +237,15 @@ def _txn_results(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[TxnResult]:
     return st.builds(TxnResult, naturals, booleans, st.lists(inner, max_size=3))
 
 
+alarms = st.lists(st.builds(Alarm, st.sampled_from(AlarmKind), naturals), max_size=3)
+settings = st.builds(Settings, naturals, integers, naturals, modes, naturals, naturals, naturals)
 wire_results = st.one_of(
     plain_results,
     _txn_results(plain_results | _txn_results(plain_results)),
     st.builds(PutBatchResult, naturals, naturals),
     st.builds(CompactResult, naturals),
     st.builds(MembersResult, naturals, st.lists(member_infos, max_size=3), memberships, st.lists(naturals), naturals),
+    st.builds(RulesResult, settings, alarms, alarms),
     integers,
     st.none(),
 )
@@ -251,6 +263,8 @@ calls = st.one_of(
     st.builds(StatusCall, naturals),
     st.builds(TransferCall, naturals, texts, seconds),
     st.builds(MembersCall, naturals, seconds),
+    st.builds(RulesCall, naturals, seconds),
+    st.builds(CompactionCall, naturals, naturals, seconds),
     st.builds(SnapshotCall, naturals, naturals, naturals, texts, seconds),
     st.builds(CancelCall, naturals),
 )
@@ -422,6 +436,8 @@ def test_kinds_and_tags_never_change() -> None:
         (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
         (Decided(8, 9, Compact(7)), "951608090407"),
         (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
+        (Envelope(1, 2, 3, ChangeSettings(-1, compaction_mode=CompactionMode.OFF)), "9b18010203ffc000c0c0c0c0"),
+        (Envelope(1, 2, 3, ChangeAlarm(AlarmKind.NOSPACE, 4, is_raised=True)), "97190102030104c3"),
         (Envelope(1, 2, 3, ChangeMembers(changes)), "9713010203" + "96" + changes_text + "00c2"),
     ]
     for record, text in golden:

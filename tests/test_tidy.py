@@ -24,14 +24,15 @@ PACKAGE = "pyraftkv"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_record", "_version", "statemachine"}),
     frozenset({"core", "store"}),
-    frozenset({"codec", "protocol"}),
-    frozenset({"replica", "roster", "sessions", "log", "transport"}),
+    frozenset({"codec", "protocol", "settings"}),
+    frozenset({"replica", "roster", "rules", "sessions", "log", "transport"}),
     frozenset(
         {
             "node",
             "backup",
             "kv",
             "members",
+            "administration",
             "engine",
             "namespace",
             "writes",
@@ -48,7 +49,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 
 APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset({"core"}), frozenset({"store"})),
-    (frozenset({"replica", "roster", "sessions"}), frozenset({"log", "transport"})),
+    (frozenset({"replica", "roster", "rules", "sessions"}), frozenset({"log", "transport"})),
     (frozenset({"log"}), frozenset({"transport"})),
 )
 """Rooms on one floor that know nothing of each other, in both directions."""
@@ -56,7 +57,7 @@ APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "errors", "_record"})}
 """Rooms that could import more by their floor, and must not."""
 
-PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "sessions"}
+PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "rules", "sessions"}
 """Rooms that take values and return values: no clock, no disk, no network, no thread, no log."""
 
 # fmt: off

@@ -330,7 +330,7 @@ class Schema:
     A layout never changes once it was released: a record that gains a field gets a new tag and a new schema.
     """
 
-    def __init__(self, kind: type, **shapes: Shape) -> None:
+    def __init__(self, kind: type, /, **shapes: Shape) -> None:
         self.kind = kind
         self.names = tuple(shapes)
         self._fetch = attrgetter(*shapes) if len(shapes) > 1 else None

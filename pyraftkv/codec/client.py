@@ -39,11 +39,13 @@ from pyraftkv.protocol import (
     Answer,
     Call,
     CancelCall,
+    CompactionCall,
     MembersCall,
     MembersUpdate,
     OpenSessionCall,
     ReadCall,
     Reply,
+    RulesCall,
     SnapshotCall,
     SnapshotPart,
     StatusCall,
@@ -78,6 +80,8 @@ _CALLS: Final[dict[int, Schema]] = {
     6: Schema(CancelCall, id=NATURAL),
     7: Schema(MembersCall, id=NATURAL, timeout=SECONDS),
     8: Schema(TransferCall, id=NATURAL, to=TEXT, timeout=SECONDS),
+    10: Schema(RulesCall, id=NATURAL, timeout=SECONDS),
+    11: Schema(CompactionCall, id=NATURAL, revision=NATURAL, timeout=SECONDS),
     9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}

@@ -59,6 +59,7 @@ from pyraftkv.protocol import (
     ReplaceMember,
     UpdateMember,
 )
+from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode
 from pyraftkv.store.commands import (
     Compact,
     Compare,
@@ -95,6 +96,8 @@ TAG_CHANGE_MEMBERS: Final = 19
 TAG_LEAVE_JOINT: Final = 20
 TAG_REFUSE_CHANGE: Final = 21
 TAG_DECIDED: Final = 22
+TAG_CHANGE_SETTINGS: Final = 24
+TAG_CHANGE_ALARM: Final = 25
 
 _ENVELOPE: Final = ("session", "sequence", "acked_below")
 """What stands between an envelope's tag and its command."""
@@ -313,9 +316,26 @@ _MEMBERS: Final[dict[int, Schema]] = {
     ),
     TAG_LEAVE_JOINT: Schema(LeaveJoint),
 }
-_MEMBERS_TAGS: Final = {schema.kind: tag for tag, schema in _MEMBERS.items()}
 _MEMBERS_LEADS: Final = frozenset(pack((tag, *_ENVELOPE, *schema.names))[:2] for tag, schema in _MEMBERS.items())
 """The first bytes of their envelopes: how many items there are, and the tag."""
+
+
+_RULES: Final[dict[int, Schema]] = {
+    TAG_CHANGE_SETTINGS: Schema(
+        ChangeSettings,
+        quota_bytes=optional(INTEGER),
+        lease_ttl_seconds_min=optional(NATURAL),
+        compaction_mode=optional(choice(CompactionMode)),
+        compaction_seconds=optional(NATURAL),
+        compaction_revisions=optional(NATURAL),
+        feature_level=optional(NATURAL),
+        if_version=optional(NATURAL),
+    ),
+    TAG_CHANGE_ALARM: Schema(ChangeAlarm, kind=choice(AlarmKind), member=NATURAL, is_raised=BOOLEAN),
+}
+_TABLES: Final[dict[int, Schema]] = _MEMBERS | _RULES
+"""Commands on tables beside the store."""
+_TABLES_TAGS: Final = {schema.kind: tag for tag, schema in _TABLES.items()}
 
 
 def is_members_command(payload: bytes) -> bool:
@@ -327,6 +347,7 @@ def is_members_command(payload: bytes) -> bool:
 
 _DECIDED: Final[dict[int, Schema]] = {
     TAG_COMPACT: _FLAT[TAG_COMPACT],
+    **_RULES,
 }
 """What a leader may decide by itself."""
 _DECIDED_TAGS: Final = {schema.kind: tag for tag, schema in _DECIDED.items()}
@@ -394,8 +415,8 @@ def _encode_plain(logged: Logged) -> tuple[Any, ...]:
 
 def _encode_command(command: Any) -> tuple[Any, ...]:
     kind: type = type(command)
-    tag = _MEMBERS_TAGS.get(kind)
-    return _encode_operation(command, depth=1) if tag is None else (tag, *_MEMBERS[tag].encode(command))
+    tag = _TABLES_TAGS.get(kind)
+    return _encode_operation(command, depth=1) if tag is None else (tag, *_TABLES[tag].encode(command))
 
 
 def decode_logged(payload: bytes) -> Logged:
@@ -421,10 +442,10 @@ def _decode_plain(items: tuple[Any, ...]) -> Logged:
     if tag == TAG_DECIDED:
         return _decode_decided(items[1:])
     is_operation = tag == TAG_TRANSACTION or (tag in _FLAT and tag != TAG_RANGE)
-    if not is_operation and tag not in _MEMBERS:
+    if not is_operation and tag not in _TABLES:
         raise UnknownTag(f"tag {tag}")
     if len(items) < 4:
         raise Malformed("cut short")
     session, sequence, acked_below = map(NATURAL.decode, items[1:4])
-    command = _decode_operation((tag, *items[4:]), depth=1) if is_operation else _MEMBERS[tag].decode(items[4:])
+    command = _decode_operation((tag, *items[4:]), depth=1) if is_operation else _TABLES[tag].decode(items[4:])
     return Envelope(session, sequence, acked_below, command)

@@ -22,8 +22,10 @@ from pyraftkv.codec._wire import (
     Shape,
     UnknownTag,
     array_of,
+    choice,
     each,
     map_of,
+    nested,
     pack,
     pack_kvs,
     unpack_control,
@@ -35,6 +37,7 @@ from pyraftkv.codec.logged import MEMBER_INFO
 from pyraftkv.codec.messages import MEMBERSHIP
 from pyraftkv.errors import InvalidRequest, PyraftkvError, StorageError, UnsupportedFormat
 from pyraftkv.protocol import MembersResult
+from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, RulesResult, Settings
 from pyraftkv.store.values import (
     CompactResult,
     DeleteResult,
@@ -56,11 +59,12 @@ TAG_NOTHING: Final = 7
 TAG_PUT_BATCH_RESULT: Final = 8
 TAG_ERROR: Final = 9
 TAG_MEMBERS_RESULT: Final = 10
+TAG_RULES_RESULT: Final = 11
 
 RESULT_DEPTH_MAX: Final = 8
 """Levels of transaction results within transaction results, as deep as transactions go."""
 
-Outcome = LoggedResult | MembersResult | int | None | PyraftkvError
+Outcome = LoggedResult | MembersResult | RulesResult | int | None | PyraftkvError
 """What a logged payload comes to: a result, a number (a new session's id), nothing, or an error."""
 
 # --- Results -------------------------------------------------------------------------------------------------------
@@ -79,8 +83,21 @@ _MEMBERS = Schema(
     leader=NATURAL,
 )
 
+_SETTINGS = Schema(
+    Settings,
+    version=NATURAL,
+    quota_bytes=INTEGER,
+    lease_ttl_seconds_min=NATURAL,
+    compaction_mode=choice(CompactionMode),
+    compaction_seconds=NATURAL,
+    compaction_revisions=NATURAL,
+    feature_level=NATURAL,
+)
+_ALARM = Schema(Alarm, kind=choice(AlarmKind), member=NATURAL)
+_RULES = Schema(RulesResult, settings=nested(_SETTINGS), alarms=each(_ALARM), changed=each(_ALARM))
 
-def result_items(result: LoggedResult | MembersResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
+
+def result_items(result: LoggedResult | MembersResult | RulesResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     kind = type(result)
     if isinstance(result, PutBatchResult):
@@ -101,6 +118,8 @@ def result_items(result: LoggedResult | MembersResult | int | None, *, depth: in
         return TAG_COMPACT_RESULT, result.revision
     if isinstance(result, MembersResult):
         return TAG_MEMBERS_RESULT, *_MEMBERS.encode(result)
+    if isinstance(result, RulesResult):
+        return TAG_RULES_RESULT, *_RULES.encode(result)
     if kind is int:
         return TAG_INTEGER, INTEGER.encode(result)
     if result is None:
@@ -108,7 +127,7 @@ def result_items(result: LoggedResult | MembersResult | int | None, *, depth: in
     raise Malformed(f"{kind.__name__} is no result")
 
 
-def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | MembersResult | int | None:
+def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | MembersResult | RulesResult | int | None:
     """Rebuild a result from the items of an array. Raises `Malformed`."""
     tag = NATURAL.decode(items[0] if items else None)
     arity = _ARITIES.get(tag)
@@ -121,6 +140,9 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | Membe
     if tag == TAG_MEMBERS_RESULT:
         members: MembersResult = _MEMBERS.decode(items[1:])
         return members
+    if tag == TAG_RULES_RESULT:
+        rules: RulesResult = _RULES.decode(items[1:])
+        return rules
     if tag == TAG_INTEGER:
         number: int = INTEGER.decode(items[1])
         return number
@@ -151,6 +173,7 @@ _ARITIES: Final = {
     TAG_INTEGER: 2,
     TAG_NOTHING: 1,
     TAG_MEMBERS_RESULT: 6,
+    TAG_RULES_RESULT: 4,
 }
 
 

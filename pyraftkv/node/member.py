@@ -71,7 +71,8 @@ from pyraftkv.protocol import (
 from pyraftkv.replica import DecisionApplied, Effect, Replica, ReplicaSnapshot
 from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
-from pyraftkv.store.commands import Command
+from pyraftkv.settings import RulesCommand
+from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
 from pyraftkv.transport.base import Transport
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
@@ -82,6 +83,9 @@ HOUSEKEEPING_SECONDS = 0.1
 
 WARNING_SECONDS = 10.0
 """How long a member says nothing more of peers that forward what cannot be applied."""
+
+APPLY_LAG_ENTRIES_MAX = 5000
+"""A member that has more committed entries than this to apply takes no write on: `Overloaded` (etcd does so, too)."""
 
 COMPACTION_BUDGET = 1000
 """Versions that physical compaction touches at a time."""
@@ -159,6 +163,7 @@ class Member:
             applied_index=replica.applied_index,
         )
         self.revisions = RevisionWaits(self._loop, revision=replica.store.published_revision)
+        self.compactions = RevisionWaits(self._loop, revision=replica.store.compacted_revision)
 
     def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
         send, feed = transport.send, self.inbox.put
@@ -224,7 +229,36 @@ class Member:
         except errors.MaybeApplied as error:
             raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
 
-    async def write(self, command: Command | MembersCommand, timeout: float | None) -> Outcome:
+    def admit(self, command: Command) -> None:
+        """Refuse a new command that cannot be applied, as far as this member knows. Raises `NotApplied`."""
+        self.replica.rules.admit(command)
+        self.examine(command)
+
+    def admit_put(self) -> None:
+        """As `admit`, for a put without options. Raises `NoSpace`, `Corrupt`, `Overloaded`."""
+        rules = self.replica.rules
+        if not rules.is_quiet:
+            rules.admit(_ANY_PUT)
+        self._check_lag()
+
+    def examine(self, command: LoggedCommand | MembersCommand | RulesCommand) -> None:
+        """Refuse what is wrong in itself, and everything if this member is too far behind. Raises `NotApplied`.
+
+        Of a client's command nothing more can be said before it is applied, least of all that an alarm stands:
+
+        1. A client's put is proposed and applied. The answer is lost, and the alarm NOSPACE is raised.
+        2. The client sends the put again, to another member. That refuses it: "not applied", it says of what was.
+        """
+        if not isinstance(command, MembersCommand | RulesCommand):
+            self.replica.store.validate(command)
+        self._check_lag()
+
+    def _check_lag(self) -> None:
+        lag = self.raft.commit - self.replica.applied_index
+        if lag > APPLY_LAG_ENTRIES_MAX:
+            raise errors.Overloaded(f"this member has {lag} committed entries to apply, over {APPLY_LAG_ENTRIES_MAX}")
+
+    async def write(self, command: Command | MembersCommand | RulesCommand, timeout: float | None) -> Outcome:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         deadline = self.deadline(timeout)
         session = await self.sessions.with_room(deadline)
@@ -344,6 +378,7 @@ class Member:
         self._members_changed(replica.roster)
         self.reads.applied(snapshot.index)
         self.revisions.published(replica.store.published_revision)
+        self.compactions.published(replica.store.compacted_revision)
         self._events.emit(SnapshotInstalled(snapshot.index))
         self._applied_changed.set()
 
@@ -417,6 +452,7 @@ class Member:
         self.sessions.forget()
         self.reads.fail_all(lambda: error(False))
         self.revisions.fail_all(lambda: error(False))
+        self.compactions.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
         await self.sender.close()
         await self.taker.close()
@@ -457,6 +493,7 @@ class Member:
             self.sessions.acknowledge(self.writes)
             self.reads.scan()
             self.revisions.scan()
+            self.compactions.scan()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
             slept_at = loop.time()
@@ -469,8 +506,12 @@ class Member:
             # Asked for anew every time: there is none while a snapshot pins what it would remove.
             work = self.replica.store.compaction()
             is_done = work is None or work.step(COMPACTION_BUDGET) is not None
+            self.compactions.published(self.replica.store.compacted_revision)
             pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
 
+
+_ANY_PUT = PutBatch((b"key", b"value"))
+"""What stands for every put: an alarm does not look at the key."""
 
 _CORE_ALONE = frozenset(get_args(Message)) - {ForwardedMembership, ForwardedProposals, InstallSnapshot}
 """Messages that concern the Raft machine and nobody else: nearly all."""

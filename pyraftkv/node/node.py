@@ -30,11 +30,9 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.protocol import (
-    ChangeMembers,
     Envelope,
     GenesisOffer,
     Hello,
-    LeaveJoint,
     MembersCommand,
     MembersResult,
     SnapshotPart,
@@ -44,6 +42,7 @@ from pyraftkv.replica import Replica
 from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
+from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Work
 from pyraftkv.store.commands import Command, RangeQuery
 from pyraftkv.store.values import PutResult, RangeResult, Result
@@ -428,12 +427,13 @@ class Node(Engine):
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        member.replica.store.validate(command)
+        member.admit(command)
         return await member.write(command, timeout)  # type: ignore[return-value]
 
     def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
+        member.admit_put()
         deadline = member.deadline(timeout)
         session = member.sessions.ready
         if session is None:
@@ -482,6 +482,23 @@ class Node(Engine):
         member = self._running()
         await member.reads.join(member.deadline(timeout))
         return replace(member.replica.roster.result(), leader=member.raft.leader)
+
+    async def change_rules(self, command: RulesCommand, timeout: float | None) -> RulesResult:
+        """Do a command on settings and alarms, exactly once. Raises `NotApplied`, `MaybeApplied`."""
+        result = await self._running().write(command, timeout)
+        assert isinstance(result, RulesResult)
+        return result
+
+    async def rules_table(self, timeout: float | None) -> RulesResult:
+        """Return settings and alarms, as of now. Raises `Unavailable`."""
+        member = self._running()
+        await member.reads.join(member.deadline(timeout))
+        return member.replica.rules.result()
+
+    async def space_won_back(self, revision: int, timeout: float | None) -> None:
+        """Wait until this member has removed what was compacted at ``revision``. Raises `Unavailable`."""
+        member = self._running()
+        await member.compactions.join(revision, member.deadline(timeout))
 
     async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
         """Return this member's view of itself and of the cluster."""
@@ -544,8 +561,7 @@ class Node(Engine):
             raise errors.InvalidRequest(f"the command cannot be read: {error}") from None
         if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
             raise errors.InvalidRequest("the command names no session")
-        if not isinstance(envelope.command, ChangeMembers | LeaveJoint):
-            member.replica.store.validate(envelope.command)
+        member.examine(envelope.command)
         return member.writes.submit(envelope.session, envelope.sequence, payload, member.deadline(timeout))
 
     async def open_session(self, timeout: float) -> int:

@@ -21,7 +21,7 @@ def status_of(member: Member, *, hello: Hello, peers: Peers, storage: str, alarm
         storage: The kind of its storage.
         alarms: What is wrong with this member alone.
     """
-    raft, store = member.raft.status(), member.replica.store
+    raft, store, rules = member.raft.status(), member.replica.store, member.replica.rules
     return Status(
         name=hello.name,
         member_id=hello.member_id,
@@ -42,7 +42,8 @@ def status_of(member: Member, *, hello: Hello, peers: Peers, storage: str, alarm
         storage=storage,
         version=__version__,
         peers=_peer_statuses(raft, peers),
-        alarms=alarms,
+        alarms=[alarm.text for alarm in rules.alarms] + alarms,
+        quota_bytes=rules.settings.quota_bytes_max or 0,
     )
 
 

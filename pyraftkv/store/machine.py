@@ -34,7 +34,8 @@ class Store:
     - Reading: `get`, `read`.
     - Watching: `watch`, `advance`, `distributed_revision`.
     - Upkeep: `compaction`, `snapshot` (and `Restorer`), `check`.
-    - Looking: `revision`, `published_revision`, `compact_revision`, `key_count`, `size_bytes`.
+    - Looking: `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
+      `size_bytes`.
 
     >>> store = Store()
     >>> store.apply(PutKey(b"color", b"red"))
@@ -79,6 +80,11 @@ class Store:
     def compact_revision(self) -> int:
         """Reads and watches below this revision are refused; 0 if nothing was compacted. O(1)."""
         return self._history.compact_revision
+
+    @property
+    def compacted_revision(self) -> int:
+        """Up to where the space has been won back; `compaction` takes it to `compact_revision`. O(1)."""
+        return self._history.compacted_revision
 
     @property
     def distributed_revision(self) -> int:

@@ -10,6 +10,7 @@ from pyraftkv.engine import Engine
 from pyraftkv.errors import NotApplied, PyraftkvError, WatchCancelled
 from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
+from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
 from pyraftkv.store.commands import Command, PutKey, RangeQuery
 from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
@@ -79,6 +80,18 @@ class RecordedKV(Engine):
     async def member_table(self, timeout: float | None) -> MembersResult:
         """Return who the members are, as of now. Raises `Unavailable`."""
         return await self._engine.member_table(timeout)
+
+    async def change_rules(self, command: RulesCommand, timeout: float | None) -> RulesResult:
+        """Do a command on settings and alarms; no history holds it. Raises `NotApplied`, `MaybeApplied`."""
+        return await self._engine.change_rules(command, timeout)
+
+    async def rules_table(self, timeout: float | None) -> RulesResult:
+        """Return settings and alarms, as of now. Raises `Unavailable`."""
+        return await self._engine.rules_table(timeout)
+
+    async def space_won_back(self, revision: int, timeout: float | None) -> None:
+        """Wait until what was compacted is removed; it changes nothing that could be read. Raises `Unavailable`."""
+        await self._engine.space_won_back(revision, timeout)
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

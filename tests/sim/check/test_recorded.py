@@ -196,6 +196,15 @@ class Oracle(Engine):
     async def member_table(self, timeout):
         raise NotImplementedError
 
+    async def change_rules(self, command, timeout):
+        raise NotImplementedError
+
+    async def rules_table(self, timeout):
+        raise NotImplementedError
+
+    async def space_won_back(self, revision, timeout):
+        raise NotImplementedError
+
     def snapshot_parts(self, consistency, timeout):
         raise NotImplementedError
 
