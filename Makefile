@@ -11,6 +11,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editab
 # asyncio is there twice, with two CancelledErrors that do not catch each other.
 COVERED := --cov=pyraftkv/core --cov=pyraftkv/log --cov=pyraftkv/store --cov-branch --cov-report=term
 
+# As many at a time as there are cores (ARGS="-n 0": one after the other, where a debugger works).
+WORKERS := -n auto --maxprocesses=8 --dist worksteal
+
 .PHONY: help demo test mutants lint format bench soak clean
 .DELETE_ON_ERROR:
 
@@ -21,7 +24,7 @@ demo: $(VENV)/.installed-cli ## Start three nodes, kill the leader, watch it hea
 	@$(BIN)/python -m pyraftkv demo $(ARGS)
 
 test: $(VENV)/.installed-test ## Run every test, with the branch coverage of core, log and store
-	@$(BIN)/python -m pytest $(COVERED) $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(COVERED) $(ARGS)
 
 mutants: $(VENV)/.installed-test ## Break our own code one rule at a time, and see each noticed (ARGS="--list" for which)
 	@$(BIN)/python -m tests.mutants $(ARGS)

@@ -13,9 +13,14 @@ stays as it is.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+FIGURE = "figure"
+"""The property of a test report that is printed at the end."""
 
 settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile(
@@ -39,6 +44,21 @@ def pytest_configure(config: pytest.Config) -> None:
     soak = config.getoption("--soak")
     settings.load_profile("soak" if soak else "short")
     os.environ["PYRAFTKV_SOAK"] = "1" if soak else "0"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests `report`; a worker of pytest-xdist has no terminal of its own."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == FIGURE and report.when == "call":
+                    terminalreporter.write_line(f"{report.nodeid}: {text}")
+
+
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Return what prints a figure at the end of the run, whoever runs the test."""
+    return partial(record_property, FIGURE)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ from pyraftkv.core import (
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
+from pyraftkv.node.awakening import Awakening
 from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.changes import ChangeDesk
 from pyraftkv.node.config import NodeConfig
@@ -182,6 +183,13 @@ class Member:
             feed=self.inbox.put,
             send=transport.send,
             emit=self._events.emit,
+        )
+        self.awakening = Awakening(
+            raft,
+            connected=self._peers.connected,
+            heartbeat_seconds=config.heartbeat_seconds,
+            rng=self._rng,
+            feed=self.inbox.put,
         )
         self.watchdog = Watchdog(window_seconds=config.election_timeout_seconds, at=loop.time())
         self.lease: LeaderLease | None = None
@@ -489,6 +497,7 @@ class Member:
             if reason is not None:
                 self.leadership.give_up(reason)
             self.leadership.tend()
+            self.awakening.tend(now)
             self.writes.scan()
             self.sessions.acknowledge(self.writes)
             self.reads.scan()

@@ -73,6 +73,10 @@ class Peers:
     def address(self, member_id: int) -> str:
         return self._addresses.get(member_id, "")
 
+    def connected(self) -> set[int]:
+        """Return who is there: this member, and whom it has heard of since it last lost messages to them."""
+        return self._connected | {self._own.member_id}
+
     def is_connected(self, member_id: int) -> bool:
         return member_id in self._connected or member_id == self._own.member_id
 

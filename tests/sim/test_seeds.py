@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,13 @@ OPERATIONS_MIN = 20.0
 
 
 @pytest.mark.timeout(1800)
-def test_no_seed_breaks_a_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_seed_breaks_a_rule(tmp_path: Path, report: Callable[[str], None]) -> None:
     """Nothing wrong is ever seen, a healed majority goes on, and a seed is the same run wherever it is run."""
     counters = Counters(next_seed=FIRST_SEED)
     plan = Plan(seconds=SECONDS, out=ROOT / ".raft", seeds_max=SEEDS, jobs=os.cpu_count() or 1, pair_every=PAIR_EVERY)
     began = time.monotonic()
     results = list(run_seeds(plan, counters, tmp_path / "counters.json"))
-    with capsys.disabled():
-        print(f"\n{summary(results, counters, real_seconds=time.monotonic() - began)[0]}")  # noqa: T201
+    report(summary(results, counters, real_seconds=time.monotonic() - began)[0])
     assert [result.line for result in results if result.failure] == []
     assert counters.pairs == SEEDS // PAIR_EVERY
     assert counters.virtual_seconds >= SEEDS * SECONDS
