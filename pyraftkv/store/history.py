@@ -18,8 +18,19 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from pyraftkv.store.checks import state_hash_of
 from pyraftkv.store.keyindex import CHUNK_KEYS_MAX, Chunk, KeyIndex
-from pyraftkv.store.pages import DEAD, RECORD_BYTES, SLOT_BITS, SLOT_MASK, Page, Pages, revision_at, unpack_record
+from pyraftkv.store.pages import (
+    DEAD,
+    RECORD_BYTES,
+    SLOT_BITS,
+    SLOT_MASK,
+    Page,
+    Pages,
+    revision_at,
+    unpack_checked,
+    unpack_record,
+)
 from pyraftkv.store.values import KeyValue
 from pyraftkv.store.work import Steps
 
@@ -56,14 +67,19 @@ class History:
         """How many keys exist, a command under way included."""
         self.changes = 0
         """How many changes the command under way has made: the next one's `sub`."""
-        self.mark: tuple[int, int, int] | None = None
-        """While a command is under way in slices: the end of what is published, and `key_count` then."""
+        self.mark: tuple[int, int, int, int] | None = None
+        """While a command is under way in slices: the end of what is published; `key_count` and `live_sum` then."""
         self.pins = 0
 
     @property
     def current_revision(self) -> int:
         """What a transaction's own reads see: with its first change, the revision that it is making."""
         return self.published_revision + (self.changes > 0)
+
+    def state_hash(self) -> int:
+        """Return the hash of the published state; see `checks.py`. O(1)."""
+        key_count, live_sum = self.mark[2:] if self.mark is not None else (self.key_count, self.pages.live_sum)
+        return state_hash_of(live_sum, key_count, self.published_revision, self.compact_revision)
 
     def published_end(self) -> tuple[int, int]:
         """Return the place (page, slot) behind the last published version."""
@@ -73,7 +89,7 @@ class History:
         """Begin a command that may make several changes, perhaps in slices."""
         assert self.mark is None, "one command at a time"
         assert self.changes == 0
-        self.mark = (*self.pages.end(), self.key_count)
+        self.mark = (*self.pages.end(), self.key_count, self.pages.live_sum)
         self.pins += 1
 
     def publish(self) -> None:
@@ -108,11 +124,12 @@ class History:
             refs = chunk.refs
             previous = refs[at]
             page = pages.by_number[previous >> SLOT_BITS]
-            _, create_revision, version, _, _, jump, _, span, _, _ = unpack_record(
+            _, create_revision, version, _, _, jump, _, span, _, _, check = unpack_checked(
                 page.data, page.offsets[previous & SLOT_MASK]
             )
             if version:
                 page.stale += 1
+                pages.live_sum -= check
             else:
                 create_revision = revision
                 chunk.live += 1
@@ -141,10 +158,11 @@ class History:
         previous = chunk.refs[at]
         pages = self.pages
         page = pages.by_number[previous >> SLOT_BITS]
-        _, _, version, _, _, jump, _, span, _, _ = unpack_record(page.data, page.offsets[previous & SLOT_MASK])
+        _, _, version, _, _, jump, _, span, _, _, check = unpack_checked(page.data, page.offsets[previous & SLOT_MASK])
         if not version:
             return False
         page.stale += 1
+        pages.live_sum -= check
         jump, span = pages.jump_from(previous, jump, span)
         ref = pages.append(chunk.keys[at], b"", revision, 0, 0, 0, previous, jump, self.changes, span)
         pages.by_number[ref >> SLOT_BITS].stale += 1

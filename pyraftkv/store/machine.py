@@ -11,13 +11,14 @@ from typing import TypeVar
 
 from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied
 from pyraftkv.store.commands import SINGLE_KEY, Compact, LoggedCommand, PutBatch, PutKey, RangeQuery, Transaction
+from pyraftkv.store.hashing import Damage, Patrol, hash_steps
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
 from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, txn_steps
 from pyraftkv.store.validate import Limits, validate, validate_query
-from pyraftkv.store.values import CompactResult, KeyValue, LoggedResult, PutBatchResult, PutResult, RangeResult
+from pyraftkv.store.values import CompactResult, KeyValue, KvHash, LoggedResult, PutBatchResult, PutResult, RangeResult
 from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
 from pyraftkv.store.work import SlicedWork, Steps, Work
 
@@ -31,11 +32,11 @@ class Store:
     """A versioned key-value store.
 
     - Changing: `validate`, `apply`.
-    - Reading: `get`, `read`.
+    - Reading: `get`, `read`, `hash_kv`.
     - Watching: `watch`, `advance`, `distributed_revision`.
-    - Upkeep: `compaction`, `snapshot` (and `Restorer`), `check`.
+    - Upkeep: `compaction`, `patrol`, `snapshot` (and `Restorer`), `check`.
     - Looking: `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
-      `size_bytes`.
+      `size_bytes`, `state_hash`.
 
     >>> store = Store()
     >>> store.apply(PutKey(b"color", b"red"))
@@ -50,7 +51,7 @@ class Store:
         step_keys_max: What touches more keys than this is returned as `Work`. Local: it changes no result.
     """
 
-    __slots__ = ("_compaction", "_history", "_hub", "_step_keys_max", "limits")
+    __slots__ = ("_compaction", "_history", "_hub", "_patrol", "_step_keys_max", "limits")
 
     def __init__(
         self, *, limits: Limits | None = None, step_keys_max: int = STEP_KEYS_MAX, history: History | None = None
@@ -62,6 +63,7 @@ class Store:
         self._history = history or History()
         self._hub = WatchHub(self._history)
         self._compaction: CompactionWork | None = None
+        self._patrol = Patrol(self._history)
 
     def __repr__(self) -> str:
         return f"<Store {self.key_count} keys at revision {self.revision}, compacted at {self.compact_revision}>"
@@ -100,6 +102,14 @@ class Store:
     def size_bytes(self) -> int:
         """The bytes of every version, superseded ones that compaction has not removed included. O(1)."""
         return self._history.pages.size_bytes
+
+    @property
+    def state_hash(self) -> int:
+        """The hash of every key as it is now, with all its fields, and of the revisions: 64 bits. O(1).
+
+        Equal states have equal ones on every member, whatever their slices, batches, snapshots and Pythons.
+        """
+        return self._history.state_hash()
 
     # --- Changing --------------------------------------------------------------------------------------------------
 
@@ -213,6 +223,15 @@ class Store:
         current = self._history.published_revision
         return self._start(range_steps(self._history, query, at=self._resolve(query.revision), current=current))
 
+    def hash_kv(self, revision: int = 0) -> KvHash | Work[KvHash]:
+        """Return the hash of everything up to ``revision`` (0 or less: the latest). O(versions x log versions).
+
+        Raises:
+            Compacted: The revision is gone.
+            FutureRevision: The revision does not exist yet.
+        """
+        return self._start(hash_steps(self._history, self._resolve(revision)))
+
     def _resolve(self, revision: int) -> int:
         """Return the revision to read at."""
         history = self._history
@@ -298,6 +317,10 @@ class Store:
                 return None
             self._compaction = CompactionWork(history)
         return self._compaction
+
+    def patrol(self) -> Damage | None:
+        """Look at the next page of versions, round and round; return what is damaged there. O(page), about 0.2 ms."""
+        return self._patrol.step()
 
     def bump_revision(self, by: int) -> None:
         """Go ``by`` revisions on without a change, and forget all history before that. O(1).

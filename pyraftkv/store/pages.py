@@ -17,6 +17,10 @@ stack", 1983): a version jumps over two equal jumps of its predecessor if there 
 predecessor. That needs one extra field, the `span` of the jump in versions, is never changed afterwards, and reads
 any old version in O(log versions) steps.
 
+Each record also holds its *check*, a hash of everything in it that is the same on every member. The sum of the checks
+of the newest versions is the hash of the whole state, kept up to date by a subtraction and an addition per change
+(`live_sum`); and whoever reads a record may see whether it still is what was written. See `checks.py`.
+
 What compaction may leave behind, and why it is harmless: `previous` and `jump` of a kept record may name dead records.
 Whatever is dead is older than the version visible at the compact revision, and nobody may ask below that. So a walk
 that meets a dead record knows that it has gone too far (`jump`) or that there is nothing there (`previous`).
@@ -30,6 +34,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 from struct import Struct
 
+from pyraftkv.store.checks import check_of
 from pyraftkv.store.values import KeyValue
 
 PAGE_BYTES_TARGET = 64 * 1024
@@ -46,15 +51,18 @@ SLOTS_MAX = 1 << SLOT_BITS
 DEAD = 0xFFFF_FFFF
 """The offset of a slot whose record was compacted away."""
 
-RECORD = Struct("<QQQqQQIIII")
-"""mod revision, create revision, version, lease, previous, jump, sub, span, key length, value length; then key, value.
+RECORD = Struct("<QQQqQQIIIIQ")
+"""mod revision, create revision, version, lease, previous, jump, sub, span, key length, value length, check.
 
-`sub` counts the changes within one revision from 0. A tombstone has version 0 and create revision 0.
+The key and the value follow. `sub` counts the changes within one revision from 0. A tombstone has version 0 and create
+revision 0.
 """
 
 RECORD_BYTES = RECORD.size
 
-unpack_record = RECORD.unpack_from
+unpack_record = Struct("<QQQqQQIIII8x").unpack_from
+"""All fields but the check, which few need."""
+unpack_checked = RECORD.unpack_from
 _pack = RECORD.pack
 _unpack_revision = Struct("<Q").unpack_from
 _first_revision = attrgetter("first_revision")
@@ -96,13 +104,15 @@ class Cursor:
 class Pages:
     """All pages, in order. Knows records and chains, nothing of keys' order or of what is published."""
 
-    __slots__ = ("_open", "_sealed_bytes", "by_number", "order")
+    __slots__ = ("_open", "_sealed_bytes", "by_number", "live_sum", "order")
 
     def __init__(self, next_number: int = 1) -> None:
         self._open = Page(next_number, 0)
         self.by_number: dict[int, Page] = {next_number: self._open}
         self.order: list[Page] = [self._open]
         self._sealed_bytes = 0
+        self.live_sum = 0
+        """The sum of the checks of the newest versions, tombstones left out: whoever supersedes one subtracts it."""
 
     @property
     def size_bytes(self) -> int:
@@ -136,13 +146,16 @@ class Pages:
         data = page.data
         offset = len(data)
         slot = len(page.offsets)
+        check = check_of(key, value, mod_revision, create_revision, version, lease)
         data += (
             _pack(
-                mod_revision, create_revision, version, lease, previous, jump, sub, span, len(key), len(value)
+                mod_revision, create_revision, version, lease, previous, jump, sub, span, len(key), len(value), check
             )
             + key
             + value
         )  # fmt: skip
+        if version:
+            self.live_sum += check
         page.offsets.append(offset)
         if not slot:
             page.first_revision = mod_revision

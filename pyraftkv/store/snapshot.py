@@ -7,14 +7,15 @@ The stream holds the pages nearly as they are in memory, so that writing one cos
     header  magic "PKVS", format, revision, compact revision, compacted revision, first free page number
     page    "P", number, first revision, slots, bytes | the offsets of the slots (u32 each) | the records
     ...
-    end     "E", pages, live records, keys that exist
+    end     "E", pages, live records, keys that exist, hash of the state
 
 All integers are little endian. The stream is cut into chunks without regard to frames. Refs stay what they are, for
 pages keep their numbers; the key index is not sent but built again from the records.
 
 A reader trusts nothing: each record must continue the history of its key as a put or delete would have (revision,
-version, create revision, the chain, the jump), and the totals must agree. Flipped bits inside a value cannot be seen
-here: whoever stores or sends the chunks has checksums for that.
+version, create revision, the chain, the jump), its check must be that of its bytes, and the totals must agree, the
+hash of the state among them. Whoever stores or sends the chunks has checksums besides; but what was damaged in memory,
+before it was written, is seen here alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from types import TracebackType
 from typing import Self
 
 from pyraftkv.errors import SnapshotCorruption
+from pyraftkv.store.checks import check_of
 from pyraftkv.store.history import History
 from pyraftkv.store.keyindex import CHUNK_KEYS_MAX
 from pyraftkv.store.pages import (
@@ -40,19 +42,19 @@ from pyraftkv.store.pages import (
     SLOTS_MAX,
     Page,
     Pages,
-    unpack_record,
+    unpack_checked,
 )
 
 CHUNK_BYTES_MAX = 256 * 1024
 """No chunk of a snapshot is larger."""
 
-FORMAT = 1
+FORMAT = 2
 
 _HEADER = Struct("<4sHQQQQ")
 _MAGIC = b"PKVS"
 _PAGE = Struct("<cQQIQ")
 _PAGE_TAG = b"P"
-_END = Struct("<cQQQ")
+_END = Struct("<cQQQQ")
 _END_TAG = b"E"
 
 _OFFSET_BYTES = 4
@@ -66,7 +68,7 @@ class Snapshot:
     before the snapshot was taken and is still waiting for it.
     """
 
-    __slots__ = ("_closed", "_end", "_header", "_history", "_key_count", "_pages", "revision")
+    __slots__ = ("_closed", "_end", "_header", "_history", "_key_count", "_pages", "_state_hash", "revision")
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -76,6 +78,7 @@ class Snapshot:
         """The last revision in the snapshot."""
         self._end = history.published_end()
         self._key_count = history.mark[2] if history.mark is not None else history.key_count
+        self._state_hash = history.state_hash()
         self._pages = [page for page in history.pages.order if page.number <= self._end[0]]
         self._header = _HEADER.pack(
             _MAGIC, FORMAT, self.revision, history.compact_revision, history.compacted_revision, self._end[0] + 1
@@ -94,7 +97,7 @@ class Snapshot:
             while len(buffer) >= CHUNK_BYTES_MAX:
                 yield bytes(buffer[:CHUNK_BYTES_MAX])
                 del buffer[:CHUNK_BYTES_MAX]
-        buffer += _END.pack(_END_TAG, pages, records, self._key_count)
+        buffer += _END.pack(_END_TAG, pages, records, self._key_count, self._state_hash)
         for start in range(0, len(buffer), CHUNK_BYTES_MAX):
             yield bytes(buffer[start : start + CHUNK_BYTES_MAX])
 
@@ -235,7 +238,9 @@ class HistoryReader:
         """Check a record, make it its key's newest, and return the offset behind it."""
         data = page.data
         self._require(offset + RECORD_BYTES <= len(data), "a record cut off")
-        mod, create, version, lease, previous, jump, sub, span, key_bytes, value_bytes = unpack_record(data, offset)
+        mod, create, version, lease, previous, jump, sub, span, key_bytes, value_bytes, check = unpack_checked(
+            data, offset
+        )
         stop: int = offset + RECORD_BYTES + key_bytes + value_bytes
         self._require(key_bytes > 0 and stop <= len(data), "a record cut off")
         self._require(
@@ -246,8 +251,13 @@ class HistoryReader:
         self._require(lease >= 0 and (version > 0 or not (create or lease or value_bytes)), "an impossible record")
         self._revision, self._sub = mod, sub
         ref = page.number << SLOT_BITS | slot
-        key = data[offset + RECORD_BYTES : offset + RECORD_BYTES + key_bytes]
-        self._link(page, bytes(key), ref, (mod, create, version, previous, jump, span))
+        middle = offset + RECORD_BYTES + key_bytes
+        key = bytes(data[middle - key_bytes : middle])
+        found = check_of(key, data[middle:stop], mod, create, version, lease)
+        self._require(found == check, "a record that is not what was written")
+        self._link(page, key, ref, (mod, create, version, previous, jump, span))
+        if version:
+            self._history.pages.live_sum += check
         return stop
 
     def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int]) -> None:
@@ -261,7 +271,9 @@ class HistoryReader:
             self._require(previous == chunk.refs[at], "a broken chain of versions")
             place = pages.locate(previous)
             assert place is not None
-            _, was_create, was_version, _, _, was_jump, _, was_span, _, _ = unpack_record(place[0].data, place[1])
+            _, was_create, was_version, _, _, was_jump, _, was_span, _, _, was_check = unpack_checked(
+                place[0].data, place[1]
+            )
             if version:
                 expected = (was_create if was_version else mod, was_version + 1)
                 self._require((create, version) == expected, "a version that does not follow the one before")
@@ -273,6 +285,7 @@ class HistoryReader:
             self._require(jump <= previous and (not known or (jump, span) == expected_jump), "a wrong jump")
             if was_version:
                 place[0].stale += 1
+                pages.live_sum -= was_check
             change = (version > 0) - (was_version > 0)
             chunk.refs[at] = ref
         else:
@@ -292,13 +305,14 @@ class HistoryReader:
             history.split(key)
 
     def _read_end(self) -> None:
-        _, pages, records, key_count = _END.unpack_from(self._buffer)
+        _, pages, records, key_count, state_hash = _END.unpack_from(self._buffer)
         self._require((pages, records) == (self._pages, self._records), "not all pages")
         # Compaction never removes a change of the last revision; but a revision that was bumped to has none.
         history = self._history
         is_last = self._revision == history.published_revision
         self._require(is_last or history.compact_revision == history.published_revision, "not the last revision")
-        self._require(key_count == self._history.key_count, "not the same number of keys")
+        self._require(key_count == history.key_count, "not the same number of keys")
+        self._require(state_hash == history.state_hash(), "not the state that was hashed")
         self._ended = True
 
 
@@ -324,22 +338,28 @@ def check_history(history: History) -> None:
         assert older.number < newer.number
         assert older.first_revision <= newer.first_revision
     last = (0, -1)
+    live_sum = 0
     for page in pages.order:
         position = 0
         for slot, offset in enumerate(page.offsets):
             if offset == DEAD:
                 continue
             assert offset == position
-            mod, _, version, _, _, _, sub, _, key_bytes, value_bytes = unpack_record(page.data, offset)
+            fields = unpack_checked(page.data, offset)
+            mod, create, version, lease, _, _, sub, _, key_bytes, value_bytes, check = fields
             assert last < (mod, sub)
             assert page.first_revision <= mod <= history.published_revision + 1
             last = (mod, sub)
-            key = bytes(page.data[offset + RECORD_BYTES : offset + RECORD_BYTES + key_bytes])
+            middle = offset + RECORD_BYTES + key_bytes
+            key = bytes(page.data[middle - key_bytes : middle])
+            assert check == check_of(key, page.data[middle : middle + value_bytes], mod, create, version, lease)
             is_head = index.find(key) == page.number << SLOT_BITS | slot
+            live_sum += check if version and is_head else 0
             assert is_head or pages.visible(index.find(key), mod)
             stale[page.number] += not version or not is_head
             position += RECORD_BYTES + key_bytes + value_bytes
         assert position == len(page.data)
+    assert live_sum == pages.live_sum
     assert stale == {page.number: page.stale for page in pages.by_number.values()}
     for chunk in index.chunks:
         values = [pages.key_value(ref) for ref in chunk.refs]

@@ -87,6 +87,23 @@ class TxnResult:
 
 
 @record
+class KvHash:
+    """The hash of a member's history (etcd, `HashKVResponse`).
+
+    Comparable between members whose `hash_revision` and `compact_revision` are the same.
+    """
+
+    revision: int
+    """The member's current revision."""
+    hash_revision: int
+    """The last revision in the hash."""
+    compact_revision: int
+    """The first one; 0 if nothing was ever compacted."""
+    hash: int
+    """64 bits, of every version that can be read or watched from the first to the last of these revisions."""
+
+
+@record
 class CompactResult:
     """A compaction was taken on (etcd, `CompactionResponse`)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import eq, gt, lt, ne
+from zlib import crc32
 
 from pyraftkv.errors import Compacted, DuplicateKey, FutureRevision, InvalidRequest, KeyNotFound
 from pyraftkv.store.commands import (
@@ -61,6 +62,24 @@ class Model:
         self.events: list[Event] = []
         self._state: State = {}
         self._changes = 0
+
+    def state_hash(self, revision: int) -> int:
+        """Return what the hash of the state at a revision must be, with nothing compacted since."""
+        state = self.states[revision]
+        total = sum(naive_check(kv) for kv in state.values())
+        total += len(state) * 0x9E3779B97F4A7C15 + revision * 0xC2B2AE3D27D4EB4F
+        return (total + self.compact_revision * 0x165667B19E3779F9) % 2**64
+
+    def kv_hash(self, revision: int) -> int:
+        """Return what the hash of the history up to a revision must be."""
+        at = self.compact_revision
+        total = last = sub = 0
+        for event in self.events:
+            kv = event.kv
+            last, sub = kv.mod_revision, sub + 1 if kv.mod_revision == last else 0
+            if at <= kv.mod_revision <= revision or (kv.mod_revision < at and self.states[at].get(kv.key) == kv):
+                total += naive_check(kv) * (2 * sub + 1)
+        return total % 2**64
 
     # --- Commands --------------------------------------------------------------------------------------------------
 
@@ -203,6 +222,14 @@ class Model:
         if 0 < query.revision < self.compact_revision:
             raise Compacted
         return range_of(self.states[query.revision if query.revision > 0 else self.revision], query, self.revision)
+
+
+def naive_check(kv: KeyValue) -> int:
+    """Return the check of a version: frozen, for what is stored and compared depends on it."""
+    seed = kv.mod_revision + kv.create_revision * 0x9E3779B1 + kv.version * 0x85EBCA6B
+    seed += kv.lease * 0xC2B2AE3D
+    key = crc32(kv.key, seed % 0xFFFFFFFB)
+    return key * crc32(kv.value, key)
 
 
 def changes_twice(operations: list[Operation]) -> tuple[set[bytes], list[DeleteRange]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from pyraftkv.errors import Closed, Compacted, InvalidRequest, PyraftkvError, WatchCancelled
+from pyraftkv.errors import Closed, Compacted, FutureRevision, InvalidRequest, PyraftkvError, WatchCancelled
 from pyraftkv.store import Restorer, Snapshot, Store, Watcher, Work
 from pyraftkv.store.commands import Command, Compact, RangeQuery
-from pyraftkv.store.values import Event, EventType
+from pyraftkv.store.values import Event, EventType, KvHash
 from tests.store import generators
 from tests.store.model import Model, in_range
 
@@ -108,11 +108,12 @@ class World:
 
     def apply(self, command: Command) -> None:
         """Apply to both; while slices go on, readers see the state before."""
-        before = self.model.revision
+        before, hash_before = self.model.revision, self.store.state_hash
         result = outcome(self.store.apply, command)
         expected = outcome(self.model.apply, command)
         while isinstance(result, Work):
             assert self.store.published_revision == before
+            assert self.store.state_hash == hash_before
             assert outcome(self.store.get, b"a") == self.model.states[before].get(b"a")
             self.advance()
             if self.rng.random() < 0.05:
@@ -124,6 +125,7 @@ class World:
         assert result == expected, command
         assert self.store.published_revision == self.store.revision == self.model.revision
         assert self.store.key_count == len(self.model.states[self.model.revision])
+        assert self.store.state_hash == self.model.state_hash(self.model.revision)
 
     def read(self, query: RangeQuery) -> None:
         """Read from both; now and then leave the store's reading under way."""
@@ -133,6 +135,20 @@ class World:
             self.reads.append((result, expected))
             return
         assert finish(result) == expected, query
+
+    def hash_kv(self) -> None:
+        """Hash the history up to some revision, or leave that under way."""
+        model, revision = self.model, self.some_revision()
+        at = revision if revision > 0 else model.revision
+        result = outcome(self.store.hash_kv, revision)
+        if not model.compact_revision <= at <= model.revision:
+            assert result is (Compacted if at < model.compact_revision else FutureRevision)
+            return
+        expected = KvHash(model.revision, at, model.compact_revision, model.kv_hash(at))
+        if isinstance(result, Work) and self.rng.random() < 0.5:
+            self.reads.append((result, expected))
+            return
+        assert finish(result) == expected
 
     def continue_reads(self) -> None:
         """Finish the readings that were left under way."""
@@ -235,7 +251,9 @@ class World:
             self.compare(twin, revision, compact_revision)
 
     def compare(self, store: Store, revision: int, compact_revision: int) -> None:
-        """Compare every readable revision, and the whole history of events."""
+        """Compare every readable revision, the whole history of events, and the hash of it."""
+        for _ in store._history.pages.order:
+            assert store.patrol() is None
         everything = RangeQuery(b"\0", b"\0")
         for at in range(max(1, compact_revision), revision + 1):
             query = RangeQuery(b"\0", b"\0", at)
@@ -263,6 +281,7 @@ class World:
             self.step_compaction: 10,
             self.compact: 2,
             self.continue_reads: 2,
+            self.hash_kv: 2,
             lambda: self.open_snapshot(self.model.revision): 1,
             self.walk_snapshots: 6,
         }
