@@ -23,11 +23,8 @@ from __future__ import annotations
 from typing import Final
 from zlib import crc32
 
-_CREATE: Final = 0x9E37_79B1
-_VERSION: Final = 0x85EB_CA6B
-_LEASE: Final = 0xC2B2_AE3D
-_PRIME: Final = 0xFFFF_FFFB
-"""The largest prime below 2**32: every bit of the numbers counts in what is left of their sum."""
+_LEASE: Final = 0x85EB_CA77_C2B2_AE63
+"""Odd, so that every bit of a lease's id counts."""
 
 _KEY_COUNT: Final = 0x9E37_79B9_7F4A_7C15
 _REVISION: Final = 0xC2B2_AE3D_27D4_EB4F
@@ -41,11 +38,12 @@ def check_of(key: bytes, value: bytes, mod_revision: int, create_revision: int, 
 
     Positional, because every put comes through here.
     """
-    seed = mod_revision + create_revision * _CREATE + version * _VERSION
+    after_key = crc32(key, mod_revision)  # of which it takes the lowest 32 bits
+    after_value = crc32(value, after_key)
+    check = (after_key + create_revision) * (after_value + version) + mod_revision
     if lease:
-        seed += lease * _LEASE
-    after_key = crc32(key, seed % _PRIME)
-    return after_key * crc32(value, after_key)
+        check += lease * _LEASE
+    return check & HASH_MASK
 
 
 def state_hash_of(live_sum: int, key_count: int, revision: int, compact_revision: int) -> int:

@@ -226,10 +226,10 @@ class Model:
 
 def naive_check(kv: KeyValue) -> int:
     """Return the check of a version: frozen, for what is stored and compared depends on it."""
-    seed = kv.mod_revision + kv.create_revision * 0x9E3779B1 + kv.version * 0x85EBCA6B
-    seed += kv.lease * 0xC2B2AE3D
-    key = crc32(kv.key, seed % 0xFFFFFFFB)
-    return key * crc32(kv.value, key)
+    key = crc32(kv.key, kv.mod_revision % 2**32)
+    value = crc32(kv.value, key)
+    total = (key + kv.create_revision) * (value + kv.version) + kv.mod_revision + kv.lease * 0x85EBCA77C2B2AE63
+    return total % 2**64
 
 
 def changes_twice(operations: list[Operation]) -> tuple[set[bytes], list[DeleteRange]]:
