@@ -33,7 +33,9 @@ _COMPACT: Final = 0x1656_67B1_9E37_79F9
 HASH_MASK: Final = (1 << 64) - 1
 
 
-def check_of(key: bytes, value: bytes, mod_revision: int, create_revision: int, version: int, lease: int) -> int:
+def check_of(
+    key: bytes, value: bytes | bytearray, mod_revision: int, create_revision: int, version: int, lease: int
+) -> int:
     """Return the check of a version, or of a tombstone (version 0), in 64 bits. O(bytes).
 
     Positional, because every put comes through here.
