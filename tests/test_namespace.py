@@ -83,11 +83,12 @@ async def test_a_watch_of_a_namespace(face: str, tmp_path: Path) -> None:
             assert events[1].prev_kv is not None
             assert events[1].prev_kv.key == b"a"
             await app.put("z", "2")
-            assert await watch.synced() >= first.revision
             async for batch in watch.batches():
                 assert [event.kv.key for event in batch.events] == [b"z"]
                 break
             assert watch.revision >= first.revision + 3
+        async with app.watch("a") as watch:
+            assert await watch.synced() >= first.revision
 
 
 @asynchronous
