@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self, TypeVar
@@ -15,19 +15,17 @@ from typing import Any, Self, TypeVar
 from pyraftkv import errors
 from pyraftkv.administration import Administered
 from pyraftkv.backup import SavedSnapshot, save
-from pyraftkv.kv import Bytes, Consistency, Status, Watch
+from pyraftkv.keys import key_of, key_range, mod_revision_is, single_or_range, to_bytes
+from pyraftkv.kv import Bytes, Consistency, Status, Stm, Watch
 from pyraftkv.members import MembersFace
 from pyraftkv.namespace import NamespaceWatch, Prefix
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.settings import RulesCommand, RulesResult
+from pyraftkv.stm import transact
 from pyraftkv.store.commands import (
-    FROM_KEY,
-    SINGLE_KEY,
     Command,
     Compact,
     Compare,
-    CompareResult,
-    CompareTarget,
     DeleteRange,
     Operation,
     PutKey,
@@ -49,6 +47,7 @@ from pyraftkv.store.values import (
 )
 
 R = TypeVar("R", PutResult, DeleteResult)
+T = TypeVar("T")
 
 REQUEST_BYTES_MAX = 3 * 512 * 1024
 """The largest key and value (or transaction) in one request: 1.5 MiB, as etcd's default."""
@@ -57,65 +56,10 @@ SCAN_PAGE_MAX = 100_000
 SCAN_PAGE_DEFAULT = 1000
 
 
-def to_bytes(value: Bytes) -> bytes:
-    """Return ``value`` as bytes; text is encoded as UTF-8. Raises `InvalidRequest` for anything else.
-
-    Bytes and nothing derived from them, whatever a class overrides: the codec would refuse it, and a batch with it.
-    """
-    if type(value) is bytes:
-        return value
-    if isinstance(value, str):
-        try:
-            return str.encode(value)
-        except UnicodeEncodeError as error:
-            raise errors.InvalidRequest(f"text that is no UTF-8: {error}") from None
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(memoryview(value))
-    raise errors.InvalidRequest(f"keys and values are str or bytes, not {type(value).__name__}")
-
-
-def prefix_end(prefix: bytes) -> bytes:
-    """Return the first key that is past every key with ``prefix`` (etcd's `GetPrefixRangeEnd`)."""
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else FROM_KEY
-
-
-def key_range(start: Bytes | None, end: Bytes | None, prefix: Bytes | None) -> tuple[bytes, bytes]:
-    """Translate `start, end=` or `prefix=` into etcd's `[key, end)`; no end means everything from ``start`` on."""
-    if prefix is not None:
-        if start or end is not None:
-            raise errors.InvalidRequest("give either prefix= or a start and end, not both")
-        raw = to_bytes(prefix)
-        return raw or b"\0", prefix_end(raw)
-    first = to_bytes(start or b"") or b"\0"
-    return first, FROM_KEY if end is None else to_bytes(end)
-
-
-def single_or_range(key: Bytes | None, end: Bytes | None, prefix: Bytes | None) -> tuple[bytes, bytes]:
-    """As `key_range`, but a key without an end is that key alone."""
-    if prefix is None and end is None:
-        if key is None:
-            raise errors.InvalidRequest("give a key or prefix=")
-        return _key(key), SINGLE_KEY
-    return key_range(key, end, prefix)
-
-
-def _key(key: Bytes) -> bytes:
-    raw = to_bytes(key)
-    if not raw:
-        raise errors.InvalidRequest("a key must not be empty")
-    return raw
-
-
 def _revision(at_least: int) -> int:
     if type(at_least) is not int or at_least < 0:
         raise errors.InvalidRequest(f"at_least= is a revision, not {at_least!r}")
     return at_least
-
-
-def mod_revision_is(key: bytes, revision: int) -> Compare:
-    """Compare that the key was last changed at ``revision`` (0: does not exist)."""
-    return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, revision)
 
 
 class Txn:
@@ -201,7 +145,7 @@ class Reader(ABC):
         timeout: float | None = None,
     ) -> KeyValue | None:
         """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
-        query = RangeQuery(_key(key), revision=revision)
+        query = RangeQuery(key_of(key), revision=revision)
         result = await self.read(query, consistency, timeout, at_least=_revision(at_least))
         return result.kvs[0] if result.kvs else None
 
@@ -372,7 +316,7 @@ class Engine(Reader, Administered):
 
         Raises: `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
         """
-        raw, data = _key(key), to_bytes(value)
+        raw, data = key_of(key), to_bytes(value)
         if len(raw) + len(data) > REQUEST_BYTES_MAX:
             raise errors.RequestTooLarge(f"key and value have {len(raw) + len(data)} bytes, over 1.5 MiB")
         if not lease and not prev_kv and if_revision is None:
@@ -386,7 +330,7 @@ class Engine(Reader, Administered):
 
     async def create(self, key: Bytes, value: Bytes, *, lease: int = 0, timeout: float | None = None) -> PutResult:
         """Set the key if it does not exist. Raises `KeyExists`."""
-        raw = _key(key)
+        raw = key_of(key)
         command = PutKey(raw, to_bytes(value), lease)
         return await self._guarded(raw, command, 0, errors.KeyExists, PutResult, timeout)
 
@@ -423,6 +367,16 @@ class Engine(Reader, Administered):
         result = await self.write(transaction, timeout)
         assert isinstance(result, TxnResult)
         return result
+
+    async def transact(self, work: Callable[[Stm], Awaitable[T]], *, timeout: float | None = None) -> T:
+        """Call ``work`` until what it read and wrote can be done as one transaction; return what it returned.
+
+        It may be called many times, so whatever else it does it does many times. What it raises ends it all, and
+        nothing was written. See `stm`.
+
+        Raises: `Contended` after ``timeout``, `NotApplied`, `MaybeApplied`.
+        """
+        return await transact(self, work, timeout=timeout)
 
     async def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
         """Forget history before `revision`. Raises `Compacted`, `FutureRevision`.
@@ -530,7 +484,7 @@ class Namespace(Engine):
 
     def __init__(self, engine: Engine, prefix: bytes) -> None:
         self._engine = engine
-        self._prefix = Prefix(prefix, end=prefix_end(prefix))
+        self._prefix = Prefix(prefix)
 
     def __repr__(self) -> str:
         return f"<Namespace {self._prefix.prefix!r} of {self._engine!r}>"

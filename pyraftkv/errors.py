@@ -23,6 +23,7 @@
     │       ├── LearnerNotReady    the learner has not caught up, and cannot vote yet
     │       ├── NoLeader           no leader within the deadline, and nothing was sent to one
     │       ├── Overloaded         a named queue is full
+    │       ├── Contended          what a transaction had read was changed again and again until its deadline
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
     │       ├── LeadershipNotTransferred   leadership was to be handed over, and the transfer was given up
     │       └── Closed             the node, client or watch is closed
@@ -177,6 +178,10 @@ class NoLeader(Unavailable):
 
 class Overloaded(Unavailable):
     """A named queue is full."""
+
+
+class Contended(Unavailable):
+    """What the transaction had read was changed by others, again and again, until its deadline."""
 
 
 class ReadTimeout(Unavailable):

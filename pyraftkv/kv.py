@@ -9,9 +9,9 @@ read may raise `Unavailable`.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import field
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from pyraftkv._record import record
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
@@ -29,6 +29,7 @@ from pyraftkv.store.values import (
 
 Consistency = Literal["linearizable", "lease", "local"]
 Bytes = str | bytes
+T = TypeVar("T")
 
 
 @record
@@ -237,6 +238,36 @@ class TxnBuilder(Protocol):
     def __await__(self) -> Generator[Any, None, TxnResult]: ...
 
 
+class Stm(Protocol):
+    """One attempt of the function given to `KV.transact`: what it reads, and what it is going to write."""
+
+    @property
+    def revision(self) -> int:
+        """The revision that everything was read at, 0 before the first read; once it is done, the one it made."""
+        ...
+
+    async def get(self, key: Bytes) -> KeyValue | None:
+        """Return the key's value, or what this attempt has put there: that has no revisions yet, but zeros."""
+        ...
+
+    async def range(
+        self, start: Bytes = b"", end: Bytes | None = None, *, prefix: Bytes | None = None
+    ) -> list[KeyValue]:
+        """Return the range as `get` would find its keys, in their order.
+
+        Raises `RequestTooLarge` for more keys than one transaction can compare.
+        """
+        ...
+
+    def put(self, key: Bytes, value: Bytes, *, lease: int = 0) -> None:
+        """Set the key when the attempt is committed."""
+        ...
+
+    def delete(self, key: Bytes) -> None:
+        """Delete the key when the attempt is committed."""
+        ...
+
+
 class Readable(Protocol):
     """What can be read: the store, or the store as it was (`KV.at`)."""
 
@@ -329,6 +360,13 @@ class KV(Readable, Protocol):
 
     def txn(self) -> TxnBuilder:
         """Begin a transaction: ``await kv.txn().when(...).then(...).otherwise(...)``."""
+        ...
+
+    async def transact(self, work: Callable[[Stm], Awaitable[T]], *, timeout: float | None = None) -> T:
+        """Call `work` until what it read and wrote can be done as one transaction; return what it returned.
+
+        Raises `Contended` after `timeout`, `NotApplied`, `MaybeApplied`, and what `work` raises: nothing was written.
+        """
         ...
 
     async def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Self
 
 from pyraftkv import errors
+from pyraftkv.keys import prefix_end
 from pyraftkv.kv import Watch
 from pyraftkv.store.commands import (
     FROM_KEY,
@@ -46,7 +47,6 @@ class Prefix:
 
     Args:
         prefix: What every key of the namespace begins with.
-        end: The first key behind it.
 
     Raises:
         InvalidRequest: An empty prefix: that is no namespace but the store.
@@ -54,11 +54,11 @@ class Prefix:
 
     __slots__ = ("_end", "_length", "prefix")
 
-    def __init__(self, prefix: bytes, *, end: bytes) -> None:
+    def __init__(self, prefix: bytes) -> None:
         if not prefix:
             raise errors.InvalidRequest("a namespace needs a prefix")
         self.prefix = prefix
-        self._end = end
+        self._end = prefix_end(prefix)
         self._length = len(prefix)
 
     # --- On the way in ---------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pyraftkv import Compare, CompareResult, CompareTarget, DeleteRange, EventType, PutKey, RangeQuery, errors
-from pyraftkv.engine import prefix_end
 from pyraftkv.namespace import Prefix
 from pyraftkv.store.commands import FROM_KEY, Compact, Transaction
 from tests.node.support import asynchronous, cluster_of, pairs, refused, take
@@ -112,7 +111,7 @@ async def test_namespaces_within_namespaces() -> None:
 
 def test_what_names_no_key_is_left_alone() -> None:
     """A command without keys is the store's: it is the same one."""
-    prefix = Prefix(b"p/", end=prefix_end(b"p/"))
+    prefix = Prefix(b"p/")
     command = Compact(7)
     assert prefix.command(command) is command
     assert prefix.interval(b"a", b"") == (b"p/a", b"")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from pyraftkv.engine import mod_revision_is
 from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, WatchCancelled
+from pyraftkv.keys import mod_revision_is
 from pyraftkv.sim.check import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.store import Store
 from pyraftkv.store.commands import Compact, DeleteRange, PutKey, RangeQuery, Transaction

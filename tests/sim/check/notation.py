@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import re
 
-from pyraftkv.engine import mod_revision_is
 from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NoLeader
+from pyraftkv.keys import mod_revision_is
 from pyraftkv.sim.check import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.store.commands import Compact, DeleteRange, PutKey, RangeQuery, Transaction
 from pyraftkv.store.values import (
