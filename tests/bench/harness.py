@@ -50,6 +50,8 @@ class Result:
     p99_ms: float
     cpu_s_per_1000: float
     """CPU seconds of all processes together per 1,000 puts; NaN where the system does not tell."""
+    written_bytes_per_put: float
+    """Bytes that all processes together sent to their disks per put; NaN where the system does not tell."""
 
 
 Run = Callable[[Sequence[int], float], list[Result]]
@@ -74,6 +76,18 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def written_bytes(pids: Iterable[int]) -> int | float:
+    """Return the bytes that these processes have sent to their disks so far (`write_bytes` of proc(5): whole pages)."""
+    written = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        except (FileNotFoundError, PermissionError):
+            return math.nan
+        written += sum(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+    return written
+
+
 class Window:
     """The stretch of time that is measured: call `begin`, `answered` for each put, and `end`."""
 
@@ -82,11 +96,13 @@ class Window:
         self._open = False
         self._latencies_s: list[float] = []
         self._began = self._elapsed = self._cpu = 0.0
+        self._written: int | float = 0
 
     def begin(self) -> None:
         """Start to count."""
         self._latencies_s.clear()
         self._cpu = cpu_seconds(self._pids)
+        self._written = written_bytes(self._pids)
         self._began = perf_counter()
         self._open = True
 
@@ -102,6 +118,7 @@ class Window:
         self._open = False
         self._elapsed = perf_counter() - self._began
         self._cpu = cpu_seconds(self._pids) - self._cpu
+        self._written = written_bytes(self._pids) - self._written
 
     def result(self, name: str, in_flight: int) -> Result:
         """Return what was measured. Raises `RuntimeError` if not a single put was answered."""
@@ -115,6 +132,7 @@ class Window:
             p50_ms=percentile(latencies, 50) * 1e3,
             p99_ms=percentile(latencies, 99) * 1e3,
             cpu_s_per_1000=self._cpu / len(latencies) * 1e3,
+            written_bytes_per_put=self._written / len(latencies),
         )
 
 
@@ -223,7 +241,7 @@ def free_ports(count: int) -> list[int]:
 def table(results: Sequence[Result]) -> str:
     """Lay out the results, each beside its ratio to the first store's puts/s at as many in flight."""
     base = {each.in_flight: each.puts_per_s for each in results if each.name == results[0].name}
-    rows = [("store", "in flight", "puts/s", "p50 ms", "p99 ms", "CPU s/1000", "ratio")]
+    rows = [("store", "in flight", "puts/s", "p50 ms", "p99 ms", "CPU s/1000", "B written/put", "ratio")]
     rows += [
         (
             each.name,
@@ -232,6 +250,7 @@ def table(results: Sequence[Result]) -> str:
             f"{each.p50_ms:.2f}",
             f"{each.p99_ms:.2f}",
             f"{each.cpu_s_per_1000:.3f}",
+            f"{each.written_bytes_per_put:,.0f}",
             f"{each.puts_per_s / base[each.in_flight]:.2f}" if each.in_flight in base else "-",
         )
         for each in results

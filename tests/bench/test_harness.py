@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +15,18 @@ import pytest
 
 from tests.bench import __main__ as combined
 from tests.bench import harness
-from tests.bench.harness import Missing, Result, Window, closed_loop, cpu_seconds, percentile, process, save, table
+from tests.bench.harness import (
+    Missing,
+    Result,
+    Window,
+    closed_loop,
+    cpu_seconds,
+    percentile,
+    process,
+    save,
+    table,
+    written_bytes,
+)
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="process groups")
 PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -24,7 +36,7 @@ DEAF = "trap '' TERM; echo; sleep 600; sleep 600"
 
 def result(name: str, puts_per_s: float, in_flight: int = 1) -> Result:
     """Return a made-up measurement."""
-    return Result(name, in_flight, puts_per_s, p50_ms=1.0, p99_ms=2.0, cpu_s_per_1000=0.5)
+    return Result(name, in_flight, puts_per_s, p50_ms=1.0, p99_ms=2.0, cpu_s_per_1000=0.5, written_bytes_per_put=900.0)
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(0, 1), (1, 1), (50, 50), (99, 99), (99.5, 100), (100, 100)])
@@ -96,6 +108,19 @@ def test_cpu_is_counted_for_every_process() -> None:
     assert math.isnan(cpu_seconds([os.getpid(), 2**22 + 1]))
 
 
+@PROC
+def test_what_is_written_is_counted_for_every_process(tmp_path: Path) -> None:
+    """Bytes count when they are on their way to the disk; what the system cannot tell is not a number."""
+    before = written_bytes([os.getpid()])
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"x" * 100_000)
+        file.flush()
+        os.fsync(file.fileno())
+    if not math.isnan(before):  # the disk of some machines is memory
+        assert written_bytes([os.getpid()]) - before in (0, *range(100_000, 1_000_000))
+    assert math.isnan(written_bytes([os.getpid(), 2**22 + 1]))
+
+
 @POSIX
 @pytest.mark.parametrize("script", ["(echo; sleep 600) & wait", f"({DEAF}) & wait", DEAF])
 def test_a_process_and_its_children_are_stopped(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -134,9 +159,8 @@ def test_results_are_saved_with_their_machine(tmp_path: Path) -> None:
     """A figure without its machine says little."""
     save([result("a", 2000)], tmp_path / "new" / "puts.json")
     saved = json.loads((tmp_path / "new" / "puts.json").read_text())
-    assert saved["results"] == [
-        {"name": "a", "in_flight": 1, "puts_per_s": 2000, "p50_ms": 1.0, "p99_ms": 2.0, "cpu_s_per_1000": 0.5}
-    ]
+    assert saved["results"] == [asdict(result("a", 2000))]
+    assert saved["results"][0]["written_bytes_per_put"] == 900.0
     assert {"cpu", "cores", "system", "python"} == set(saved["machine"])
 
 
