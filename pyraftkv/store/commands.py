@@ -103,6 +103,7 @@ class RangeQuery:
     sort_target: SortTarget = SortTarget.KEY
     sort_order: SortOrder = SortOrder.NONE
     keys_only: bool = False
+    """Leave out the values, and the leases with them (etcd from 3.7 on)."""
     count_only: bool = False
     min_mod_revision: int = 0
     max_mod_revision: int = 0

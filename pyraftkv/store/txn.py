@@ -108,7 +108,7 @@ def txn_steps(history: History, txn: Transaction, result_bytes_max: int) -> Step
     """
     path: list[bool] = []
     yield from _path_steps(history, txn, path)
-    yield from _check_steps(history, txn, iter(path), Intervals(), ResultBound(history, result_bytes_max))
+    yield from _check_steps(history, txn, iter(path), result_bytes_max)
     return (yield from _execution_steps(history, txn, iter(path)))
 
 
@@ -131,7 +131,7 @@ def _compare_steps(history: History, compare: Compare) -> Steps[bool]:
     if not compare.end:
         yield 1
         return _holds(compare, history.get(compare.key, at))
-    keys_only = compare.target is not CompareTarget.VALUE
+    keys_only = compare.target not in {CompareTarget.VALUE, CompareTarget.LEASE}
     query = RangeQuery(compare.key, compare.end, keys_only=keys_only)
     found = yield from range_steps(history, query, at=at, current=at)
     if not found.kvs:
@@ -146,30 +146,48 @@ def _holds(compare: Compare, kv: KeyValue | None) -> bool:
     return _RELATIONS[compare.result](getattr(kv, _FIELDS[compare.target]), compare.operand)
 
 
-def _check_steps(
-    history: History, txn: Transaction, path: Iterator[bool], deletes: Intervals, bound: ResultBound
-) -> Steps[None]:
-    """Raise now whatever the execution along ``path`` could raise.
+def _check_steps(history: History, txn: Transaction, path: Iterator[bool], result_bytes_max: int) -> Steps[None]:
+    """Raise now whatever the execution along ``path`` could raise: first for the puts, then for the ranges, as etcd."""
+    operations = list(_operations(txn, path))
+    _check_puts(history, operations)
+    for operation in operations:
+        if isinstance(operation, RangeQuery):
+            _check_range(history, operation.revision)
+    bound = ResultBound(history, result_bytes_max)
+    for operation in operations:
+        if isinstance(operation, PutKey):
+            bound.put(operation)
+        elif isinstance(operation, DeleteRange):
+            yield from bound.delete_steps(operation)
+        else:
+            yield from bound.range_steps(operation)
+
+
+def _operations(txn: Transaction, path: Iterator[bool]) -> Iterator[PutKey | DeleteRange | RangeQuery]:
+    """Yield what will be done along ``path``, in order."""
+    for operation in txn.success if next(path) else txn.failure:
+        if isinstance(operation, Transaction):
+            yield from _operations(operation, path)
+        else:
+            yield operation
+
+
+def _check_puts(history: History, operations: list[PutKey | DeleteRange | RangeQuery]) -> None:
+    """Refuse a put that needs a key which does not exist, or will not by then.
 
     1. The key k exists. A transaction deletes everything from a on, then puts k with `ignore_value`.
     2. etcd's check for duplicate keys does not see that the two meet (see `validate.py`), and k is there before.
     3. The delete is done, then the put finds no key: an error in the middle (etcd panics). So deletes are kept in
        mind here.
     """
-    for operation in txn.success if next(path) else txn.failure:
+    deletes = Intervals()
+    for operation in operations:
         if isinstance(operation, PutKey):
             check_put(history, operation)
             if (operation.ignore_value or operation.ignore_lease) and operation.key in deletes:
                 raise KeyNotFound(f"the transaction deletes the key {operation.key!r} and then needs it")
-            bound.put(operation)
         elif isinstance(operation, DeleteRange):
             deletes.add(*bounds(operation.key, operation.end))
-            yield from bound.delete_steps(operation)
-        elif isinstance(operation, RangeQuery):
-            _check_range(history, operation.revision)
-            yield from bound.range_steps(operation)
-        elif isinstance(operation, Transaction):
-            yield from _check_steps(history, operation, path, deletes, bound)
 
 
 def _check_range(history: History, revision: int) -> None:
@@ -178,8 +196,9 @@ def _check_range(history: History, revision: int) -> None:
             f"revision {revision} is not there yet, the current one is {history.published_revision}",
             revision=history.published_revision,
         )
-    # Only 0 is "the latest" here: a negative one is below whatever was compacted (etcd#13871).
-    if revision and history.compact_revision and revision < history.compact_revision:
+    # Only 0 is "the latest" here: a negative one is below whatever was compacted (etcd#13871). What was never compacted
+    # begins at -1.
+    if revision and revision < (history.compact_revision or -1):
         raise Compacted(
             f"revision {revision} is compacted, the oldest is {history.compact_revision}",
             compact_revision=history.compact_revision,

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tests.bench.harness import VALUE_BYTES, Missing, Result, closed_loop, free_ports, key_of, main, process
+from pyraftkv.sim.processes import free_ports
+from tests.bench.harness import VALUE_BYTES, Missing, Result, closed_loop, key_of, main, process
 
 if TYPE_CHECKING:
     import aetcd
@@ -59,12 +60,12 @@ def commands(directory: Path) -> tuple[list[int], list[list[str]]]:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path) -> Iterator[tuple[list[int], list[int]]]:
-    """Start three members with their data below `directory`; yield their client ports and pids."""
+def cluster(directory: Path, *options: str) -> Iterator[tuple[list[int], list[int]]]:
+    """Start three members, with these options besides; yield their client ports and pids. Raises `Missing`."""
     ports, members = commands(directory)
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(process(command, log=directory / f"m{number}.log"))
+            stack.enter_context(process([*command, *options], log=directory / f"m{number}.log"))
             for number, command in enumerate(members)
         ]
         yield ports, [child.pid for child in children]

@@ -102,10 +102,11 @@ class Model:
         self._changes = 0
         if isinstance(command, Transaction):
             chosen = self._choose(command)
-            self._check(command, chosen, set(self._state))
+            self._check(command, chosen)
             result: Result = self._execute(command, chosen)
         else:
-            self._check_one(command, set(self._state))
+            if isinstance(command, PutKey):
+                self._check_put(command, set(self._state))
             result = self._do(command)
         if self._changes:
             self.revision += 1
@@ -146,26 +147,32 @@ class Model:
             return compare.target is not CompareTarget.VALUE and relation(0, compare.operand)
         return all(relation(getattr(kv, FIELDS[compare.target]), compare.operand) for kv in found)
 
-    def _check(self, txn: Transaction, chosen: list, keys: set[bytes]) -> None:
-        nested = iter(chosen[1:])
-        for op in txn.success if chosen[0] else txn.failure:
-            if isinstance(op, Transaction):
-                self._check(op, next(nested), keys)
-            else:
-                self._check_one(op, keys)
+    def _check(self, txn: Transaction, chosen: list) -> None:
+        """Raise if what is chosen cannot be done: first for the puts, then for the ranges."""
+        operations = self._flat(txn, chosen)
+        keys = set(self._state)
+        for op in operations:
+            if isinstance(op, PutKey):
+                self._check_put(op, keys)
+                keys.add(op.key)
+            elif isinstance(op, DeleteRange):
+                keys -= {key for key in keys if in_range(key, op.key, op.end)}
+        for op in operations:
+            if isinstance(op, RangeQuery) and op.revision > self.revision:
+                raise FutureRevision
+            if isinstance(op, RangeQuery) and op.revision and op.revision < (self.compact_revision or -1):
+                raise Compacted
 
-    def _check_one(self, op: Operation, keys: set[bytes]) -> None:
-        """Raise if ``op`` cannot be done when just ``keys`` exist; keep them up to date."""
-        if isinstance(op, PutKey):
-            if (op.ignore_value or op.ignore_lease) and op.key not in keys:
-                raise KeyNotFound
-            keys.add(op.key)
-        if isinstance(op, DeleteRange):
-            keys -= {key for key in keys if in_range(key, op.key, op.end)}
-        if isinstance(op, RangeQuery) and op.revision > self.revision:
-            raise FutureRevision
-        if isinstance(op, RangeQuery) and self.compact_revision and op.revision < self.compact_revision and op.revision:
-            raise Compacted
+    def _flat(self, txn: Transaction, chosen: list) -> list:
+        nested = iter(chosen[1:])
+        operations: list = []
+        for op in txn.success if chosen[0] else txn.failure:
+            operations += self._flat(op, next(nested)) if isinstance(op, Transaction) else [op]
+        return operations
+
+    def _check_put(self, op: PutKey, keys: set[bytes]) -> None:
+        if (op.ignore_value or op.ignore_lease) and op.key not in keys:
+            raise KeyNotFound
 
     def _execute(self, txn: Transaction, chosen: list) -> TxnResult:
         nested = iter(chosen[1:])
@@ -285,5 +292,5 @@ def range_of(state: State, query: RangeQuery, current: int) -> RangeResult:
     if query.limit > 0:
         found = found[: query.limit]
     if query.keys_only:
-        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found]
+        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version) for kv in found]
     return RangeResult(current, found, more, count)

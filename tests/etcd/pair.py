@@ -1,0 +1,243 @@
+"""A store and a real etcd, side by side: whatever is done to one is done to the other, and every answer compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from pyraftkv.store import Store, Watcher
+from pyraftkv.store.commands import (
+    FROM_KEY,
+    Command,
+    Compact,
+    Compare,
+    CompareTarget,
+    DeleteRange,
+    PutBatch,
+    PutKey,
+    RangeQuery,
+    Transaction,
+)
+from pyraftkv.store.values import Event
+from tests.etcd.differences import as_etcd_says, avoided
+from tests.etcd.gateway import Gateway, WatchStream
+from tests.store import generators
+from tests.store.world import finish, outcome
+
+LEASE = 7
+WATCHES_MAX = 8
+RECENT_REVISIONS = 40
+"""About as many revisions are left when history is compacted, and the generators speak of the first of them as 1."""
+
+TAILS = (b"", b"", b"/", b"/0", b"/1", b"/10", b"\xff")
+
+
+def _moved(revision: int, by: int) -> int:
+    return revision + by if revision > 0 else revision
+
+
+def varied(rng: Random, asked: Any, by: int) -> Any:
+    """Return what is asked for with its revisions moved on ``by``, and its keys spread over more than they are."""
+
+    def key(raw: bytes) -> bytes:
+        return raw + rng.choice(TAILS) if raw not in {b"", FROM_KEY} else raw
+
+    def vary(asked: Any) -> Any:
+        if isinstance(asked, PutKey):
+            return replace(asked, key=key(asked.key))
+        if isinstance(asked, DeleteRange):
+            return replace(asked, key=key(asked.key), end=key(asked.end))
+        if isinstance(asked, RangeQuery):
+            fields = ("revision", "min_mod_revision", "max_mod_revision", "min_create_revision", "max_create_revision")
+            moved = {name: _moved(getattr(asked, name), by) for name in fields}
+            return replace(asked, key=key(asked.key), end=key(asked.end), **moved)
+        if isinstance(asked, Compare):
+            is_revision = asked.target in {CompareTarget.CREATE, CompareTarget.MOD}
+            operand = _moved(asked.operand, by) if is_revision else asked.operand  # type: ignore[arg-type]
+            return replace(asked, key=key(asked.key), end=key(asked.end), operand=operand)
+        if isinstance(asked, Transaction):
+            return Transaction(
+                *([vary(each) for each in part] for part in (asked.compares, asked.success, asked.failure))
+            )
+        return asked
+
+    return vary(asked)
+
+
+class Watched:
+    """One watch on both.
+
+    etcd brings a watch from the past to the present within 100 ms, and a compaction before that ends it. So whoever
+    compacts looks at `is_present` first: what has given an event is there.
+    """
+
+    def __init__(self, watcher: Watcher, stream: WatchStream) -> None:
+        self.watcher = watcher
+        self.stream = stream
+        self.is_present = watcher.synced
+
+    def drain(self) -> None:
+        """Compare all that has happened since the last time. The store has distributed everything."""
+        ours: list[Event] = []
+        while (batch := self.watcher.take(3)) is not None:
+            ours += batch.events
+        theirs = self.stream.take(len(ours))
+        assert ours == theirs, self.watcher
+        self.is_present = self.is_present or bool(theirs)
+
+    def close(self) -> None:
+        """End both."""
+        self.watcher.cancel()
+        self.stream.close()
+
+
+class Pair:
+    """See above. etcd goes on from where it was; everything in it is deleted and compacted first.
+
+    Args:
+        port: A member of etcd; nobody else may change anything there.
+        rng: What chooses.
+    """
+
+    def __init__(self, port: int, rng: Random) -> None:
+        self.rng = rng
+        self.port = port
+        self.etcd = Gateway(port)
+        self.store = Store(step_keys_max=rng.choice([1, 10, 1000]))
+        self.watched: list[Watched] = []
+        self.operations = 0
+        self.met: Counter[str] = Counter()
+        """How often each documented difference was seen."""
+        self.answers: Counter[str] = Counter()
+        """How many answers there were, by kind of request and answer."""
+        self._reset()
+
+    def _reset(self) -> None:
+        revision = self.etcd.revision()
+        if revision > 1:
+            revision = self.etcd.apply(DeleteRange(FROM_KEY, FROM_KEY)).revision
+            outcome(self.etcd.apply, Compact(revision))
+            self.store.bump_revision(revision - 1)
+        else:
+            self.etcd.call("/v3/lease/grant", {"ID": LEASE, "TTL": 1_000_000})
+
+    @property
+    def base(self) -> int:
+        """What the generators call revision 0."""
+        return max(0, self.store.revision - RECENT_REVISIONS)
+
+    def compare(self, request: Any, ours: Any, theirs: Any) -> None:
+        """Compare two answers, documented differences apart."""
+        self.operations += 1
+        kind = ours.__name__ if isinstance(ours, type) else "done"
+        self.answers[f"{type(request).__name__}: {kind}"] += 1
+        said = as_etcd_says(request, ours, theirs, self.met)
+        assert said == theirs, f"{request}\n here: {ours}\n etcd: {theirs}"
+
+    def apply(self, command: Command | PutBatch) -> None:
+        """Do a command on both, unless a member of etcd might panic."""
+        if isinstance(command, PutBatch):
+            for key, value in zip(command.items[::2], command.items[1::2], strict=True):
+                self.apply(PutKey(key, value))
+        elif not avoided(command):
+            self.compare(command, outcome(self._apply, command), outcome(self.etcd.apply, command))
+
+    def _apply(self, command: Command) -> Any:
+        budget = self.rng.choice([1, 7, 1000])  # chosen first: Hypothesis may end here, and then nothing was done
+        return finish(self.store.apply(command), budget)
+
+    def read(self, query: RangeQuery) -> None:
+        """Ask both."""
+        ours = outcome(lambda: finish(self.store.read(query), 5))
+        theirs = outcome(lambda: self.etcd.read(query, linearizable=self.rng.random() < 0.1))
+        self.compare(query, ours, theirs)
+
+    def some_revision(self) -> int:
+        """Return a revision that may be the latest, compacted, there or in the future."""
+        return self.rng.choice([0, 0, 0, -1, self.base + self.rng.randrange(RECENT_REVISIONS + 2)])
+
+    def compact(self) -> None:
+        """Compact both, mostly some way behind the present. Watches have seen everything by then."""
+        for watched in self.watched:
+            if not watched.is_present:
+                self._touch(watched)
+        self.drain()
+        revision = self.store.revision
+        self.apply(Compact(revision - self.rng.choice([0, 1, 2, RECENT_REVISIONS // 2, RECENT_REVISIONS // 2, -1])))
+        work = self.store.compaction()
+        if work is not None and self.rng.random() < 0.5:
+            finish(work)
+
+    def watch(self) -> None:
+        """Begin to watch a range on both."""
+        rng = self.rng
+        if len(self.watched) >= WATCHES_MAX:
+            self.unwatch()
+        start = max(0, self.some_revision())
+        key, end = rng.choice([*generators.KEYS, b""]), rng.choice(generators.ENDS)
+        flags = {"prev_kv": rng.random() < 0.5, **rng.choice([{}, {"no_put": True}, {"no_delete": True}])}
+        ours = outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
+        theirs = outcome(lambda: WatchStream(self.port, key, end, start_revision=start, **flags))
+        if isinstance(ours, Watcher) and isinstance(theirs, WatchStream):
+            self.operations += 1
+            self.watched.append(Watched(ours, theirs))
+            return
+        if isinstance(theirs, WatchStream):  # it says so a moment later
+            theirs = outcome(theirs.take, 1)
+        self.compare((key, end, start, self.store), ours, theirs)
+
+    def unwatch(self) -> None:
+        """End one of the watches, if there are some, after a last event that it must see."""
+        if not self.watched:
+            return
+        watched = self.watched[self.rng.randrange(len(self.watched))]
+        self._touch(watched)
+        self.drain()
+        self.watched.remove(watched)
+        watched.close()
+
+    def _touch(self, watched: Watched) -> None:
+        """Bring about an event that this watch must see, whatever it leaves out."""
+        self.apply(PutKey(watched.watcher.key, b"touched"))
+        self.apply(DeleteRange(watched.watcher.key))
+
+    def drain(self) -> None:
+        """Let every watch see everything, on both, and compare."""
+        while self.store.distributed_revision != self.store.published_revision:
+            self.store.advance()
+        for watched in self.watched:
+            watched.drain()
+
+    def command(self) -> None:
+        """Do a random command."""
+        make = self.rng.choice([generators.command, generators.command, generators.transaction])
+        self.apply(varied(self.rng, make(self.rng), self.base))
+
+    def query(self) -> None:
+        """Ask something random."""
+        query = generators.query(self.rng, self.some_revision() - self.base)
+        self.read(varied(self.rng, query, self.base))
+
+    def step(self) -> None:
+        """Do one random thing."""
+        actions = {self.command: 55, self.query: 40, self.drain: 3, self.watch: 2, self.compact: 1}
+        self.rng.choices(list(actions), weights=list(actions.values()))[0]()
+
+    def close(self) -> None:
+        """Compare what is left to compare, and hang up."""
+        try:
+            for watched in self.watched:
+                self._touch(watched)
+            self.drain()
+            self.read(RangeQuery(FROM_KEY, FROM_KEY))
+            self.store.check()
+        finally:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close every connection. Idempotent."""
+        for watched in self.watched:
+            watched.close()
+        self.etcd.close()
