@@ -196,6 +196,25 @@ class RefuseChange:
 
 
 @record
+class StampedChange:
+    """A leader vouches for a change of the members: it has come to nothing yet, and this is its turn.
+
+    A command may stand in the log twice, or behind its own refusal. Sessions know, and a witness has none: it would add
+    a member that everybody else refused, and count by another configuration from there on.
+
+    1. A leader takes up a change when every earlier one in its log is applied, and every refusal. At this moment its
+       sessions say whether the command is new, once and for all: it puts the stamp on.
+    2. Whoever applies it makes the change if ``after`` is still the last one, and asks its sessions for the answer.
+    3. A command without a stamp changes nothing. It is answered, if it has come to something.
+    """
+
+    after: int
+    """The index of the change that was made last (`Roster.last_change`)."""
+    change: bytes
+    """The encoded `Envelope` of a `MembersCommand`, as its proposer made it."""
+
+
+@record
 class Genesis:
     """Entry 1: fixes the cluster's id and its first members. The same bytes on every one of them."""
 
@@ -216,7 +235,7 @@ class Recover:
     """The survivor: its id and as a rule its name are what they were, its incarnation is new."""
 
 
-Logged = Envelope | Decided | RegisterSession | RefuseChange | Genesis | Recover
+Logged = Envelope | Decided | RegisterSession | RefuseChange | StampedChange | Genesis | Recover
 """Whatever a payload decodes to (an empty payload is Raft's own empty entry)."""
 
 # --- What members tell each other besides Raft ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.core import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership
+from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, Membership
 from pyraftkv.protocol import (
     ChangeMembers,
     Decided,
@@ -24,11 +24,10 @@ from pyraftkv.protocol import (
     Genesis,
     LeaveJoint,
     Logged,
-    MembersCommand,
-    MembersResult,
     Recover,
     RefuseChange,
     RegisterSession,
+    StampedChange,
 )
 from pyraftkv.roster import Roster
 from pyraftkv.rules import Rules
@@ -38,7 +37,7 @@ from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.commands import LoggedCommand
 from pyraftkv.store.values import LoggedResult
 
-SNAPSHOT_VERSION = 5
+SNAPSHOT_VERSION = 6
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -131,7 +130,7 @@ class Replica:
             if consequence is BUSY:
                 return BUSY
         elif entry.kind is MEMBERSHIP:
-            self.roster.leave()
+            self.roster.leave(index=entry.index)
             consequence = MembershipApplied(self.membership)
         self.applied_index = entry.index
         self.applied_term = entry.term
@@ -166,11 +165,12 @@ class Replica:
         known = session.recall(sequence, envelope.acked_below, fingerprint)
         if known is not None:
             return Effect(session.id, sequence, known)
+        if isinstance(envelope.command, ChangeMembers | LeaveJoint):
+            return None  # No leader vouches for it; its proposer offers it again.
 
-        def finish(outcome: Outcome) -> Consequence:
+        def finish(outcome: Outcome) -> Effect:
             session.remember(sequence, fingerprint, outcome)
-            effect = Effect(session.id, sequence, outcome)
-            return effect if entry.kind is NORMAL else MembershipApplied(self.membership, effect)
+            return Effect(session.id, sequence, outcome)
 
         return self._carry_out(entry, envelope.command, finish, by_leader=False)
 
@@ -185,10 +185,10 @@ class Replica:
         return self._carry_out(entry, decided.command, finish, by_leader=True)
 
     def _carry_out(
-        self, entry: Entry, command: LoggedCommand | MembersCommand | RulesCommand, finish: Finish, *, by_leader: bool
+        self, entry: Entry, command: LoggedCommand | RulesCommand, finish: Finish, *, by_leader: bool
     ) -> Consequence | Busy:
         try:
-            result = self._do(entry, command, by_leader=by_leader)
+            result = self._do(command, by_leader=by_leader)
         except errors.NotApplied as error:
             return finish(Refusal.of(error))
         if isinstance(result, Work):
@@ -197,24 +197,47 @@ class Replica:
         return finish(result)
 
     def _do(
-        self, entry: Entry, command: LoggedCommand | MembersCommand | RulesCommand, *, by_leader: bool
-    ) -> LoggedResult | MembersResult | RulesResult | Work[LoggedResult]:
+        self, command: LoggedCommand | RulesCommand, *, by_leader: bool
+    ) -> LoggedResult | RulesResult | Work[LoggedResult]:
         """Apply a command that is met for the first time. Raises `NotApplied`."""
-        if isinstance(command, ChangeMembers | LeaveJoint):
-            assert entry.kind is MEMBERSHIP, "what may change the membership is proposed as such: the leader counts it"
-            return self.roster.apply(command)
         if isinstance(command, ChangeSettings | ChangeAlarm):
             return self.rules.decide(command) if by_leader else self.rules.apply(command)
         self.rules.admit(command)
         return self.store.apply(command)
+
+    def _change_members(self, entry: Entry, stamped: StampedChange) -> Consequence:
+        """Change the members, whatever the sessions say: they are asked only what to answer."""
+        assert entry.kind is MEMBERSHIP, "what may change the membership is proposed as such: the leader counts it"
+        envelope = codec.members_envelope(stamped.change)
+        assert envelope is not None, "the codec lets nothing else through"
+        assert isinstance(envelope.command, ChangeMembers | LeaveJoint), "as this"
+        outcome: Outcome | None
+        try:
+            outcome = self.roster.follow(stamped, envelope.command, index=entry.index)
+        except errors.NotApplied as error:
+            outcome = Refusal.of(error)
+        if outcome is None:
+            return None
+        return MembershipApplied(self.membership, self._answer(envelope, fingerprint_of(stamped.change), outcome))
+
+    def _answer(self, envelope: Envelope, fingerprint: int, outcome: Outcome) -> Effect:
+        """Remember what a change of the members came to, unless it has come to something already."""
+        session = self.sessions.use(envelope.session)
+        if session is None:
+            return Effect(envelope.session, envelope.sequence, EXPIRED)
+        known = session.recall(envelope.sequence, envelope.acked_below, fingerprint)
+        if known is None:
+            session.remember(envelope.sequence, fingerprint, outcome)
+        return Effect(session.id, envelope.sequence, outcome if known is None else known)
 
     def _open_session(self, entry: Entry, command: RegisterSession) -> Effect:
         session_id = session_id_of(index=entry.index, nonce=command.nonce)
         self.sessions.open(session_id)
         return Effect(0, command.nonce, session_id)
 
-    def _refuse_change(self, entry: Entry, refuse: RefuseChange) -> Effect:  # noqa: ARG002  (the table's signature)
+    def _refuse_change(self, entry: Entry, refuse: RefuseChange) -> Effect:
         """Remember a refusal as what a command came to, unless it has come to something already."""
+        assert entry.kind is MEMBERSHIP, "a leader takes up no change before its refusals are applied"
         session = self.sessions.use(refuse.session)
         if session is None:
             return Effect(refuse.session, refuse.sequence, EXPIRED)
@@ -227,11 +250,13 @@ class Replica:
     def _found(self, entry: Entry, genesis: Genesis) -> MembershipApplied:
         assert entry.index == 1, "a cluster begins once"
         self.roster.found(genesis)
+        self.roster.last_change = entry.index
         return MembershipApplied(self.membership)
 
-    def _recover(self, entry: Entry, command: Recover) -> MembershipApplied:  # noqa: ARG002  (the table's signature)
+    def _recover(self, entry: Entry, command: Recover) -> MembershipApplied:
         """Begin another cluster with all the keys, sessions and revisions of this one, and one of its members."""
         self.roster.recover(command)
+        self.roster.last_change = entry.index
         return MembershipApplied(self.membership)
 
     _handlers: ClassVar[dict[type[Logged], Callable[[Any, Entry, Any], Consequence | Busy]]] = {
@@ -239,6 +264,7 @@ class Replica:
         Decided: _apply_decided,
         RegisterSession: _open_session,
         RefuseChange: _refuse_change,
+        StampedChange: _change_members,
         Genesis: _found,
         Recover: _recover,
     }

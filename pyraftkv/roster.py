@@ -50,6 +50,7 @@ from pyraftkv.protocol import (
     Recover,
     RemoveMember,
     ReplaceMember,
+    StampedChange,
     UpdateMember,
 )
 
@@ -75,7 +76,7 @@ class Roster:
     Invariants: the table has a row for exactly the members of `membership`; every id in it is below `next_id`.
     """
 
-    __slots__ = ("cluster_id", "genesis", "members", "membership", "next_id")
+    __slots__ = ("cluster_id", "genesis", "last_change", "members", "membership", "next_id")
 
     def __init__(self) -> None:
         self.cluster_id = 0
@@ -87,6 +88,8 @@ class Roster:
         """The lowest id that was never used. Whoever is below it and not in the table was removed."""
         self.genesis: Genesis | None = None
         """How the cluster began, for a first member that comes late."""
+        self.last_change = 0
+        """The index of the change that was made last; what was refused is none."""
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -143,10 +146,22 @@ class Roster:
             setattr(other, name, getattr(self, name))
         return other
 
-    def leave(self) -> None:
+    def follow(self, stamped: StampedChange, command: MembersCommand, *, index: int) -> MembersResult | None:
+        """Do the command of the entry at ``index``; return None if others were faster since a leader stamped it.
+
+        Raises: what `apply` raises.
+        """
+        if stamped.after != self.last_change:
+            return None
+        result = self.apply(command)
+        self.last_change = index
+        return result
+
+    def leave(self, *, index: int) -> None:
         """Leave the joint configuration, which the leader proposes by itself; nothing happens where there is none."""
         if self.membership.is_joint:
             self._enter(_changed(self.membership, MembershipChange()), self.members)
+            self.last_change = index
 
     def _enter(self, membership: Membership, rows: dict[int, MemberInfo]) -> None:
         self.membership = membership
@@ -172,13 +187,14 @@ class Roster:
             [*map(sorted, sets), m.auto_leave],
             self.next_id,
             _rows(self.genesis.members) if self.genesis is not None else [],
+            self.last_change,
         ]
 
     @classmethod
     def of_plain(cls, plain: list[Any]) -> Roster:
         """Rebuild what `plain` returned."""
         roster = cls()
-        roster.cluster_id, rows, (*sets, auto_leave), roster.next_id, first = plain
+        roster.cluster_id, rows, (*sets, auto_leave), roster.next_id, first, roster.last_change = plain
         roster.members = {row[0]: MemberInfo(*row) for row in rows}
         voters, outgoing, learners, learners_next, witnesses = map(frozenset, sets)
         roster.membership = Membership(voters, outgoing, learners, learners_next, auto_leave, witnesses)

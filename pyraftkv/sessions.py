@@ -186,6 +186,11 @@ class Sessions:
             self._by_id.move_to_end(session_id)
         return session
 
+    def is_new(self, session_id: int, sequence: int) -> bool:
+        """Whether a command has come to nothing yet, as far as the log is applied. The session is not touched."""
+        session = self._by_id.get(session_id)
+        return session is not None and sequence >= session.floor and sequence not in session.results
+
     def outcome(self, session_id: int, sequence: int) -> Outcome | None:
         """Return the remembered outcome, or None. For callers that wait while a snapshot is installed."""
         session = self._by_id.get(session_id)

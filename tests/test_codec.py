@@ -77,6 +77,7 @@ from pyraftkv.protocol import (
     SnapshotCall,
     SnapshotChunk,
     SnapshotPart,
+    StampedChange,
     StatusCall,
     TransferCall,
     TransferRequest,
@@ -220,6 +221,11 @@ payloads = st.one_of(
     st.builds(Envelope, naturals, naturals, naturals, commands | members_commands | rules_commands),
     st.builds(RefuseChange, naturals, naturals, naturals, naturals, texts, texts),
     st.builds(Decided, naturals, naturals, st.builds(Compact, integers)),
+    st.builds(
+        StampedChange,
+        naturals,
+        st.builds(Envelope, naturals, naturals, naturals, members_commands).map(codec.encode_logged),
+    ),
     st.builds(RegisterSession, naturals),
     st.builds(Genesis, naturals, st.lists(member_infos, max_size=4)),
     st.builds(Recover, naturals, member_infos),
@@ -435,6 +441,7 @@ def test_kinds_and_tags_never_change() -> None:
         (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a1620201"),
         (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
         (Decided(8, 9, Compact(7)), "951608090407"),
+        (StampedChange(7, bytes.fromhex("9414010203")), "931c07c405" + "9414010203"),
         (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
         (Envelope(1, 2, 3, ChangeSettings(-1, compaction_mode=CompactionMode.OFF)), "9b18010203ffc000c0c0c0c0"),
         (Envelope(1, 2, 3, ChangeAlarm(AlarmKind.NOSPACE, 4, is_raised=True)), "97190102030104c3"),
@@ -442,6 +449,22 @@ def test_kinds_and_tags_never_change() -> None:
     ]
     for record, text in golden:
         assert codec.encode_logged(record).hex() == text
+
+
+def test_a_stamp_is_put_on_changes_of_the_members_alone() -> None:
+    """What no member could apply nobody proposes; what is under a stamp is found, and nothing else is taken for it."""
+    put = codec.encode_logged(Envelope(1, 2, 3, PutKey(b"k", b"v")))
+    change = codec.encode_logged(Envelope(1, 2, 3, LeaveJoint()))
+    stamped = codec.encode_logged(StampedChange(7, change))
+    assert len(stamped) <= len(change) + codec.STAMP_BYTES_MAX
+    for payload in (put, change[:-1], stamped, b""):
+        with pytest.raises(InvalidRequest):
+            codec.encode_logged(StampedChange(7, payload))
+    assert codec.members_envelope(stamped) == codec.members_envelope(change) == Envelope(1, 2, 3, LeaveJoint())
+    assert [codec.members_envelope(payload) for payload in (put, b"", stamped[:-1])] == [None, None, None]
+    assert codec.decode_judged(stamped) == StampedChange(7, change)
+    assert codec.decode_judged(codec.encode_logged(RefuseChange(1, 2, 3, 4, "E", "m"))) is not None
+    assert [codec.decode_judged(payload) for payload in (put, change, b"")] == [None, None, None]
 
 
 def test_an_append_request_has_this_layout() -> None:

@@ -25,6 +25,7 @@ from pyraftkv.protocol import (
     RefuseChange,
     RegisterSession,
     RemoveMember,
+    StampedChange,
     UpdateMember,
 )
 from pyraftkv.replica import BUSY, STALE, DecisionApplied, Effect, MembershipApplied, Replica, ReplicaRestorer
@@ -63,14 +64,21 @@ class Log:
         return effect.outcome
 
     def change(self, session: int, sequence: int, command: MembersCommand) -> object:
-        """Apply a command on the members and return its outcome."""
-        applied = self.add(codec.encode_logged(Envelope(session, sequence, 1, command)), MEMBERSHIP)
-        if isinstance(applied, Effect):
-            return applied.outcome  # known before
+        """Apply a command on the members, as a leader proposes it, and return its outcome."""
+        payload = codec.encode_logged(Envelope(session, sequence, 1, command))
+        if not self.replica.sessions.is_new(session, sequence):
+            effect = self.add(payload)
+            assert isinstance(effect, Effect)
+            return effect.outcome
+        applied = self.add(self.stamped(payload), MEMBERSHIP)
         assert isinstance(applied, MembershipApplied)
         assert applied.membership == self.replica.membership
         assert applied.effect is not None
         return applied.effect.outcome
+
+    def stamped(self, payload: bytes) -> bytes:
+        """Return a change of the members with the stamp that a leader puts on it now."""
+        return codec.encode_logged(StampedChange(self.replica.roster.last_change, payload))
 
     def do(self, session: int, sequence: int, command: Command, acked_below: int = 1) -> object:
         """Apply a command and return its outcome."""
@@ -189,7 +197,7 @@ def test_the_refusal_or_the_command_whichever_stands_first_counts() -> None:
 
     def refuse(sequence: int, fingerprint: int = fingerprint_of(payload)) -> object:
         refusal = RefuseChange(session, sequence, 1, fingerprint, "QuorumAtRisk", "too few")
-        effect = log.add(codec.encode_logged(refusal))
+        effect = log.add(codec.encode_logged(refusal), MEMBERSHIP)
         assert isinstance(effect, Effect)
         assert (effect.session, effect.sequence) == (session, sequence)
         return effect.outcome
@@ -204,15 +212,71 @@ def test_the_refusal_or_the_command_whichever_stands_first_counts() -> None:
     assert isinstance(made, MembersResult)
     assert refuse(2, fingerprint_of(second)) == made
     unknown = RefuseChange(session + 1, 1, 1, 0, "QuorumAtRisk", "too few")
-    assert log.add(codec.encode_logged(unknown)) == Effect(session + 1, 1, EXPIRED)
+    assert log.add(codec.encode_logged(unknown), MEMBERSHIP) == Effect(session + 1, 1, EXPIRED)
 
 
 def test_a_change_that_no_leader_counted_stops_the_member() -> None:
-    """As an ordinary entry it could be under way beside another one."""
+    """As an ordinary entry it could be under way beside another one, or beside its own refusal."""
     log = Log()
     session = log.found()
+    payload = codec.encode_logged(Envelope(session, 1, 1, JOINS))
     with pytest.raises(AssertionError, match="leader counts"):
-        log.add(codec.encode_logged(Envelope(session, 1, 1, JOINS)))
+        log.add(log.stamped(payload))
+    with pytest.raises(AssertionError, match="its refusals"):
+        log.add(codec.encode_logged(RefuseChange(session, 1, 1, 0, "QuorumAtRisk", "too few")))
+
+
+def test_a_change_without_a_stamp_changes_nothing_and_has_come_to_nothing() -> None:
+    """Who has no sessions cannot tell whether it was made before; it can be made later."""
+    log = Log()
+    session = log.found()
+    payload = codec.encode_logged(Envelope(session, 1, 1, JOINS))
+    for kind in (NORMAL, MEMBERSHIP):
+        assert log.add(payload, kind) is None
+    assert log.replica.membership == Membership(voters=frozenset({1, 2}))
+    assert log.replica.sessions.outcome(session, 1) is None
+    assert isinstance(log.change(session, 1, JOINS), MembersResult)
+    assert log.replica.membership.learners == {3}
+
+
+def test_a_change_whose_stamp_is_of_another_time_changes_nothing() -> None:
+    """Another change was made since it was judged."""
+    log = Log()
+    session = log.found()
+    stale = log.stamped(codec.encode_logged(Envelope(session, 1, 1, ChangeMembers([RemoveMember(2)]))))
+    log.change(session, 2, JOINS)
+    before = log.replica.roster.plain()
+    assert log.add(stale, MEMBERSHIP) is None
+    assert log.replica.roster.plain() == before
+    assert log.replica.sessions.outcome(session, 1) is None
+
+
+def test_a_stamped_change_is_made_whatever_the_sessions_say() -> None:
+    """A witness has none; the answer alone depends on them."""
+    log = Log()
+    session = log.found()
+    payload = codec.encode_logged(Envelope(session + 1, 1, 1, JOINS))
+    applied = log.add(log.stamped(payload), MEMBERSHIP)
+    assert applied == MembershipApplied(log.replica.membership, Effect(session + 1, 1, EXPIRED))
+    assert log.replica.membership.learners == {3}
+
+
+def test_every_change_that_is_made_is_the_last_one_and_no_refused_one_is() -> None:
+    """The stamp of the next one names it, on every member alike."""
+    log = Log()
+    session = log.found()
+    roster = log.replica.roster
+    assert roster.last_change == 1
+    log.change(session, 1, ChangeMembers([RemoveMember(7)]))
+    assert roster.last_change == 1
+    log.change(session, 2, ChangeMembers([RemoveMember(2)], transition=JOINT))
+    assert roster.last_change == log.replica.applied_index
+    log.add(b"", MEMBERSHIP)
+    assert roster.last_change == log.replica.applied_index
+    log.add(b"", MEMBERSHIP)
+    assert roster.last_change == log.replica.applied_index - 1
+    log.add(codec.encode_logged(Recover(0xC2, GENESIS.members[0])), MEMBERSHIP)
+    assert roster.last_change == log.replica.applied_index
 
 
 def test_a_snapshot_holds_the_members_in_the_middle_of_a_change() -> None:

@@ -10,7 +10,7 @@ from pyraftkv import codec, errors
 from pyraftkv.cli.common import one_line
 from pyraftkv.cli.printing import readable
 from pyraftkv.core.types import Entry
-from pyraftkv.protocol import Envelope, Genesis, Logged, Recover
+from pyraftkv.protocol import Envelope, Genesis, Logged, Recover, StampedChange
 from pyraftkv.store.commands import Compact, DeleteRange, PutBatch, PutKey, RangeQuery, Transaction
 
 Described = dict[str, Any]
@@ -30,6 +30,8 @@ def describe(entry: Entry) -> list[Described]:
 def _of_logged(logged: Logged) -> Iterator[Described]:
     if isinstance(logged, Envelope):
         yield from _of_command(logged.command)
+    elif isinstance(logged, StampedChange):
+        yield from _of_logged(codec.decode_logged(logged.change))
     elif isinstance(logged, Genesis):
         yield {"op": "genesis", "cluster_id": logged.cluster_id, "members": [row.name for row in logged.members]}
     elif isinstance(logged, Recover):

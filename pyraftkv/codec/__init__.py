@@ -18,10 +18,13 @@ from pyraftkv.codec._wire import pack_run
 from pyraftkv.codec.client import decode_call, decode_reply, encode_call, encode_reply
 from pyraftkv.codec.logged import (
     PUT_BATCH_MAX,
+    STAMP_BYTES_MAX,
     TRANSACTION_DEPTH_MAX,
+    decode_judged,
     decode_logged,
     encode_logged,
     is_members_command,
+    members_envelope,
 )
 from pyraftkv.codec.messages import (
     PeerMessage,
@@ -39,11 +42,13 @@ from pyraftkv.errors import FrameError
 
 __all__ = [
     "PUT_BATCH_MAX",
+    "STAMP_BYTES_MAX",
     "TRANSACTION_DEPTH_MAX",
     "Outcome",
     "PeerMessage",
     "decode_call",
     "decode_hello",
+    "decode_judged",
     "decode_logged",
     "decode_membership",
     "decode_message",
@@ -61,6 +66,7 @@ __all__ = [
     "encode_result",
     "encode_table",
     "is_members_command",
+    "members_envelope",
     "pack_run",
     "unpack_run",
 ]

@@ -57,6 +57,7 @@ from pyraftkv.protocol import (
     RegisterSession,
     RemoveMember,
     ReplaceMember,
+    StampedChange,
     UpdateMember,
 )
 from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode
@@ -98,6 +99,10 @@ TAG_REFUSE_CHANGE: Final = 21
 TAG_DECIDED: Final = 22
 TAG_CHANGE_SETTINGS: Final = 24
 TAG_CHANGE_ALARM: Final = 25
+TAG_STAMPED_CHANGE: Final = 28
+
+STAMP_BYTES_MAX: Final = 16
+"""What a stamp adds to a change of the members."""
 
 _ENVELOPE: Final = ("session", "sequence", "acked_below")
 """What stands between an envelope's tag and its command."""
@@ -343,6 +348,28 @@ def is_members_command(payload: bytes) -> bool:
     return payload[:2] in _MEMBERS_LEADS
 
 
+def members_envelope(payload: bytes) -> Envelope | None:
+    """Return the envelope of an encoded change of the members, stamped or not; None for anything else. O(bytes)."""
+    try:
+        logged = decode_logged(payload)
+        if isinstance(logged, StampedChange):
+            logged = decode_logged(logged.change)
+    except UnsupportedFormat:
+        return None
+    if isinstance(logged, Envelope) and isinstance(logged.command, ChangeMembers | LeaveJoint):
+        return logged
+    return None
+
+
+def _change(payload: Any) -> bytes:
+    """Return the bytes that a stamp is put on, if they are a change of the members."""
+    change: bytes = BLOB.decode(payload)
+    if not is_members_command(change):
+        raise Malformed("a stamp on what is no change of the members")
+    _decode_plain(unpack_nested(change))
+    return change
+
+
 # --- Decided -------------------------------------------------------------------------------------------------------
 
 _DECIDED: Final[dict[int, Schema]] = {
@@ -386,8 +413,10 @@ _PLAIN: Final[dict[int, Schema]] = {
         name=TEXT,
         message=TEXT,
     ),
+    TAG_STAMPED_CHANGE: Schema(StampedChange, after=NATURAL, change=Shape(_change, _change)),
 }
 _PLAIN_TAGS: Final = {schema.kind: tag for tag, schema in _PLAIN.items()}
+_JUDGED_LEADS: Final = frozenset(pack((tag, *_PLAIN[tag].names))[:2] for tag in (TAG_REFUSE_CHANGE, TAG_STAMPED_CHANGE))
 
 
 def encode_logged(logged: Logged) -> bytes:
@@ -432,6 +461,15 @@ def decode_logged(payload: bytes) -> Logged:
         raise UnsupportedFormat(f"an entry of a newer version: {error}") from None
     except Malformed as error:
         raise UnsupportedFormat(f"an entry's payload: {error}") from None
+
+
+def decode_judged(payload: bytes) -> RefuseChange | StampedChange | None:
+    """Decode what a leader makes of a change of the members; None for anything else, in O(1)."""
+    if payload[:2] not in _JUDGED_LEADS:
+        return None
+    logged = decode_logged(payload)
+    assert isinstance(logged, RefuseChange | StampedChange), "the tag says so"
+    return logged
 
 
 def _decode_plain(items: tuple[Any, ...]) -> Logged:

@@ -15,18 +15,25 @@ the leader itself who has to go. So it judges, right before it proposes:
 
 A judgement is of its moment, and the command may be in the log already: it came by way of the leader before. So
 nobody is told of a refusal. It is logged, as `RefuseChange`, and whichever of the two stands first in the log counts.
+
+What it finds nothing against it stamps (`StampedChange`): without a stamp a command changes nothing. It can, for it
+takes up nothing before every change in its log is applied, and every refusal, which are proposed in the same way; so
+its sessions know whether this command has come to something. One that has is logged bare, for the sake of the answer:
+whoever asks may sit at a member that applied it long ago.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 
 from pyraftkv import codec, errors
 from pyraftkv.core import (
     LEADER,
     NO_NODE,
+    PAYLOAD_BYTES_MAX,
     Input,
     Membership,
     ProgressState,
@@ -36,8 +43,16 @@ from pyraftkv.core import (
     TransferLeadership,
 )
 from pyraftkv.core.messages import ForwardedMembership
-from pyraftkv.protocol import ChangeMembers, Envelope, LeaveJoint, MembersCommand, PromoteMember, RefuseChange
-from pyraftkv.roster import Roster
+from pyraftkv.protocol import (
+    ChangeMembers,
+    Envelope,
+    LeaveJoint,
+    MembersCommand,
+    PromoteMember,
+    RefuseChange,
+    StampedChange,
+)
+from pyraftkv.replica import Replica
 from pyraftkv.sessions import fingerprint_of
 
 logger = logging.getLogger("pyraftkv.node")
@@ -52,12 +67,12 @@ class Verdict(Enum):
     PROPOSE = "propose"
     """The machine takes it, or hands it back."""
     WAIT = "wait"
-    """It is offered again when somebody else leads."""
-    REFUSED = "refused"
-    """The refusal is on its way to the log."""
+    """It is offered again a little later: when the change under way is made, or somebody else leads."""
+    ANSWERED = "answered"
+    """Its answer is on its way to the log: a refusal, or what it came to before."""
 
 
-PROPOSE, WAIT, REFUSED = Verdict
+PROPOSE, WAIT, ANSWERED = Verdict
 
 
 class ChangeDesk:
@@ -65,7 +80,7 @@ class ChangeDesk:
 
     Args:
         raft: The machine, to be looked at.
-        roster: Returns the members as of now.
+        replica: Returns the members and the sessions as of now.
         feed: Takes what the machine is to be told.
         propose: Proposes a payload that is no change itself.
     """
@@ -74,47 +89,63 @@ class ChangeDesk:
         self,
         raft: Raft,
         *,
-        roster: Callable[[], Roster],
+        replica: Callable[[], Replica],
         feed: Callable[[Input], object],
         propose: Callable[[bytes], object],
     ) -> None:
         self._raft = raft
-        self._roster = roster
+        self._replica = replica
         self._feed = feed
         self._propose = propose
 
     def offer(self, payload: bytes) -> bool:
         """Take an encoded command of this node; False if it is to be offered again a little later."""
-        command = _command(payload)
-        assert command is not None, "only what can be decoded is offered"
-        verdict = self._judge(command, payload)
+        envelope = codec.members_envelope(payload)
+        assert envelope is not None, "only what can be decoded is offered"
+        verdict = self._judge(envelope, payload)
         if verdict is PROPOSE:
-            self._feed(ProposeMembership(payload, isinstance(command, LeaveJoint)))
+            self._feed(ProposeMembership(self._stamped(payload), isinstance(envelope.command, LeaveJoint)))
         return verdict is not WAIT
 
-    def admits(self, message: ForwardedMembership) -> bool:
-        """Whether the machine is to see a peer's command. Never one that would stop every member, once committed."""
-        command = _command(message.payload)
-        if command is None or message.leave is not isinstance(command, LeaveJoint):
+    def admit(self, message: ForwardedMembership) -> ForwardedMembership | None:
+        """Return what the machine is to see of a peer's command. Never one that would stop every member."""
+        payload = _unjudged(message.payload)
+        if payload is None:
+            return None
+        envelope = codec.members_envelope(payload)
+        if envelope is None or message.leave is not isinstance(envelope.command, LeaveJoint):
             logger.warning("a change of the members that member %d forwards cannot be applied: dropped", message.sender)
-            return False
-        return self._judge(command, message.payload) is PROPOSE
+            return None
+        if self._judge(envelope, payload) is not PROPOSE:
+            return None
+        return replace(message, payload=self._stamped(payload))
 
-    def _judge(self, command: MembersCommand, payload: bytes) -> Verdict:
+    def _stamped(self, payload: bytes) -> bytes:
+        """Return a command as this member proposes it: a leader vouches for it, anybody else passes it on."""
+        if self._raft.role is not LEADER:
+            return payload
+        return codec.encode_logged(StampedChange(self._replica().roster.last_change, payload))
+
+    def _judge(self, envelope: Envelope, payload: bytes) -> Verdict:
         """Decide what becomes of a command, and begin what that needs besides."""
-        raft, before = self._raft, self._roster().membership
-        if raft.role is not LEADER or raft.is_changing_membership:
-            return PROPOSE  # Another one leads, or the machine hands it back until the change under way is made.
+        raft, replica, command = self._raft, self._replica(), _command(envelope)
+        if raft.role is not LEADER:
+            return PROPOSE
+        if raft.is_changing_membership:
+            return WAIT
+        if not replica.sessions.is_new(envelope.session, envelope.sequence):
+            self._propose(payload)
+            return ANSWERED
+        before, after = replica.roster.membership, self._after(command)
         status = raft.status()
-        there = {member.id for member in self._roster().members.values() if member.incarnation}
+        there = {member.id for member in replica.roster.members.values() if member.incarnation}
         active = frozenset(id_ for id_, peer in status.peers.items() if peer.active and id_ in there) | {raft.id}
-        after = self._after(command)
-        complaint = _out_of_turn(command, before) or _unready(command, before, status)
+        complaint = _out_of_turn(command, before) or _unready(command, before, status) or _unwieldy(payload)
         if complaint is None and after is not None:
             complaint = _at_risk(command, before, after, active)
         if complaint is not None:
-            self._propose(_refusal(payload, complaint))
-            return REFUSED
+            self._feed(ProposeMembership(_refusal(envelope, payload, complaint), before.is_joint))
+            return ANSWERED
         if after is None or raft.id in after.voters or not after.voters & before.voters & active - {raft.id}:
             return PROPOSE  # If it cannot be made, the log says why.
         if status.transferee == NO_NODE:
@@ -123,7 +154,7 @@ class ChangeDesk:
 
     def _after(self, command: MembersCommand) -> Membership | None:
         """Return the configuration that a command leads to from here, or None if it leads nowhere."""
-        draft = self._roster().copy()
+        draft = self._replica().roster.copy()
         try:
             draft.apply(command)
         except errors.NotApplied:
@@ -162,22 +193,48 @@ def _at_risk(
     return errors.QuorumAtRisk(f"of {voters} voters after this, {count} would be active; force=True does it anyway")
 
 
-def _refusal(payload: bytes, complaint: errors.PyraftkvError) -> bytes:
+def _unwieldy(payload: bytes) -> errors.PyraftkvError | None:
+    """Return the complaint about a command that no message could carry with a stamp on it."""
+    bytes_max = PAYLOAD_BYTES_MAX - codec.STAMP_BYTES_MAX
+    if len(payload) <= bytes_max:
+        return None
+    return errors.RequestTooLarge(f"the encoded change has {len(payload)} bytes, over {bytes_max}")
+
+
+def _refusal(envelope: Envelope, payload: bytes, complaint: errors.PyraftkvError) -> bytes:
     """Return the encoded refusal of an encoded command."""
-    envelope = codec.decode_logged(payload)
-    assert isinstance(envelope, Envelope), "it was decoded before"
     name, message, _ = errors.to_wire(complaint)
     return codec.encode_logged(
         RefuseChange(envelope.session, envelope.sequence, envelope.acked_below, fingerprint_of(payload), name, message)
     )
 
 
-def _command(payload: bytes) -> MembersCommand | None:
-    """Return what an encoded change of the members holds; None if it is none."""
-    try:
-        envelope = codec.decode_logged(payload)
-    except errors.UnsupportedFormat:
-        return None
-    if not isinstance(envelope, Envelope) or not isinstance(envelope.command, ChangeMembers | LeaveJoint):
-        return None
+def _command(envelope: Envelope) -> MembersCommand:
+    assert isinstance(envelope.command, ChangeMembers | LeaveJoint), "that is what comes here"
     return envelope.command
+
+
+def _unjudged(payload: bytes) -> bytes | None:
+    """Return a change of the members as its proposer made it; None for a refusal, which was of its moment.
+
+    Its sender judged it when it led, and now that this one leads it is judged anew.
+    """
+    try:
+        logged = codec.decode_judged(payload)
+    except errors.UnsupportedFormat:
+        return payload
+    if logged is None:
+        return payload
+    return logged.change if isinstance(logged, StampedChange) else None
+
+
+def returned_to(payload: bytes) -> tuple[int, int] | None:
+    """Return whose command the machine hands back, judged, by session and sequence; None for any other payload."""
+    logged = codec.decode_judged(payload)
+    if logged is None:
+        return None
+    if isinstance(logged, RefuseChange):
+        return logged.session, logged.sequence
+    envelope = codec.members_envelope(logged.change)
+    assert envelope is not None, "it was stamped here"
+    return envelope.session, envelope.sequence

@@ -13,7 +13,7 @@ from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP
 from pyraftkv.log.base import Recovered
 from pyraftkv.node.recovery import own_recovery
-from pyraftkv.protocol import ChangeMembers, Envelope, Genesis, UpdateMember
+from pyraftkv.protocol import ChangeMembers, Genesis, UpdateMember
 from pyraftkv.replica import Replica
 from pyraftkv.roster import Roster
 
@@ -58,8 +58,8 @@ def _names_given(member_id: int, recovered: Recovered) -> Iterator[str]:
     """Yield the names that the log gives to a member after what its table is from."""
     for entry in recovered.entries:
         if entry.kind is MEMBERSHIP and entry.payload:
-            logged = codec.decode_logged(entry.payload)
-            if isinstance(logged, Envelope) and isinstance(logged.command, ChangeMembers):
-                for change in logged.command.changes:
+            envelope = codec.members_envelope(entry.payload)
+            if envelope is not None and isinstance(envelope.command, ChangeMembers):
+                for change in envelope.command.changes:
                     if isinstance(change, UpdateMember) and change.id == member_id and change.name is not None:
                         yield change.name

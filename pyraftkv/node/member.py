@@ -42,7 +42,7 @@ from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.awakening import Awakening
 from pyraftkv.node.bootstrap import GENESIS_TERM
-from pyraftkv.node.changes import ChangeDesk
+from pyraftkv.node.changes import ChangeDesk, returned_to
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.decisions import Decisions
 from pyraftkv.node.driver import Driver
@@ -63,7 +63,6 @@ from pyraftkv.protocol import (
     LeaveJoint,
     MembersCommand,
     MembersResult,
-    RefuseChange,
     RegisterSession,
     SnapshotAck,
     SnapshotChunk,
@@ -130,7 +129,7 @@ class Member:
             loop, send=self._propose, gather=inbox.wake, expired=sessions.expired, retry_seconds=config.retry_seconds
         )
         self.decisions = Decisions(self.raft, loop=loop, feed=inbox.put)
-        self.changes = ChangeDesk(self.raft, roster=lambda: self.replica.roster, feed=inbox.put, propose=inbox.propose)
+        self.changes = ChangeDesk(self.raft, replica=lambda: self.replica, feed=inbox.put, propose=inbox.propose)
         self._wire_reads(replica)
         self.applier = Applier(
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
@@ -293,6 +292,10 @@ class Member:
         """The machine did not take these."""
         self.decisions.returned(payloads)
         self.writes.returned(payloads)
+        for payload in payloads:
+            owner = returned_to(payload)
+            if owner is not None:
+                self.writes.declined(*owner)
 
     def decision_applied(self, decision: DecisionApplied) -> None:
         """What some leader decided by itself is done, or is not to be."""
@@ -320,7 +323,8 @@ class Member:
             elif isinstance(message, TransferRequest):
                 self.leadership.requested(message)
             elif isinstance(message, ForwardedMembership):
-                inputs += [message] if self.changes.admits(message) else []
+                admitted = self.changes.admit(message)
+                inputs += [admitted] if admitted is not None else []
         if inputs:
             self.driver.deliver(*inputs)
 
@@ -535,7 +539,8 @@ def check_size(payload: bytes) -> None:
 def _is_forwardable(payload: bytes) -> bool:
     """Whether the payload may stand in an entry of its own. Entry 1 is nobody's proposal.
 
-    A change of the members is, as `ForwardedMembership` alone: as an ordinary entry no leader would count it.
+    A change of the members is, as `ForwardedMembership` alone: as an ordinary entry no leader would count it. What a
+    leader makes of one, itself makes.
     """
     try:
         logged = codec.decode_logged(payload)
@@ -543,7 +548,7 @@ def _is_forwardable(payload: bytes) -> bool:
         return False
     if isinstance(logged, Envelope):
         return not isinstance(logged.command, ChangeMembers | LeaveJoint)
-    return isinstance(logged, RegisterSession | RefuseChange)
+    return isinstance(logged, RegisterSession)
 
 
 def _core_config(member_id: int, config: NodeConfig) -> Config:

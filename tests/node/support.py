@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from pyraftkv import Cluster, Node, NodeConfig
+from pyraftkv import Cluster, Node, NodeConfig, codec
 from pyraftkv.kv import Watch
+from pyraftkv.protocol import Envelope, StampedChange
 from pyraftkv.store.values import Event
 
 FAST = NodeConfig(
@@ -100,6 +101,11 @@ async def take(watch: Watch, count: int) -> list[Event]:
         if len(events) == count:
             break
     return events
+
+
+def stamped(after: int, change: Envelope) -> bytes:
+    """Return an encoded change of the members as a leader logs it, with the index of the change before it."""
+    return codec.encode_logged(StampedChange(after, codec.encode_logged(change)))
 
 
 def pairs(events: list[Event]) -> list[tuple[bytes, bytes, int]]:

@@ -11,7 +11,7 @@ from pyraftkv.node.applier import Applier
 from pyraftkv.protocol import AddMember, ChangeMembers, Envelope, Genesis, MemberInfo, MembersResult, RegisterSession
 from pyraftkv.replica import DecisionApplied, Effect, Replica
 from pyraftkv.store.commands import Command, DeleteRange, PutBatch, PutKey
-from tests.node.support import asynchronous, refused, until
+from tests.node.support import asynchronous, refused, stamped, until
 
 
 class Owner:
@@ -92,8 +92,8 @@ async def test_of_several_changes_in_a_slice_the_last_is_in_force() -> None:
     owner = Owner()
     added = [ChangeMembers([AddMember(f"n{number}", f"h:{number}", number, learner=True)]) for number in (2, 3)]
     changes = [
-        Entry(index, 1, codec.encode_logged(Envelope(7, index, 1, command)), MEMBERSHIP)
-        for index, command in enumerate(added, start=3)
+        Entry(index, 1, stamped(after, Envelope(7, index, 1, command)), MEMBERSHIP)
+        for after, index, command in zip((1, 3), (3, 4), added, strict=True)
     ]
     owner.applier.submit(None, [*beginning(), *changes, *entries(5, PutKey(b"k", b"v"))])
     assert owner.applied == [Applied(5, Membership(voters=frozenset({1}), learners=frozenset({2, 3})))]

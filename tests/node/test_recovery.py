@@ -30,7 +30,7 @@ from pyraftkv.sim.disk import SimFS
 from pyraftkv.store.commands import DeleteRange, PutBatch
 from pyraftkv.transport import MemoryNetwork
 from tests.log.disks import LoopWorker, blank, fail, heal, until_crash
-from tests.node.support import asynchronous, fast
+from tests.node.support import asynchronous, fast, stamped
 
 CLUSTER = 0xC1
 MEMBERS = [MemberInfo(id_, name, f"10.0.0.{id_}:2479", 10 * id_) for id_, name in ((1, "a"), (2, "b"), (3, "c"))]
@@ -226,7 +226,7 @@ async def test_a_long_command_is_applied_in_slices() -> None:
 async def test_a_learner_is_refused_unless_told_otherwise() -> None:
     """It may lack what every voter had."""
     joined = ChangeMembers([AddMember("l", "10.0.0.4:2479", 40, learner=True)])
-    log = [*entries()[:2], Entry(3, 2, codec.encode_logged(Envelope(SESSION, 1, 1, joined)), MEMBERSHIP)]
+    log = [*entries()[:2], Entry(3, 2, stamped(1, Envelope(SESSION, 1, 1, joined)), MEMBERSHIP)]
     storage = await prepared(MemoryStorage(), log, member=4, known=3)
     with pytest.raises(errors.StorageError, match="'l' is a learner"):
         await recover(storage)
@@ -247,7 +247,7 @@ async def test_a_member_that_was_removed_is_refused() -> None:
 
 def removed_in_the_tail(*, then: int = 0) -> list[Entry]:
     """A log that ends with this member's removal, which may never have been committed, and ``then`` more entries."""
-    remove = codec.encode_logged(Envelope(SESSION, LAST + 1, 1, ChangeMembers([RemoveMember(1)])))
+    remove = stamped(1, Envelope(SESSION, LAST + 1, 1, ChangeMembers([RemoveMember(1)])))
     empty = [Entry(LAST + 2 + number, 3, b"") for number in range(then)]
     return [*entries(), Entry(LAST + 1, 3, remove, MEMBERSHIP), *empty]
 
