@@ -54,6 +54,15 @@ def takes_room(command: object) -> bool:
     return isinstance(command, PutKey | PutBatch)
 
 
+def complaint_of_settings(settings: Settings | ChangeSettings) -> str:
+    """Return what is wrong with settings, or with a change of them: one is out of its bounds. Empty if nothing is."""
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(settings, name)
+        if value is not None and not least <= value <= most:
+            return f"{name} is between {least} and {most}, not {value}"
+    return ""
+
+
 class Rules:
     """Settings and alarms.
 
@@ -135,9 +144,9 @@ class Rules:
             )
         changes: dict[str, Any] = {name: getattr(command, name) for name in (*_BOUNDS, "compaction_mode")}
         changes = {name: value for name, value in changes.items() if value is not None}
-        for name, (least, most) in _BOUNDS.items():
-            if not least <= changes.get(name, most) <= most:
-                raise InvalidRequest(f"{name} is between {least} and {most}, not {changes[name]}")
+        complaint = complaint_of_settings(command)
+        if complaint:
+            raise InvalidRequest(complaint)
         if changes:
             changes["version"] = settings.version + 1
         if command.feature_level is not None:

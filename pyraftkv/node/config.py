@@ -5,6 +5,8 @@ from __future__ import annotations
 from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.core import PAYLOAD_BYTES_MAX
+from pyraftkv.rules import complaint_of_settings
+from pyraftkv.settings import Settings
 
 
 @record
@@ -47,6 +49,9 @@ class NodeConfig:
     """Entries in one message to a follower; at most `PAYLOAD_BYTES_MAX`, which fits a frame."""
     uncommitted_bytes_max: int = 64 * 1024 * 1024
     """What a leader takes on before anything of it commits; more is sent back and offered again later."""
+    settings: Settings | None = None
+    """What the cluster is set to by its first leader; None for the defaults. Of no effect once somebody has changed
+    the settings (`kv.settings`): they are the cluster's, and not a member's. Give it to all of the first members."""
     log_cache_bytes_max: int = 8 * 1024 * 1024
     """Entries kept in memory for followers that are a little behind; older ones are read from the log's files.
 
@@ -71,6 +76,9 @@ class NodeConfig:
             raise errors.ConfigurationError(
                 f"snapshot_bytes_per_second_max ({self.snapshot_bytes_per_second_max}) must be at least 0"
             )
+        complaint = complaint_of_settings(self.settings) if self.settings is not None else ""
+        if complaint:
+            raise errors.ConfigurationError(f"settings: {complaint}")
         if not 0 < self.append_bytes_max <= PAYLOAD_BYTES_MAX:
             raise errors.ConfigurationError(
                 f"append_bytes_max ({self.append_bytes_max}) must be between 1 and {PAYLOAD_BYTES_MAX}"

@@ -53,6 +53,7 @@ from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.node.upkeep import Upkeep, as_first
 from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
 from pyraftkv.protocol import (
@@ -137,6 +138,7 @@ class Member:
         self.watches = WatchHub(self.replica.store, loop)
         self._wire_snapshots(storage, transport)
         self._wire_leadership(transport, clock)
+        self._wire_upkeep()
         self.driver = Driver(
             self.raft,
             loop=loop,
@@ -196,6 +198,17 @@ class Member:
             self.lease = LeaderLease(
                 raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
             )
+
+    def _wire_upkeep(self) -> None:
+        settings = self._config.settings
+        self.upkeep = Upkeep(
+            self.raft,
+            loop=self._loop,
+            replica=lambda: self.replica,
+            decide=self.decide,
+            offered=lambda: self._peers.feature_level,
+            first_settings=as_first(settings) if settings is not None else None,
+        )
 
     def _priority(self, member_id: int) -> int:
         info = self.replica.roster.members.get(member_id)
@@ -469,6 +482,7 @@ class Member:
         await self.sender.close()
         await self.taker.close()
         await self.sessions.close()
+        await self.upkeep.close()
 
     async def take_snapshot(self) -> None:
         """Write a snapshot of the present state now, unless one is being written; wait until it is done.
@@ -507,6 +521,7 @@ class Member:
             self.reads.scan()
             self.revisions.scan()
             self.compactions.scan()
+            self.upkeep.tend()
             if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
             slept_at = loop.time()

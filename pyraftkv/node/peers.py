@@ -37,6 +37,8 @@ class Peers:
         self._leaving: dict[int, str] = {}
         """The addresses of members that were removed, and are still to hear of it."""
         self._connected: set[int] = set()
+        self._levels: dict[int, int] = {}
+        """The feature levels that members of the table said they are of, when they said HELLO last."""
 
     @property
     def addresses(self) -> dict[int, str]:
@@ -80,6 +82,12 @@ class Peers:
     def is_connected(self, member_id: int) -> bool:
         return member_id in self._connected or member_id == self._own.member_id
 
+    @property
+    def feature_level(self) -> int:
+        """What every member offers; 0 while one of them was never heard of. O(members)."""
+        levels = self._levels | {self._own.member_id: self._own.feature_level}
+        return min([levels.get(id_, 0) for id_ in self._table], default=0)
+
     def expect(self, members: Iterable[MemberInfo]) -> None:
         """Dial these, of whom somebody else has told: whoever has just joined knows nobody by itself."""
         for member in members:
@@ -102,6 +110,7 @@ class Peers:
         self._table = dict(table)
         self._names = {m.id: m.name for m in table.values()}
         self._connected &= self._addresses.keys()
+        self._levels = {id_: level for id_, level in self._levels.items() if id_ in self._addresses}
 
     def _address_of(self, member: MemberInfo) -> str:
         """Return where to dial a member: as the log has it when that is news, else as we were told."""
@@ -145,6 +154,7 @@ class Peers:
     def heard(self, hello: Hello) -> bool:
         """Note that a judged peer is there; True when its address is news."""
         self._connected.add(hello.member_id)
+        self._levels[hello.member_id] = hello.feature_level
         if hello.member_id not in self._names:
             self._guests.add(hello.member_id)
         if hello.address and self._addresses.get(hello.member_id) != hello.address:
