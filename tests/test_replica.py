@@ -14,6 +14,7 @@ from pyraftkv.protocol import (
     AddMember,
     ChangeMembers,
     Decided,
+    DecidedCommand,
     Envelope,
     Genesis,
     LeaveJoint,
@@ -30,6 +31,16 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.replica import BUSY, STALE, DecisionApplied, Effect, MembershipApplied, Replica, ReplicaRestorer
 from pyraftkv.sessions import EXPIRED, Refusal, fingerprint_of
+from pyraftkv.settings import (
+    Alarm,
+    AlarmKind,
+    ChangeAlarm,
+    ChangeSettings,
+    CompactionMode,
+    RulesCommand,
+    RulesResult,
+    Settings,
+)
 from pyraftkv.store import Work
 from pyraftkv.store.commands import Command, Compact, Transaction
 from pyraftkv.store.values import CompactResult, DeleteResult, PutResult, RangeResult, TxnResult
@@ -80,7 +91,7 @@ class Log:
         """Return a change of the members with the stamp that a leader puts on it now."""
         return codec.encode_logged(StampedChange(self.replica.roster.last_change, payload))
 
-    def do(self, session: int, sequence: int, command: Command, acked_below: int = 1) -> object:
+    def do(self, session: int, sequence: int, command: Command | RulesCommand, acked_below: int = 1) -> object:
         """Apply a command and return its outcome."""
         effect = self.add(codec.encode_logged(Envelope(session, sequence, acked_below, command)))
         assert isinstance(effect, Effect)
@@ -542,3 +553,61 @@ def test_a_command_of_a_newer_version_stops_the_member() -> None:
     """It must not be skipped: the others may know what it does."""
     with pytest.raises(errors.UnsupportedFormat):
         Log().add(b"\xfe\xfe\xfe")
+
+
+# --- Settings and alarms -------------------------------------------------------------------------------------------
+
+
+def decided(log: Log, command: DecidedCommand, *, term: int = 1) -> object:
+    """Apply what a leader decided in ``term``; return its outcome."""
+    applied = log.add(codec.encode_logged(Decided(term, 1, command)))
+    assert isinstance(applied, DecisionApplied)
+    return applied.outcome
+
+
+def test_an_alarm_refuses_the_same_commands_on_every_member_and_changes_nothing() -> None:
+    """What is refused is remembered as refused, so a retry after the alarm is cleared is refused, too."""
+    log = Log()
+    session = log.found()
+    decided(log, ChangeAlarm(AlarmKind.NOSPACE, 2, is_raised=True))
+    refusal = log.do(session, 1, PutKey(b"k", b"v"))
+    assert isinstance(refusal, Refusal)
+    assert (refusal.name, log.replica.store.revision) == ("NoSpace", 1)
+    assert log.do(session, 2, DeleteRange(b"k")) == DeleteResult(1, 0)
+    cleared = log.do(session, 3, ChangeAlarm(AlarmKind.NONE, 0))
+    assert cleared == RulesResult(Settings(), [], [Alarm(AlarmKind.NOSPACE, 2)])
+    assert log.do(session, 1, PutKey(b"k", b"v")) == refusal
+    assert log.do(session, 4, PutKey(b"k", b"v")) == PutResult(2)
+
+
+def test_who_is_no_leader_raises_no_alarm_and_no_level() -> None:
+    """Nor does a leader of a term that is over."""
+    log = Log()
+    session = log.found()
+    raising = ChangeAlarm(AlarmKind.CORRUPT, 1, is_raised=True)
+    for sequence, command in enumerate((raising, ChangeSettings(feature_level=1)), start=1):
+        refusal = log.do(session, sequence, command)
+        assert isinstance(refusal, Refusal)
+        assert refusal.name == "InvalidRequest"
+    assert isinstance(decided(log, raising, term=7), Refusal)
+    assert log.replica.rules.is_quiet
+
+
+def test_a_level_that_a_member_does_not_know_stops_it() -> None:
+    """Before it applies anything that it might not understand."""
+    log = Log()
+    with pytest.raises(errors.UnsupportedFormat):
+        decided(log, ChangeSettings(feature_level=99))
+
+
+def test_a_snapshot_holds_settings_and_alarms() -> None:
+    """A member that starts from one refuses what the others refuse."""
+    log = Log()
+    session = log.found()
+    log.do(session, 1, ChangeSettings(quota_bytes=4711, compaction_mode=CompactionMode.OFF))
+    decided(log, ChangeAlarm(AlarmKind.NOSPACE, 2, is_raised=True))
+    other = Log(restored(log.replica))
+    assert other.replica.rules.result() == log.replica.rules.result()
+    put = PutKey(b"k", b"v")
+    assert other.do(session, 2, put) == log.do(session, 2, put)
+    assert state_of(other.replica) == state_of(log.replica)
