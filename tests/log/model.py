@@ -13,6 +13,7 @@ from pyraftkv._record import record
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, HardState, Membership, SnapshotMeta
 from pyraftkv.log import FileStorage
+from pyraftkv.log.base import Recovered
 from pyraftkv.sim.disk import SimFS
 
 MEMBERS = Membership(voters=frozenset({1, 2, 3}), learners=frozenset({9}))
@@ -38,8 +39,56 @@ class State:
         return self.base_term if index == self.base else self.entries[index - self.base - 1].term
 
 
+@record
+class Promise:
+    """What a start must find, and what it may find."""
+
+    states: tuple[State, ...]
+    """The log is exactly one of these: the one that completed last, or one that was asked for since."""
+    commit_max: int
+    """The highest commit index that was ever asked for."""
+    snapshot: int
+    """The snapshot in use is not older than this index."""
+    boot: int
+    """No boot count up to this one may be counted again."""
+    incarnation: int
+    """What the directory was minted with; 0 while no start has returned."""
+    owners: tuple[tuple[int, int], ...]
+    """Cluster and member, as they were bound last, or asked for since."""
+
+    def judge(self, recovered: Recovered) -> State:
+        """Return the state of the log that was found. Raises `AssertionError` if it may not be there. O(entries)."""
+        identity, snapshot, found = recovered.identity, recovered.snapshot, recovered.hard_state
+        assert identity.boot_count > self.boot
+        assert self.incarnation in (0, identity.mark)
+        assert (identity.cluster_id, identity.member_id) in self.owners
+        base = snapshot.index if snapshot is not None else 0
+        assert base >= self.snapshot
+        assert snapshot is None or snapshot.membership == MEMBERS
+        last = recovered.entries[-1].index if recovered.entries else base
+        assert base <= found.commit <= min(last, self.commit_max)
+        possible = [
+            known
+            for known in self.states
+            if (known.term, known.vote) == (found.term, found.vote)
+            and known.base <= base
+            and known.last == last
+            and list(known.entries[max(base - known.base, 0) :]) == recovered.entries
+        ]
+        assert possible, f"{found} {snapshot} {len(recovered.entries)} entries is none of the possible states"
+        return possible[-1]
+
+
 class Driver:
     """Runs lives of one member on one disk, checking at each start what the one before left."""
+
+    segment_bytes_max = SEGMENT_BYTES_MAX
+    sizes: tuple[int, ...] = (0, 20, 300, 3000)
+    """Of what entries carry."""
+    entries_max = 8
+    """In one save."""
+    chunks: tuple[int, ...] = (1, 700, 5000)
+    """Sizes of what snapshots carry."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -51,7 +100,7 @@ class Driver:
         self.snapshot_promised = 0
         self.boot_promised = 0
         self.incarnation_promised = 0
-        self.bound = False
+        self.owners = [(0, 0)]
         self.repairs: list[str] = []
 
     async def life(self, fs: SimFS, make_worker, steps: int) -> None:
@@ -61,45 +110,43 @@ class Driver:
             raise AssertionError("the storage failed") from error
 
         salts = Random(self.random.random())
-        storage = FileStorage("/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=SEGMENT_BYTES_MAX)
+        storage = FileStorage(
+            "/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=self.segment_bytes_max
+        )
         recovered = await storage.start(failed=failed)
         await self._check(storage, recovered)
-        if not self.bound:
+        if self.owners == [(0, 0)]:
+            self.owners.append((77, 1))
             await storage.identify(cluster_id=77, member_id=1)
-            self.bound = True
+            del self.owners[0]
         for _ in range(steps):
             await self._step(storage)
         await storage.close()
         assert self.completed == len(self.states) - 1
 
-    async def _check(self, storage: FileStorage, recovered) -> None:
-        identity = recovered.identity
-        assert identity.boot_count > self.boot_promised
-        assert self.incarnation_promised in (0, identity.incarnation)
-        assert (identity.cluster_id, identity.member_id) == (77, 1) or not self.bound
-        self.boot_promised, self.incarnation_promised = identity.boot_count, identity.incarnation
-        self.repairs.append(recovered.repaired)
+    def promise(self) -> Promise:
+        """Return what a start must find now. O(saves)."""
+        return Promise(
+            states=tuple(self.states[self.completed :]),
+            commit_max=self.commit_max,
+            snapshot=self.snapshot_promised,
+            boot=self.boot_promised,
+            incarnation=self.incarnation_promised,
+            owners=tuple(self.owners),
+        )
 
+    async def _check(self, storage: FileStorage, recovered) -> None:
+        old = self.promise().judge(recovered)
+        self.boot_promised, self.incarnation_promised = recovered.identity.boot_count, recovered.identity.mark
+        self.owners = [(recovered.identity.cluster_id, recovered.identity.member_id)]
+        self.repairs.append(recovered.repaired)
         snapshot, state = recovered.snapshot, recovered.hard_state
-        base = snapshot.index if snapshot is not None else 0
-        assert base >= self.snapshot_promised
+        self.snapshot_promised = 0
         if snapshot is not None:
-            assert snapshot.membership == MEMBERS
             chunks = [chunk async for chunk in storage.read_snapshot(snapshot)]
             assert chunks in self.snapshots[snapshot.term, snapshot.index]
-        self.snapshot_promised = base
-        last = recovered.entries[-1].index if recovered.entries else base
-        assert base <= state.commit <= min(last, self.commit_max)
-        possible = [
-            known
-            for known in self.states[self.completed :]
-            if (known.term, known.vote) == (state.term, state.vote)
-            and known.base <= base
-            and known.last == last
-            and [entry for entry in known.entries if entry.index > base] == recovered.entries
-        ]
-        assert possible, f"{state} {snapshot} {len(recovered.entries)} entries is none of the possible states"
-        old = possible[-1]
+            self.snapshot_promised = snapshot.index
+        last = recovered.entries[-1].index if recovered.entries else self.snapshot_promised
         read = await storage.read_entries(lo=storage.first_index, hi=last + 1, bytes_max=1 << 30)
         assert read == [entry for entry in old.entries if entry.index >= storage.first_index]
         storage._wal.runs.check()
@@ -137,7 +184,7 @@ class Driver:
     def _write(self, storage: FileStorage, first: int, term: int = 0) -> None:
         old, random = self.states[-1], self.random
         term = term or max(old.term, 1)
-        sizes = [random.choice((0, 20, 300, 3000)) for _ in range(random.randint(1, 8))]
+        sizes = [random.choice(self.sizes) for _ in range(random.randint(1, self.entries_max))]
         kind = MEMBERSHIP if random.random() < 0.1 else NORMAL
         entries = tuple(
             Entry(first + i, term, random.choice((b"\0" * size, random.randbytes(size))), kind)
@@ -174,7 +221,7 @@ class Driver:
         self.snapshot_promised = index
 
     async def _write_snapshot(self, storage: FileStorage, meta: SnapshotMeta, *, received: bool) -> None:
-        chunks = [self.random.randbytes(self.random.choice((1, 700, 5000))) for _ in range(self.random.randint(0, 4))]
+        chunks = [self.random.randbytes(self.random.choice(self.chunks)) for _ in range(self.random.randint(0, 4))]
         self.snapshots.setdefault((meta.term, meta.index), []).append(chunks)
         sink = storage.create_snapshot(meta, received=received)
         for chunk in chunks:
