@@ -31,6 +31,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     learner: bool = False,
     tls: TLS | None = None,
     insecure: bool = False,
+    strict_tail: bool = False,
     config: NodeConfig | None = None,
 ) -> Node:
     """Return a node with its log in ``data_dir``: enter it with ``async with`` to run it.
@@ -49,6 +50,8 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         learner: With ``join``: stay a learner, which receives everything and never votes.
         tls: Certificates for members and clients.
         insecure: Allow an address that other machines can reach without TLS.
+        strict_tail: Refuse to start from a log whose end may be what a crash has left, and may be rot as well: for a
+            cluster of one, where nobody else could send it again.
         config: Timing and limits.
 
     Raises:
@@ -70,7 +73,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
     if not table and not addresses:
         table = {name: advertise or listen or name}
-    storage = FileStorage(data_dir)
+    storage = FileStorage(data_dir, strict_tail=strict_tail)
     return Node(
         name, members=table, storage=storage, transport=transport, join=addresses, learner=learner, config=config
     )

@@ -20,7 +20,7 @@ from pyraftkv.log.record import ENTRIES, HARD_STATE, Frame, RecordType
 from pyraftkv.store.commands import DeleteRange, PutKey
 from tests.node.support import fast
 from tests.test_cli import Cli, run_here
-from tests.wal_surgery import segments
+from tests.wal_surgery import forget_mark, segments
 
 OK, TORN, CORRUPT, UNUSABLE = range(4)
 KEYS = 20
@@ -75,6 +75,7 @@ def test_a_torn_tail_has_its_own_status(cli: Cli, data: Path) -> None:
     """Status 1, the place, and doctor says that a start mends it."""
     last = segments(data)[-1]
     last.truncate(last.last_batch.stop - 4)
+    forget_mark(data)
     status, out, _ = cli("wal", "verify", str(data))
     assert status == TORN
     assert f"TORN: wal/{last.path.name}, offset {last.last_batch.start}: an unfinished batch" in out

@@ -32,7 +32,7 @@ from pyraftkv.transport.framing import (
     frame_header,
 )
 from tests.processes import HEALTH_KEY, READY_SECONDS_MAX, Process, Processes
-from tests.wal_surgery import Segment, segments
+from tests.wal_surgery import Segment, forget_mark, segments
 
 STORAGE = 70
 """The exit status of a member that cannot use its directory."""
@@ -127,6 +127,7 @@ def test_torn_tail_is_mended_and_the_member_rejoins(tmp_path: Path, damage: Call
             cluster.kill()
             segment = segments(member.data_dir)[-1]
             damage(segment)
+            forget_mark(member.data_dir)
             for each in cluster.members.values():
                 each.start()
             await same_everywhere(cluster)
@@ -151,10 +152,28 @@ def test_member_that_forgot_what_it_acknowledged_gets_it_again(
             member = next(each for each in cluster.members.values() if each is not leader)
             member.kill()
             damage(segments(member.data_dir)[-1])
+            forget_mark(member.data_dir)
             member.start()
             await same_everywhere(cluster)
             assert "torn bytes off" in member.said
             assert (await leader.status()).term == term  # nobody had to be elected for that
+
+    asyncio.run(main())
+
+
+def test_damage_in_the_last_batch_is_refused_where_the_mark_knows_of_it(tmp_path: Path) -> None:
+    """A process was killed, and its last batch rots: that is no crash's work, and says what is lost."""
+
+    async def main() -> None:
+        async with cluster_with_data(tmp_path) as cluster:
+            member = cluster["n2"]
+            member.kill()
+            segment = segments(member.data_dir)[-1]
+            overwrite(segment)
+            said = await refusal(member)
+            assert said.startswith("Error: WalCorruption: ")
+            assert "was durable, and the log ends with batch" in said
+            await serves(cluster, without="n2")
 
     asyncio.run(main())
 

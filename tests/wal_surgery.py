@@ -42,3 +42,8 @@ class Segment:
 def segments(data_dir: Path) -> list[Segment]:
     """Return the segments of a member's log, oldest first."""
     return [Segment(path) for path in sorted((data_dir / "wal").glob("*.wal"))]
+
+
+def forget_mark(data_dir: Path) -> None:
+    """Let nothing but the log itself say how far it had come, as a mark does that no power failure has spared."""
+    (data_dir / "mark").unlink()

@@ -41,6 +41,7 @@ from pyraftkv.log import FileStorage
 from pyraftkv.log.fs import FileSystem, OsFileSystem, parent
 from pyraftkv.log.identity import SLOT_NAMES
 from pyraftkv.log.inspect import is_in_use
+from pyraftkv.log.mark import MARK_NAME
 from pyraftkv.protocol import Genesis, MemberInfo
 from pyraftkv.replica import Replica
 from pyraftkv.sessions import Sessions
@@ -54,7 +55,7 @@ BUMP_REVISION_MAX = 1 << 62
 RESTORING_SUFFIX = ".restoring"
 """What the directory is called while it is being made."""
 
-DRAFT_NAMES = frozenset({"LOCK", "wal", "snap", *SLOT_NAMES})
+DRAFT_NAMES = frozenset({"LOCK", "wal", "snap", MARK_NAME, *SLOT_NAMES})
 """What an interrupted restore may leave under that name: anything else is not ours to remove."""
 
 RULES = 1

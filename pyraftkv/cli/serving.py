@@ -33,6 +33,7 @@ async def serve(args: argparse.Namespace) -> int:
         learner=args.learner,
         tls=tls_of(args),
         insecure=args.insecure,
+        strict_tail=args.strict_tail,
     )
     with told_to_stop() as stop:
         return await run_until(node, stop)

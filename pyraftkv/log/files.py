@@ -4,7 +4,7 @@
 
     DATA/  0700          event loop                writer thread           snapshot thread       reader thread
       LOCK               save() ──► queue ───────► all that is queued
-      identity.a .b                                = one write, one sync
+      identity.a .b  mark                          = one write, one sync
       wal/*.wal          then(n) ◄─── one callback ┘
       snap/*.snap        sink.write(), commit() ──────────────────────────► file, sync, rename
                          read_entries(), read_snapshot() ──────────────────────────────────────► pread
@@ -40,9 +40,10 @@ from pyraftkv.errors import Closed, DataDirLocked, SnapshotCorruption, StorageEr
 from pyraftkv.log.base import Identity, Recovered
 from pyraftkv.log.fs import FileSystem, OsFileSystem, after_fork_in_child, join, parent
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
+from pyraftkv.log.mark import MarkFile
 from pyraftkv.log.recovery import gap, open_wal, refuse_short
 from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, SnapshotWriter, clean, purge
-from pyraftkv.log.wal import SEGMENT_BYTES_MAX, Wal
+from pyraftkv.log.wal import RESERVE_BYTES, SEGMENT_BYTES_MAX, Wal
 from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory
 
 BATCH_BYTES_MAX = 8 << 20
@@ -92,7 +93,10 @@ class FileStorage:
         fsync: False gives up all durability for speed. For tests that measure something else, and never for data;
             `kind` says so.
         segment_bytes_max: A log segment is sealed at this length.
+        reserve_bytes: What every segment has room for behind its last batch, for votes on a full disk; 0 for nothing.
         create: False refuses a path that holds no member, in place of making one there.
+        strict_tail: True refuses a log whose end may be an unfinished batch or roll of a crash, and may be rot as well
+            (`WalCorruption`). For a cluster of one, whose log nobody else has.
     """
 
     def __init__(
@@ -104,7 +108,9 @@ class FileStorage:
         random: Random | None = None,
         fsync: bool = True,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        reserve_bytes: int = RESERVE_BYTES,
         create: bool = True,
+        strict_tail: bool = False,
     ) -> None:
         if fs is not None and not fsync:
             raise ValueError("fsync=False is for the operating system's files; a given file system decides by itself")
@@ -114,7 +120,9 @@ class FileStorage:
         self._make_worker = worker
         self._random = SystemRandom() if random is None else random
         self._segment_bytes_max = segment_bytes_max
+        self._reserve_bytes = reserve_bytes
         self._create = create
+        self._strict_tail = strict_tail
         self._opened: _Opened | None = None
         self._failure: StorageFailed | None = None
         self._closed = True
@@ -211,6 +219,9 @@ class FileStorage:
                 identity=identity.identity,
                 random=self._random,
                 segment_bytes_max=self._segment_bytes_max,
+                reserve_bytes=self._reserve_bytes,
+                marks=MarkFile(fs, path, incarnation=identity.identity.mark),
+                strict_tail=self._strict_tail,
             )
             try:
                 snapshot, mended = self._choose_snapshot(wal, snap_dir)

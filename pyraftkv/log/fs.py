@@ -21,7 +21,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Protocol
 
 from pyraftkv.errors import ForeignDataDir
@@ -31,9 +31,28 @@ if sys.platform == "win32":  # pragma: no cover - exercised by the Windows job
 else:
     import fcntl
 
+ZEROS_BYTES_MAX = 1 << 20
+"""Zeros that are written at once."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _HANDLE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class NoRoom(OSError):
+    """The disk is full, or its user has as much of it as he may have."""
+
+
+@contextlib.contextmanager
+def room_needed() -> Generator[None]:
+    """Raise `NoRoom` for the errors that say so, and any other as it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise NoRoom(error.errno, error.strerror, error.filename) from error
+        raise
 
 
 class FileSystem(Protocol):
@@ -213,17 +232,24 @@ class OsFileSystem:
 def write_all(fs: FileSystem, fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write every byte of ``data`` at ``offset``, however short the single writes fall.
 
-    Raises: `OSError`, also when the disk takes nothing and says nothing.
+    Raises: `NoRoom`; `OSError`, also when the disk takes nothing and says nothing.
     """
-    written = fs.pwrite(fd, data, offset)
-    if written == len(data):
-        return
-    view = memoryview(data)
-    while written < len(view):
-        count = fs.pwrite(fd, view[written:], offset + written)
-        if count <= 0:
-            raise OSError(errno.EIO, "a write made no progress")
-        written += count
+    with room_needed():
+        written = fs.pwrite(fd, data, offset)
+        if written == len(data):
+            return
+        view = memoryview(data)
+        while written < len(view):
+            count = fs.pwrite(fd, view[written:], offset + written)
+            if count <= 0:
+                raise OSError(errno.EIO, "a write made no progress")
+            written += count
+
+
+def zero(fs: FileSystem, fd: int, start: int, end: int) -> None:
+    """Write zeros to `[start, end)`, a piece at a time. Raises: as `write_all`."""
+    for offset in range(start, end, ZEROS_BYTES_MAX):
+        write_all(fs, fd, bytes(min(ZEROS_BYTES_MAX, end - offset)), offset)
 
 
 def after_fork_in_child(callback: Callable[[], None]) -> None:

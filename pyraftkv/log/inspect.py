@@ -26,6 +26,7 @@ from pyraftkv.log.block import BlockDamaged, version_of
 from pyraftkv.log.files import FileStorage
 from pyraftkv.log.fs import FileSystem, OsFileSystem, join
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
+from pyraftkv.log.mark import MarkFile
 from pyraftkv.log.record import ENTRIES, Frame, read_frame, run_count
 from pyraftkv.log.recovery import TORN_SUFFIX, open_wal, refuse_short
 from pyraftkv.log.segment import (
@@ -97,6 +98,8 @@ class SegmentReport:
     end: int
     """Where the last valid batch ends."""
     is_sealed: bool
+    torn_bytes: int
+    """What stands behind that, without the zeros that every segment ends with."""
     damage: str
     """Why reading stopped; empty at a clean end."""
 
@@ -220,6 +223,7 @@ class SegmentReading:
             self.entries,
             scanner.end if scanner is not None else 0,
             scanner is not None and scanner.sealed,
+            len(scanner.torn()) if scanner is not None else 0,
             self.damage,
         )
 
@@ -273,8 +277,9 @@ def _examine_wal(disk: FileSystem, path: str) -> WalReport:
     try:
         segments = _scan(shadow, path)
         identity = _identity(shadow, path)
+        marks = MarkFile(shadow, path, incarnation=identity.mark)
         wal, torn = open_wal(
-            shadow, directory, identity=identity, random=Random(0), segment_bytes_max=SEGMENT_BYTES_MAX
+            shadow, directory, identity=identity, random=Random(0), segment_bytes_max=SEGMENT_BYTES_MAX, marks=marks
         )
         wal.close()
         refuse_short(wal)
@@ -301,7 +306,7 @@ def _identity(fs: FileSystem, path: str) -> Identity:
 
 def _torn(segments: list[SegmentReport]) -> Finding:
     last = segments[-1]
-    reason = f"an unfinished batch of {last.size_bytes - last.end} bytes: {last.damage}"
+    reason = f"an unfinished batch of {last.torn_bytes} bytes: {last.damage}"
     return Finding(TORN, join("wal", last.name), last.end, reason)
 
 

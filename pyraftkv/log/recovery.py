@@ -15,7 +15,8 @@ from pyraftkv._record import record
 from pyraftkv.errors import ForeignDataDir, UnsupportedFormat, WalCorruption
 from pyraftkv.log.base import Identity
 from pyraftkv.log.block import BlockDamaged
-from pyraftkv.log.fs import FileSystem, join, write_all
+from pyraftkv.log.fs import FileSystem, NoRoom, join, room_needed, write_all, zero
+from pyraftkv.log.mark import MarkFile
 from pyraftkv.log.record import (
     ENTRIES,
     HARD_STATE,
@@ -37,7 +38,7 @@ from pyraftkv.log.segment import (
     parse_segment_name,
     unpack_segment_header,
 )
-from pyraftkv.log.wal import TEMPORARY_SUFFIX, Segment, Tail, Wal
+from pyraftkv.log.wal import RESERVE_BYTES, TEMPORARY_SUFFIX, Segment, Tail, Wal
 
 TORN_SUFFIX = ".torn"
 
@@ -53,15 +54,46 @@ class _Opened:
 
 
 def open_wal(
-    fs: FileSystem, directory: str, *, identity: Identity, random: Random, segment_bytes_max: int
+    fs: FileSystem,
+    directory: str,
+    *,
+    identity: Identity,
+    random: Random,
+    segment_bytes_max: int,
+    reserve_bytes: int = RESERVE_BYTES,
+    marks: MarkFile | None = None,
+    strict_tail: bool = False,
 ) -> tuple[Wal, str]:
     """Open the log in ``directory``; begin it if the directory's owner never started before.
+
+    Args:
+        marks: How far it had come, read before anything here is: a log in use moves on.
+        strict_tail: Refuse an end that a crash may have left, and rot too.
 
     Returns: The log, ready to append to, and what was mended on the way (empty when nothing).
 
     Raises: `WalCorruption`, `ForeignDataDir`, `UnsupportedFormat`, `OSError`.
     """
-    wal = Wal(fs, directory, identity=identity, random=random, segment_bytes_max=segment_bytes_max)
+    wal = Wal(
+        fs,
+        directory,
+        identity=identity,
+        random=random,
+        segment_bytes_max=segment_bytes_max,
+        reserve_bytes=reserve_bytes,
+        marks=marks,
+    )
+    try:
+        return wal, _open(wal, strict_tail=strict_tail)
+    except BaseException:
+        if marks is not None:
+            marks.close()
+        raise
+
+
+def _open(wal: Wal, *, strict_tail: bool) -> str:
+    """Open the log; return what was mended."""
+    fs, directory = wal.fs, wal.directory
     names = fs.listdir(directory)
     for name in names:
         orphaned = name.endswith(TORN_SUFFIX) and name.removesuffix(TORN_SUFFIX) not in names
@@ -71,11 +103,14 @@ def open_wal(
     fs.fsync_dir(directory)
     segments = sorted((parsed, name) for name in names if (parsed := parse_segment_name(name)) is not None)
     if not segments:
-        if identity.boot_count:
+        if wal.identity.boot_count:
             refuse(wal, "", 0, "the log is gone: there is no segment in a directory that was used before")
+        refuse_before_mark(wal, "", 0, batch=0)
         wal.begin_segment(sequence=0, previous_batch=0, previous_chain=0)
-        return wal, ""
-    return wal, _Replay(wal).run([name for _, name in segments])
+        return ""
+    repaired = _Replay(wal, strict_tail=strict_tail).run([name for _, name in segments])
+    wal.mark()
+    return repaired
 
 
 def refuse(wal: Wal, segment: str, offset: int, reason: str, *, readable_from: int = 0) -> NoReturn:
@@ -89,6 +124,14 @@ def refuse(wal: Wal, segment: str, offset: int, reason: str, *, readable_from: i
         lost_range=(lo, readable_from if readable_from > lo else 0),
         reason=reason,
     )
+
+
+def refuse_before_mark(wal: Wal, segment: str, offset: int, *, batch: int) -> None:
+    """Raise `WalCorruption` if the log ends with that batch, and its mark knows of a later one."""
+    mark = wal.marked
+    if mark is not None and mark.batch > batch:
+        reason = f"batch {mark.batch} was durable, and the log ends with batch {batch}"
+        refuse(wal, segment, offset, reason, readable_from=mark.last_index + 1)
 
 
 def refuse_short(wal: Wal) -> None:
@@ -111,8 +154,9 @@ def gap(wal: Wal, lo: int, hi: int, reason: str) -> WalCorruption:
 class _Replay:
     """Reads the segments in order into a `Wal`."""
 
-    def __init__(self, wal: Wal) -> None:
+    def __init__(self, wal: Wal, *, strict_tail: bool) -> None:
         self._wal = wal
+        self._strict_tail = strict_tail
         self._batch = 0
         self._chain = 0
         self._sealed = True
@@ -149,9 +193,14 @@ class _Replay:
                 refuse(self._wal, name, BLOCK_BYTES, "the opening batch is missing")
             if not scanner.sealed and not is_last:
                 refuse(self._wal, name, scanner.end, "it ends without a seal, and another segment follows")
+            if is_last:
+                refuse_before_mark(self._wal, name, scanner.end, batch=scanner.batch)
+                if scanner.sealed and self._strict_tail:
+                    refuse(self._wal, name, scanner.end, "it ends with a seal, and no segment follows (strict_tail)")
             self._batch, self._chain, self._sealed = scanner.batch, scanner.chain, scanner.sealed
             keep = not scanner.sealed
-            self._wal.continue_at(Tail(opened.fd, scanner.end, scanner.batch, scanner.chain, scanner.commit_offset))
+            tail = Tail(opened.fd, scanner.end, scanner.batch, scanner.chain, scanner.commit_offset)
+            self._wal.continue_at(tail, room_end=len(opened.data))
         finally:
             if not keep:
                 self._wal.fs.close(opened.fd)
@@ -232,15 +281,29 @@ class _Replay:
             refuse(*where, scanner.damage if scanner.sealed else f"damage in the opening batch: {scanner.damage}")
         if scanner.later_batch():
             refuse(*where, f"damage before a later batch: {scanner.damage}", readable_from=scanner.next_index())
-        torn = opened.data[scanner.end :]
-        copy = fs.open(join(wal.directory, opened.name + TORN_SUFFIX), create=True)
-        try:
-            write_all(fs, copy, torn, 0)
-            fs.fdatasync(copy)
-        finally:
-            fs.close(copy)
-        fs.fsync_dir(wal.directory)
-        write_all(fs, opened.fd, bytes(len(torn)), scanner.end)
-        fs.truncate(opened.fd, scanner.end)
+        refuse_before_mark(*where, batch=scanner.batch)
+        if self._strict_tail:
+            refuse(*where, f"an unfinished batch, or one that is damaged (strict_tail): {scanner.damage}")
+        torn = scanner.torn()
+        copied = self._copy_torn(opened.name, torn)
+        zero(fs, opened.fd, scanner.end, scanner.end + len(torn))
         fs.fdatasync(opened.fd)
-        return f"{opened.name}: cut {len(torn)} torn bytes off at offset {scanner.end} ({scanner.damage})"
+        copy = "" if copied else ", without a copy: the disk is full"
+        return f"{opened.name}: cut {len(torn)} torn bytes off at offset {scanner.end} ({scanner.damage}){copy}"
+
+    def _copy_torn(self, name: str, torn: bytes) -> bool:
+        """Keep what is about to be cut off, for whoever wants to look at it; return whether there was room for it."""
+        wal, fs = self._wal, self._wal.fs
+        path = join(wal.directory, name + TORN_SUFFIX)
+        try:
+            with room_needed():
+                fd = fs.open(path, create=True)
+            try:
+                write_all(fs, fd, torn, 0)
+                fs.fdatasync(fd)
+            finally:
+                fs.close(fd)
+        except NoRoom:
+            return False
+        fs.fsync_dir(wal.directory)
+        return True

@@ -153,6 +153,10 @@ class SegmentScanner:
         self.sealed = bool(frames) and frames[-1].type == SEAL
         return frames
 
+    def torn(self) -> bytes:
+        """Return what stands behind the last valid batch, without the zeros that every segment ends with."""
+        return self._data[self.end :].rstrip(b"\0")
+
     def later_batch(self) -> bool:
         """Whether a valid record of a later batch than the damaged one stands anywhere behind the damage.
 

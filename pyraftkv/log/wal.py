@@ -14,6 +14,8 @@ Rules, and the stories behind them:
 5. *Segments are purged oldest first, and each unlink is durable before the next*: a crash leaves no hole.
 6. *The first error of a write or a sync is final.* After it the file's state on disk is unknown (the kernel marks the
    pages clean that it failed to write), so the object refuses everything from then on.
+7. *A disk without room is no error of the log* (`NoRoom`): nothing was written that counts, and the same batch may be
+   appended again. What an attempt left in the file is overwritten by whatever is written there next.
 
 One thread appends, another may read and purge: what they share stands behind one lock, held for lookups only.
 """
@@ -21,7 +23,9 @@ One thread appends, another may read and purge: what they share stands behind on
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from random import Random
 
 from pyraftkv._record import record
@@ -29,7 +33,8 @@ from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry, HardState, SnapshotMeta
 from pyraftkv.errors import StorageFailed, WalCorruption
 from pyraftkv.log.base import Identity
-from pyraftkv.log.fs import FileSystem, join, write_all
+from pyraftkv.log.fs import FileSystem, NoRoom, join, room_needed, write_all, zero
+from pyraftkv.log.mark import Mark, MarkFile
 from pyraftkv.log.record import ENTRIES, BatchEncoder, RunPlace, read_frame, unpack_run
 from pyraftkv.log.runs import RunIndex, Span
 from pyraftkv.log.segment import (
@@ -42,6 +47,11 @@ from pyraftkv.log.segment import (
 
 SEGMENT_BYTES_MAX = 16 << 20
 """A segment is sealed at the first batch that finds it this long."""
+RESERVE_BYTES = 64 << 10
+"""Behind the last batch the file has room for this much more, which entries leave alone: votes go there when the disk
+is full."""
+GROWTH_FACTOR = 4
+"""A file that has not enough room grows by so many times its reserve."""
 READ_BYTES_MAX = 1 << 20
 """Bytes that are read at once, unless a single record has more."""
 TEMPORARY_SUFFIX = ".tmp"
@@ -72,6 +82,17 @@ class Tail:
     commit_offset: int
 
 
+@record
+class _Draft:
+    """The next segment, whole and durable, but for its name."""
+
+    header: SegmentHeader
+    name: str
+    temporary: str
+    tail: Tail
+    size_bytes: int
+
+
 class Wal:
     """An open log. `recovery.open_wal` makes it; `append`, `read` and `purge` use it.
 
@@ -80,7 +101,15 @@ class Wal:
     """
 
     def __init__(
-        self, fs: FileSystem, directory: str, *, identity: Identity, random: Random, segment_bytes_max: int
+        self,
+        fs: FileSystem,
+        directory: str,
+        *,
+        identity: Identity,
+        random: Random,
+        segment_bytes_max: int,
+        reserve_bytes: int = RESERVE_BYTES,
+        marks: MarkFile | None = None,
     ) -> None:
         assert BLOCK_BYTES < segment_bytes_max <= SEGMENT_BYTES_LIMIT // 2
         self.fs = fs
@@ -93,6 +122,14 @@ class Wal:
         self._tail: Tail | None = None
         self._random = random
         self._segment_bytes_max = segment_bytes_max
+        self._reserve_bytes = min(reserve_bytes, segment_bytes_max // 8)
+        self._marks = marks
+        self._room_end = 0
+        """The file that is appended to has room up to here."""
+        self._attempt_end = 0
+        """Attempts without room may have left bytes up to here."""
+        self._ahead: HardState | None = None
+        """What `promise` wrote before its turn."""
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._position = 0
@@ -129,15 +166,42 @@ class Wal:
             saves: What the machine wants on disk.
             taken: Snapshots of this log that are durable as files: name them.
 
-        Raises: `OSError`; the log is unusable from then on, and raises `StorageFailed`.
+        Raises: `NoRoom`, and nothing has happened; `OSError`, and the log is unusable from then on: `StorageFailed`.
         """
+        self._guard(partial(self._append, saves, taken))
+
+    def promise(self, state: HardState) -> None:
+        """Make a term and a vote durable ahead of the saves before them, for which there is no room. O(1).
+
+        Its commit index waits for its turn: it may cover entries that are not here.
+
+        Raises: `NoRoom` when the reserve is used up, `OSError`, `StorageFailed`.
+        """
+        self._guard(partial(self._promise, state))
+
+    def _guard(self, write: Callable[[], None]) -> None:
         if self._failure is not None:
             raise StorageFailed("the log failed before") from self._failure
         try:
-            self._append(saves, taken)
+            write()
+        except NoRoom:
+            raise
         except BaseException as error:
             self._failure = error
             raise
+
+    def _promise(self, asked: HardState) -> None:
+        assert self._tail is not None, "the log is not open"
+        known = self.hard_state
+        if (asked.term, asked.vote) == (known.term, known.vote) or asked.term < known.term:
+            return
+        state = HardState(asked.term, asked.vote, known.commit)
+        encoder = self._encoder(self._tail)
+        encoder.hard_state(state)
+        self._write(self._tail, *self._finish(self._tail, encoder, self.last_index))
+        with self._lock:
+            self.hard_state = self._ahead = state
+        self.mark()
 
     def _append(self, saves: Sequence[Save], taken: Sequence[SnapshotMeta]) -> None:
         assert self._tail is not None, "the log is not open"
@@ -153,13 +217,30 @@ class Wal:
             encoder.hard_state(state)
         if encoder.is_empty:
             return
-        self._write(tail, encoder, last_index)
+        data, after = self._finish(tail, encoder, last_index)
+        self._make_room(tail, after.offset)
+        self._write(tail, data, after)
         with self._lock:
             self.hard_state = state
             self._publish(segment, steps)
             assert self.last_index == last_index
             for meta in taken:
                 self.name_snapshot(meta)
+        if self._ahead is not None and any(_promises(save, self._ahead) for save in saves):
+            self._ahead = None
+        self.mark()
+
+    def mark(self) -> None:
+        """Remember how far the log has come. Everything up to there, the segment's name included, is durable."""
+        tail = self._tail
+        if self._marks is not None and tail is not None:
+            sequence = self.segments[-1].sequence
+            self._marks.write(Mark(self.identity.mark, sequence, tail.offset, tail.batch, self.last_index))
+
+    @property
+    def marked(self) -> Mark | None:
+        """How far an earlier life says that the log had come; None if it says nothing."""
+        return self._marks.found if self._marks is not None else None
 
     def _encoder(self, tail: Tail) -> BatchEncoder:
         return BatchEncoder(
@@ -170,12 +251,33 @@ class Wal:
             previous_commit=tail.commit_offset,
         )
 
-    def _write(self, tail: Tail, encoder: BatchEncoder, last_index: int) -> None:
+    @staticmethod
+    def _finish(tail: Tail, encoder: BatchEncoder, last_index: int) -> tuple[bytes, Tail]:
+        """Return a batch's bytes, and where the next one goes."""
         commit_offset = encoder.offset
         data = encoder.finish(last_index)
-        write_all(self.fs, tail.fd, data, tail.offset)
+        return data, Tail(tail.fd, encoder.offset, tail.batch + 1, encoder.chain, commit_offset)
+
+    def _write(self, tail: Tail, data: bytes, after: Tail) -> None:
+        """Write a batch, sync it, and go on behind it. Raises `NoRoom`, and nothing has happened; `OSError`."""
+        try:
+            # What attempts left behind is overwritten: it would look like a torn batch behind this one.
+            write_all(self.fs, tail.fd, data.ljust(self._attempt_end - tail.offset, b"\0"), tail.offset)
+        except NoRoom:
+            self._attempt_end = max(self._attempt_end, min(after.offset, self.fs.size(tail.fd)))
+            raise
         self.fs.fdatasync(tail.fd)
-        self.continue_at(Tail(tail.fd, encoder.offset, tail.batch + 1, encoder.chain, commit_offset))
+        self.continue_at(after, room_end=max(self._room_end, after.offset))
+
+    def _make_room(self, tail: Tail, end: int) -> None:
+        """Let the file have room up to there, and for its reserve behind that. Raises `NoRoom`, `OSError`."""
+        wanted = end + self._reserve_bytes
+        if wanted <= self._room_end or not self._reserve_bytes:
+            return
+        try:
+            zero(self.fs, tail.fd, self._room_end, wanted + GROWTH_FACTOR * self._reserve_bytes)
+        finally:
+            self._room_end = max(self._room_end, self.fs.size(tail.fd))
 
     def _encode(
         self, encoder: BatchEncoder, saves: Sequence[Save]
@@ -203,10 +305,17 @@ class Wal:
                 pending += save.entries  # Saves that go on from each other become one run.
                 last_index = save.entries[-1].index
             if save.hard_state is not None:
-                assert save.hard_state.term >= state.term, "the term went back"
-                state = _committed(save.hard_state, state.commit)
+                state = self._promised(save.hard_state, state)
         steps += encoder.entries(pending)
         return last_index, state, steps
+
+    def _promised(self, asked: HardState, state: HardState) -> HardState:
+        """Return the hard state after a save; what was promised ahead of it stays promised."""
+        ahead = self._ahead
+        if ahead is not None and (asked.term, asked.vote) < (ahead.term, ahead.vote):
+            return _committed(state, asked.commit)
+        assert asked.term >= state.term, "the term went back"
+        return _committed(asked, state.commit)
 
     def _publish(self, segment: Segment, steps: list[RunPlace | SnapshotMeta]) -> None:
         for step in steps:
@@ -255,13 +364,20 @@ class Wal:
         self.segments.append(segment)
         return segment
 
-    def continue_at(self, tail: Tail) -> None:
-        """Append from there on."""
+    def continue_at(self, tail: Tail, *, room_end: int) -> None:
+        """Append from there on, into a file that has room up to `room_end`."""
         self._tail = tail
+        self._room_end = room_end
+        self._attempt_end = 0
         self._position = self.segments[-1].position + tail.offset
 
     def begin_segment(self, *, sequence: int, previous_batch: int, previous_chain: int) -> None:
         """Make the next segment durable, header and opening batch and then its name, and append to it from now on."""
+        draft = self._draft_segment(sequence=sequence, previous_batch=previous_batch, previous_chain=previous_chain)
+        self._enter_segment(draft)
+
+    def _draft_segment(self, *, sequence: int, previous_batch: int, previous_chain: int) -> _Draft:
+        """Make the next segment under a temporary name. Raises `NoRoom`, and nothing has happened; `OSError`."""
         identity = self.identity
         header = SegmentHeader(
             salt=self._random.getrandbits(32),
@@ -273,34 +389,69 @@ class Wal:
             previous_batch=previous_batch,
             previous_chain=previous_chain,
         )
+        encoder = BatchEncoder(
+            salt=header.salt, batch=previous_batch + 1, chain=previous_chain, offset=BLOCK_BYTES, previous_commit=0
+        )
+        encoder.hard_state(self.hard_state)
+        for meta in self.snapshots:
+            encoder.snapshot(meta, reset=False)
+        commit_offset = encoder.offset
+        data = pack_segment_header(header) + encoder.finish(self.last_index)
         name = segment_name(sequence, header.first_index)
-        path = join(self.directory, name)
-        fd = self.fs.open(path + TEMPORARY_SUFFIX, create=True)
+        temporary = join(self.directory, name + TEMPORARY_SUFFIX)
+        with room_needed():
+            fd = self.fs.open(temporary, create=True)
         try:
-            write_all(self.fs, fd, pack_segment_header(header), 0)
-            with self._lock:
-                self.add_segment(header, name)
-            tail = Tail(fd, BLOCK_BYTES, previous_batch, previous_chain, 0)
-            encoder = self._encoder(tail)
-            encoder.hard_state(self.hard_state)
-            for meta in self.snapshots:
-                encoder.snapshot(meta, reset=False)
-            self._write(tail, encoder, self.last_index)
-            self.fs.rename(path + TEMPORARY_SUFFIX, path)
+            write_all(self.fs, fd, data.ljust(len(data) + self._reserve_bytes, b"\0"), 0)
+            self.fs.fdatasync(fd)
+            size_bytes = self.fs.size(fd)
+        except BaseException as error:
+            self.fs.close(fd)
+            if isinstance(error, NoRoom):
+                self._discard(temporary)
+            raise
+        tail = Tail(fd, encoder.offset, previous_batch + 1, encoder.chain, commit_offset)
+        return _Draft(header, name, temporary, tail, size_bytes)
+
+    def _discard(self, temporary: str) -> None:
+        """Remove a file that is not wanted after all; if that fails, the next start removes it."""
+        with suppress(OSError):
+            self.fs.unlink(temporary)
+
+    def _enter_segment(self, draft: _Draft) -> None:
+        """Give the next segment its name, durably, and append to it from now on."""
+        try:
+            self.fs.rename(draft.temporary, join(self.directory, draft.name))
             self.fs.fsync_dir(self.directory)
         except BaseException:
             self._tail = None
-            self.fs.close(fd)
+            self.fs.close(draft.tail.fd)
             raise
+        with self._lock:
+            self.add_segment(draft.header, draft.name)
+        self.continue_at(draft.tail, room_end=draft.size_bytes)
+        self.mark()
 
     def _roll(self, tail: Tail) -> None:
+        """Seal the segment and begin the next one.
+
+        The next one is made first: a sealed log without room for another segment could take nothing more, no vote.
+        """
         encoder = self._encoder(tail)
         encoder.seal(self.last_index)
-        self._write(tail, encoder, self.last_index)
-        self.begin_segment(
-            sequence=self.segments[-1].sequence + 1, previous_batch=tail.batch + 1, previous_chain=encoder.chain
+        data, sealed = self._finish(tail, encoder, self.last_index)
+        draft = self._draft_segment(
+            sequence=self.segments[-1].sequence + 1, previous_batch=sealed.batch, previous_chain=sealed.chain
         )
+        try:
+            self._write(tail, data, sealed)
+        except BaseException as error:
+            self.fs.close(draft.tail.fd)
+            if isinstance(error, NoRoom):
+                self._discard(draft.temporary)
+            raise
         self.fs.close(tail.fd)
+        self._enter_segment(draft)
 
     # --- Reading and purging, on another thread -----------------------------------------------------------------------
 
@@ -375,6 +526,8 @@ class Wal:
         tail, self._tail = self._tail, None
         if tail is not None:
             self.fs.close(tail.fd)
+        if self._marks is not None:
+            self._marks.close()
 
 
 def _stretches(spans: list[Span]) -> Iterator[list[Span]]:
@@ -387,6 +540,12 @@ def _stretches(spans: list[Span]) -> Iterator[list[Span]]:
         stretch.append(span)
     if stretch:
         yield stretch
+
+
+def _promises(save: Save, ahead: HardState) -> bool:
+    """Whether a save is the one that was promised ahead, or a later one."""
+    state = save.hard_state
+    return state is not None and (state.term, state.vote) >= (ahead.term, ahead.vote)
 
 
 def _committed(state: HardState, index: int) -> HardState:

@@ -75,7 +75,7 @@ def test_identity_slots(fs):
 def records(data: bytes, salt: int) -> list[tuple]:
     """Read a segment's records as the page describes them, checking every CRC and the chain."""
     found, offset, chain, count, previous = [], 4096, 0, 0, 0
-    while offset < len(data):
+    while any(data[offset : offset + 40]):
         magic, length, crc = unpack_from("<4sII", data, offset)
         type_, flags, group, batch, index, term = unpack_from("<BBHQQQ", data, offset + 12)
         end = offset + 40 + -(-length // 8) * 8
@@ -91,6 +91,8 @@ def records(data: bytes, salt: int) -> list[tuple]:
         count += 1
         found.append((type_, flags, batch, index, term, payload))
         offset = end
+    assert not any(data[offset:]), "behind the last batch there is room, and nothing else"
+    assert len(data) >= offset + (64 << 10)
     return found
 
 
@@ -117,6 +119,17 @@ def test_a_segment(fs):
         (2, 0, 3, 2, 3, (9).to_bytes(8, "little")),
     ]
     assert [record[2:4] for record in found if record[0] == 4] == [(1, 0), (2, 4), (3, 4)]
+
+
+def test_the_mark(fs):
+    """It says where the last batch ends."""
+    data = bytes(fs.disk.file("/data/mark"))
+    (name,) = fs.listdir("/data/wal")
+    segment = bytes(fs.disk.file(f"/data/wal/{name}"))
+    incarnation = unpack_from("<Q", fs.disk.file("/data/identity.a"), 36)[0]
+    assert len(data) == 64
+    block(data, b"PRKVMARK")
+    assert unpack_from("<QQQQQ", data, 12) == (incarnation, 0, -(-len(segment.rstrip(b"\0")) // 8) * 8, 3, 4)
 
 
 def test_a_snapshot(fs):

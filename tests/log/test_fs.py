@@ -154,7 +154,7 @@ from pyraftkv.log import FileStorage
 
 async def main():
     failed = asyncio.get_running_loop().create_future()
-    storage = FileStorage({str(tmp_path / "data")!r})
+    storage = FileStorage({str(tmp_path / "data")!r}, reserve_bytes=0)
     await storage.start(failed=failed.set_result)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     for number in range(1, 100):
