@@ -14,6 +14,7 @@ from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
 from pyraftkv.kv import KV, Status
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.opening import connect, open, recover, restore_snapshot  # noqa: A004  (pyraftkv.open, as one opens a file)
+from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
 from pyraftkv.store.commands import (
     Compare,
     CompareResult,
@@ -40,9 +41,12 @@ from pyraftkv.transport import TLS
 __all__ = [
     "KV",
     "TLS",
+    "Alarm",
+    "AlarmKind",
     "Client",
     "Cluster",
     "CompactResult",
+    "CompactionMode",
     "Compare",
     "CompareResult",
     "CompareTarget",
@@ -60,6 +64,7 @@ __all__ = [
     "PyraftkvError",
     "RangeQuery",
     "RangeResult",
+    "Settings",
     "SortOrder",
     "SortTarget",
     "Status",

@@ -30,6 +30,7 @@ from pyraftkv.cli.printing import emit
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
 from pyraftkv.cli.snapshots import snapshot_restore, snapshot_save, snapshot_status
+from pyraftkv.cli.upkeep import KINDS, alarm_disarm, alarm_list, assignment, compaction, settings
 
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -216,6 +217,23 @@ def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--priority", type=count, help="how much it is preferred as leader")
 
 
+def add_upkeep_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
+    """Add compaction, alarm and settings."""
+    add = add_to(verbs)
+    verb = add("compaction", compaction, "forget history before a revision")
+    verb.add_argument("revision", type=count, help="nobody can read or watch below it any more")
+    verb.add_argument("--physical", action="store_true", help="wait until the member has won back the space")
+
+    alarm = add_to(verbs.add_parser("alarm", help="what is wrong").add_subparsers(metavar="list|disarm", required=True))
+    alarm("list", alarm_list, "what is wrong, and at which member")
+    verb = alarm("disarm", alarm_disarm, "clear alarms; what still is wrong is raised again")
+    verb.add_argument("--kind", type=str.upper, choices=sorted(KINDS), help="only these (all)")
+
+    verb = add("settings", settings, "what the cluster is set to, and setting it")
+    verb.add_argument("assignments", metavar="NAME=VALUE", type=assignment, nargs="*", help="what to set")
+    verb.add_argument("--if-version", type=count, help="set it only if the settings have this version")
+
+
 def add_member_argument(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
     """Add the member that a verb is about."""
     parser.add_argument("member", metavar="MEMBER", type=member_named, nargs=nargs, help="its name or its id")
@@ -320,6 +338,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="list|add|replace|remove|promote|demote|update", required=True
     )
     add_membership_verbs(add_to(member))
+    add_upkeep_verbs(verbs, add_to)
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")
     snapshot = verbs.add_parser("snapshot", help="save everything, and begin a new cluster with it").add_subparsers(

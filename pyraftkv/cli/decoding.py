@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from pyraftkv import codec, errors
 from pyraftkv.cli.common import one_line
 from pyraftkv.cli.printing import readable
 from pyraftkv.core.types import Entry
-from pyraftkv.protocol import Envelope, Genesis, Logged, Recover, StampedChange
+from pyraftkv.protocol import Decided, Envelope, Genesis, Logged, Recover, StampedChange
+from pyraftkv.settings import ChangeAlarm, ChangeSettings
 from pyraftkv.store.commands import Compact, DeleteRange, PutBatch, PutKey, RangeQuery, Transaction
 
 Described = dict[str, Any]
@@ -28,7 +30,7 @@ def describe(entry: Entry) -> list[Described]:
 
 
 def _of_logged(logged: Logged) -> Iterator[Described]:
-    if isinstance(logged, Envelope):
+    if isinstance(logged, Envelope | Decided):
         yield from _of_command(logged.command)
     elif isinstance(logged, StampedChange):
         yield from _of_logged(codec.decode_logged(logged.change))
@@ -57,6 +59,12 @@ def _of_command(command: Any) -> Iterator[Described]:
                 yield from ({"branch": branch, **inner} for inner in _of_command(operation))
     elif isinstance(command, Compact):
         yield {"op": "compact", "revision": command.revision}
+    elif isinstance(command, ChangeSettings):
+        changes = {field.name: getattr(command, field.name) for field in fields(command)}
+        yield {"op": "change_settings", **{name: value for name, value in changes.items() if value is not None}}
+    elif isinstance(command, ChangeAlarm):
+        op = "raise_alarm" if command.is_raised else "clear_alarm"
+        yield {"op": op, "kind": command.kind.name, "member": command.member}
     else:
         yield {"op": _words(type(command).__name__)}
 
