@@ -13,6 +13,7 @@
     │   ├── KeyExists              `create` of a key that is there; carries `key`, `mod_revision`
     │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
     │   ├── LeaseNotFound          the lease is unknown or expired
+    │   ├── LeaseExists            a lease with that id is there already
     │   ├── NoSpace                the store is over its quota: delete and compact, or raise it
     │   ├── Corrupt                members disagree, and nobody can say who is right: nothing may be changed
     │   ├── SettingsChanged        `if_version=` did not hold; carries `version`
@@ -133,6 +134,10 @@ class RevisionMismatch(NotApplied):
 
 class LeaseNotFound(NotApplied):
     """The lease is unknown, revoked or expired."""
+
+
+class LeaseExists(NotApplied):
+    """There is a lease with that id already."""
 
 
 class NoSpace(NotApplied):

@@ -13,7 +13,7 @@ from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.settings import FEATURE_LEVEL, RulesCommand, RulesResult
-from pyraftkv.store.commands import Compact, LoggedCommand, RangeQuery
+from pyraftkv.store.commands import Compact, LeaseUpkeep, LoggedCommand, RangeQuery
 from pyraftkv.store.values import LoggedResult, WatchBatch
 
 PROTOCOL_VERSION_MIN = 1
@@ -170,7 +170,7 @@ class Decided:
     command: DecidedCommand
 
 
-DecidedCommand = Compact | RulesCommand
+DecidedCommand = Compact | RulesCommand | LeaseUpkeep
 """What a leader may decide by itself."""
 
 

@@ -11,6 +11,7 @@ called until it returns the effect. Readers see nothing of it before it is compl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from typing import Any, ClassVar, Final
 
@@ -20,6 +21,7 @@ from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, Membership
 from pyraftkv.protocol import (
     ChangeMembers,
     Decided,
+    DecidedCommand,
     Envelope,
     Genesis,
     LeaveJoint,
@@ -32,9 +34,9 @@ from pyraftkv.protocol import (
 from pyraftkv.roster import Roster
 from pyraftkv.rules import Rules
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Sessions, dump, fingerprint_of, session_id_of
-from pyraftkv.settings import ChangeAlarm, ChangeSettings, RulesCommand, RulesResult
+from pyraftkv.settings import ChangeAlarm, ChangeSettings, RulesResult
 from pyraftkv.store import Restorer, Store, Work
-from pyraftkv.store.commands import LoggedCommand
+from pyraftkv.store.commands import CheckpointLeases, ExpireLeases, GrantLease, LoggedCommand
 from pyraftkv.store.values import LoggedResult
 
 SNAPSHOT_VERSION = 6
@@ -106,7 +108,7 @@ class Replica:
         self.rules = Rules()
         self.applied_index = 0
         self.applied_term = 0
-        self._under_way: tuple[Entry, Finish, Work[LoggedResult]] | None = None
+        self._under_way: tuple[Entry, Finish, Work[LoggedResult] | Work[int]] | None = None
 
     @property
     def membership(self) -> Membership:
@@ -185,7 +187,7 @@ class Replica:
         return self._carry_out(entry, decided.command, finish, by_leader=True)
 
     def _carry_out(
-        self, entry: Entry, command: LoggedCommand | RulesCommand, finish: Finish, *, by_leader: bool
+        self, entry: Entry, command: LoggedCommand | DecidedCommand, finish: Finish, *, by_leader: bool
     ) -> Consequence | Busy:
         try:
             result = self._do(command, by_leader=by_leader)
@@ -197,12 +199,16 @@ class Replica:
         return finish(result)
 
     def _do(
-        self, command: LoggedCommand | RulesCommand, *, by_leader: bool
-    ) -> LoggedResult | RulesResult | Work[LoggedResult]:
+        self, command: LoggedCommand | DecidedCommand, *, by_leader: bool
+    ) -> LoggedResult | RulesResult | int | Work[LoggedResult] | Work[int]:
         """Apply a command that is met for the first time. Raises `NotApplied`."""
         if isinstance(command, ChangeSettings | ChangeAlarm):
             return self.rules.decide(command) if by_leader else self.rules.apply(command)
         self.rules.admit(command)
+        if isinstance(command, ExpireLeases | CheckpointLeases):
+            return self.store.keep_leases(command)
+        if isinstance(command, GrantLease):
+            command = replace(command, ttl=max(command.ttl, self.rules.settings.lease_ttl_seconds_min))
         return self.store.apply(command)
 
     def _change_members(self, entry: Entry, stamped: StampedChange) -> Consequence:

@@ -28,7 +28,7 @@ from pyraftkv.settings import (
     RulesResult,
     Settings,
 )
-from pyraftkv.store.commands import LoggedCommand, PutBatch, PutKey, Transaction
+from pyraftkv.store.commands import Compact, GrantLease, LeaseUpkeep, LoggedCommand, PutBatch, PutKey, Transaction
 
 ALARMS_MAX = 256
 """Alarms at a time; what would be one more is not raised: two for each of the members that there can be, and as many
@@ -48,10 +48,10 @@ _BOUNDS: dict[str, tuple[int, int]] = {
 
 
 def takes_room(command: object) -> bool:
-    """Whether a command may make the store larger: a put, wherever in a transaction it stands. O(operations)."""
+    """Whether a command may make the store larger: a put, wherever it stands, or a lease. O(operations)."""
     if isinstance(command, Transaction):
         return any(takes_room(operation) for operation in (*command.success, *command.failure))
-    return isinstance(command, PutKey | PutBatch)
+    return isinstance(command, PutKey | PutBatch | GrantLease)
 
 
 def complaint_of_settings(settings: Settings | ChangeSettings) -> str:
@@ -90,7 +90,7 @@ class Rules:
         """Whether there is an alarm of that kind. O(alarms)."""
         return any(raised is kind for raised, _ in self._alarms)
 
-    def admit(self, command: LoggedCommand) -> None:
+    def admit(self, command: LoggedCommand | LeaseUpkeep | Compact) -> None:
         """Refuse what alarms stand against. O(1) while there is none. Raises `Corrupt`, `NoSpace`."""
         if not self._alarms:
             return

@@ -73,7 +73,7 @@ class Refusal:
 
 
 Outcome = LoggedResult | MembersResult | RulesResult | Refusal | int
-"""What a logged command came to; an int is the id of a session just opened."""
+"""What a logged command came to; an int is the id of a session just opened, or a number of leases."""
 
 fingerprint_of = crc32
 """Tells two commands apart that claim the same sequence number."""

@@ -88,14 +88,18 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.settings import Alarm, AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode, RulesResult, Settings
 from pyraftkv.store.commands import (
+    CheckpointLeases,
     Compact,
     Compare,
     CompareResult,
     CompareTarget,
     DeleteRange,
+    ExpireLeases,
+    GrantLease,
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     SortOrder,
     SortTarget,
     Transaction,
@@ -106,6 +110,8 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     PutBatchResult,
     PutResult,
     RangeResult,
@@ -199,7 +205,8 @@ def _transactions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Transactio
 operations = st.one_of(puts, deletes, queries)
 transactions = _transactions(st.one_of(operations, _transactions(st.one_of(operations, _transactions(operations)))))
 batches = st.lists(st.tuples(blobs, blobs), min_size=1, max_size=5).map(lambda pairs: PutBatch(sum(pairs, ())))
-commands = st.one_of(puts, batches, deletes, transactions, st.builds(Compact, integers))
+lease_commands = st.builds(GrantLease, naturals, integers) | st.builds(RevokeLease, naturals)
+commands = st.one_of(puts, batches, deletes, transactions, st.builds(Compact, integers), lease_commands)
 member_infos = st.builds(MemberInfo, naturals, texts, texts, naturals, naturals)
 changes = st.one_of(
     st.builds(AddMember, texts, texts, naturals, booleans),
@@ -217,10 +224,17 @@ rules_commands = st.one_of(
     st.builds(ChangeSettings, st.none() | integers, numbers, st.none() | modes, numbers, numbers, numbers, numbers),
     st.builds(ChangeAlarm, st.sampled_from(AlarmKind), naturals, booleans),
 )
+number_lists = st.lists(st.tuples(naturals, naturals), min_size=1, max_size=4).map(lambda pairs: list(sum(pairs, ())))
+decisions = st.one_of(
+    st.builds(Compact, integers),
+    st.builds(ExpireLeases, number_lists),
+    st.builds(CheckpointLeases, number_lists),
+    rules_commands,
+)
 payloads = st.one_of(
     st.builds(Envelope, naturals, naturals, naturals, commands | members_commands | rules_commands),
     st.builds(RefuseChange, naturals, naturals, naturals, naturals, texts, texts),
-    st.builds(Decided, naturals, naturals, st.builds(Compact, integers)),
+    st.builds(Decided, naturals, naturals, decisions),
     st.builds(
         StampedChange,
         naturals,
@@ -250,6 +264,8 @@ wire_results = st.one_of(
     _txn_results(plain_results | _txn_results(plain_results)),
     st.builds(PutBatchResult, naturals, naturals),
     st.builds(CompactResult, naturals),
+    st.builds(LeaseGranted, naturals, naturals, naturals),
+    st.builds(LeaseRevoked, naturals),
     st.builds(MembersResult, naturals, st.lists(member_infos, max_size=3), memberships, st.lists(naturals), naturals),
     st.builds(RulesResult, settings, alarms, alarms),
     integers,
@@ -440,8 +456,12 @@ def test_kinds_and_tags_never_change() -> None:
         (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a1620201"),
         (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a1620201"),
         (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
+        (Envelope(1, 2, 3, GrantLease(4, -5)), "960701020304fb"),
+        (Envelope(1, 2, 3, RevokeLease(4)), "950801020304"),
         (Decided(8, 9, Compact(7)), "951608090407"),
         (StampedChange(7, bytes.fromhex("9414010203")), "931c07c405" + "9414010203"),
+        (Decided(8, 9, ExpireLeases([1, 2])), "95160809099201" + "02"),
+        (Decided(8, 9, CheckpointLeases([1, 2])), "95160809179201" + "02"),
         (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
         (Envelope(1, 2, 3, ChangeSettings(-1, compaction_mode=CompactionMode.OFF)), "9b18010203ffc000c0c0c0c0"),
         (Envelope(1, 2, 3, ChangeAlarm(AlarmKind.NOSPACE, 4, is_raised=True)), "97190102030104c3"),

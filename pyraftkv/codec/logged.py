@@ -62,14 +62,18 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode
 from pyraftkv.store.commands import (
+    CheckpointLeases,
     Compact,
     Compare,
     CompareResult,
     CompareTarget,
     DeleteRange,
+    ExpireLeases,
+    GrantLease,
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     SortOrder,
     SortTarget,
     Transaction,
@@ -90,6 +94,10 @@ TAG_TRANSACTION: Final = 3
 TAG_COMPACT: Final = 4
 TAG_RANGE: Final = 5
 TAG_PUT_BATCH: Final = 6
+TAG_GRANT_LEASE: Final = 7
+TAG_REVOKE_LEASE: Final = 8
+TAG_EXPIRE_LEASES: Final = 9
+TAG_CHECKPOINT_LEASES: Final = 23
 TAG_REGISTER_SESSION: Final = 16
 TAG_GENESIS: Final = 17
 TAG_RECOVER: Final = 18
@@ -203,6 +211,8 @@ _FLAT: Final[dict[int, Schema]] = {
     TAG_COMPACT: Schema(Compact, revision=INTEGER),
     TAG_RANGE: RANGE_QUERY,
     TAG_PUT_BATCH: _PutBatchSchema(PutBatch),
+    TAG_GRANT_LEASE: Schema(GrantLease, id=NATURAL, ttl=INTEGER),
+    TAG_REVOKE_LEASE: Schema(RevokeLease, id=NATURAL),
 }
 _FLAT_TAGS: Final = {schema.kind: tag for tag, schema in _FLAT.items()}
 
@@ -263,11 +273,11 @@ def _decode_transaction(items: Sequence[Any], *, depth: int) -> Transaction:
 def _decode_branch(items: Any, *, depth: int) -> list[Any]:
     operations = [_decode_operation(array_of(item), depth=depth + 1) for item in array_of(items)]
     if any(type(operation) in _ALONE for operation in operations):
-        raise Malformed("a compaction or a batch of puts cannot stand in a transaction")
+        raise Malformed("something that is no operation stands in a transaction")
     return operations
 
 
-_ALONE: Final = frozenset({Compact, PutBatch})
+_ALONE: Final = frozenset({Compact, PutBatch, GrantLease, RevokeLease})
 """Commands that are no operations."""
 
 # --- Members -------------------------------------------------------------------------------------------------------
@@ -372,9 +382,29 @@ def _change(payload: Any) -> bytes:
 
 # --- Decided -------------------------------------------------------------------------------------------------------
 
+LEASES_PER_DECISION_MAX: Final = 512
+"""Leases in one decision: their entry takes a few milliseconds, and waits for its turn in between."""
+
+
+def _encode_numbers(numbers: Sequence[int]) -> list[int]:
+    if len(numbers) > 2 * LEASES_PER_DECISION_MAX or len(numbers) == 0:
+        raise Malformed(f"{len(numbers)} numbers of leases in one decision")
+    return [NATURAL.encode(number) for number in numbers]
+
+
+def _encode_pairs(numbers: Sequence[int]) -> list[int]:
+    if len(numbers) % 2:
+        raise Malformed("leases and what is left of them do not fit")
+    return _encode_numbers(numbers)
+
+
+_NUMBERS = Shape(_encode_numbers, lambda items: _encode_numbers(array_of(items)))
+_PAIRS = Shape(_encode_pairs, lambda items: _encode_pairs(array_of(items)))
 _DECIDED: Final[dict[int, Schema]] = {
     TAG_COMPACT: _FLAT[TAG_COMPACT],
     **_RULES,
+    TAG_EXPIRE_LEASES: Schema(ExpireLeases, ids=_NUMBERS),
+    TAG_CHECKPOINT_LEASES: Schema(CheckpointLeases, items=_PAIRS),
 }
 """What a leader may decide by itself."""
 _DECIDED_TAGS: Final = {schema.kind: tag for tag, schema in _DECIDED.items()}

@@ -42,6 +42,8 @@ from pyraftkv.store.values import (
     CompactResult,
     DeleteResult,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     LoggedResult,
     PutBatchResult,
     PutResult,
@@ -60,6 +62,8 @@ TAG_PUT_BATCH_RESULT: Final = 8
 TAG_ERROR: Final = 9
 TAG_MEMBERS_RESULT: Final = 10
 TAG_RULES_RESULT: Final = 11
+TAG_LEASE_GRANTED: Final = 12
+TAG_LEASE_REVOKED: Final = 13
 
 RESULT_DEPTH_MAX: Final = 8
 """Levels of transaction results within transaction results, as deep as transactions go."""
@@ -116,6 +120,10 @@ def result_items(result: LoggedResult | MembersResult | RulesResult | int | None
         return TAG_TXN_RESULT, result.revision, result.succeeded, responses
     if isinstance(result, CompactResult):
         return TAG_COMPACT_RESULT, result.revision
+    if isinstance(result, LeaseGranted):
+        return TAG_LEASE_GRANTED, result.revision, result.id, result.ttl
+    if isinstance(result, LeaseRevoked):
+        return TAG_LEASE_REVOKED, result.revision
     if isinstance(result, MembersResult):
         return TAG_MEMBERS_RESULT, *_MEMBERS.encode(result)
     if isinstance(result, RulesResult):
@@ -158,6 +166,10 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | Membe
         return DeleteResult(revision, NATURAL.decode(items[2]), unpack_kvs(BLOB.decode(items[3])))
     if tag == TAG_COMPACT_RESULT:
         return CompactResult(revision)
+    if tag == TAG_LEASE_GRANTED:
+        return LeaseGranted(revision, NATURAL.decode(items[2]), NATURAL.decode(items[3]))
+    if tag == TAG_LEASE_REVOKED:
+        return LeaseRevoked(revision)
     if depth > RESULT_DEPTH_MAX:
         raise Malformed("a transaction's result is too deep")
     return TxnResult(revision, BOOLEAN.decode(items[2]), _responses(items[3], depth=depth + 1))
@@ -170,6 +182,8 @@ _ARITIES: Final = {
     TAG_RANGE_RESULT: 5,
     TAG_TXN_RESULT: 4,
     TAG_COMPACT_RESULT: 2,
+    TAG_LEASE_GRANTED: 4,
+    TAG_LEASE_REVOKED: 2,
     TAG_INTEGER: 2,
     TAG_NOTHING: 1,
     TAG_MEMBERS_RESULT: 6,

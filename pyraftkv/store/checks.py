@@ -5,8 +5,8 @@ hash of the state is compared every so often. It must cost next to nothing at ev
 state alone: neither of the pages' layout (when a page was compacted is local), nor of slices, batches or snapshots.
 
 So it is a sum. Each version has its *check*, of 64 bits, made of its key, its value, its revisions, its version and
-its lease; the hash is the sum of the checks of the newest version of every key that exists. A change subtracts one
-check and adds one.
+its lease; the hash is the sum of the checks of the newest version of every key that exists, and of every lease. A
+change subtracts one check and adds one.
 
 What the check must be good for:
 
@@ -48,6 +48,11 @@ def check_of(
     return check & HASH_MASK
 
 
+def lease_check_of(lease: int, ttl: int, left: int) -> int:
+    """Return the check of a lease, of what it was granted for and what was left of it. O(1)."""
+    return (lease * _LEASE + ttl) * _REVISION + left
+
+
 def state_hash_of(live_sum: int, key_count: int, revision: int, compact_revision: int) -> int:
-    """Return the hash of a state whose newest versions' checks have this sum, in 64 bits. O(1)."""
+    """Return the hash of a state whose newest versions and leases have checks with this sum, in 64 bits. O(1)."""
     return (live_sum + key_count * _KEY_COUNT + revision * _REVISION + compact_revision * _COMPACT) & HASH_MASK

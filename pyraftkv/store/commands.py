@@ -140,11 +140,46 @@ class Compact:
     revision: int
 
 
+@record
+class GrantLease:
+    """Grant a lease (etcd, `LeaseGrantRequest`)."""
+
+    id: int
+    """Above 0; who asks for it chooses it, at random."""
+    ttl: int
+    """Seconds; raised to `Limits.lease_ttl_min_seconds`."""
+
+
+@record
+class RevokeLease:
+    """End a lease, and delete the keys that are attached to it, at one revision (etcd, `LeaseRevokeRequest`)."""
+
+    id: int
+
+
+@record
+class ExpireLeases:
+    """End these leases, each with its keys at a revision of its own; those that are gone already are passed over."""
+
+    ids: list[int]
+
+
+@record
+class CheckpointLeases:
+    """Remember what is left of these leases (etcd, `LeaseCheckpointRequest`); those that are gone are passed over."""
+
+    items: list[int]
+    """A lease, the seconds that are left of it (0: all of it), the next lease ..."""
+
+
 Operation = PutKey | DeleteRange | RangeQuery | Transaction
 """What may stand in a transaction's branches."""
 
-Command = PutKey | DeleteRange | Transaction | Compact
+Command = PutKey | DeleteRange | Transaction | Compact | GrantLease | RevokeLease
 """What may be asked for: everything that can change the store."""
 
 LoggedCommand = Command | PutBatch
 """What may be applied: how it travels and stands in the log."""
+
+LeaseUpkeep = ExpireLeases | CheckpointLeases
+"""What a leader makes of the time that passes."""

@@ -20,6 +20,7 @@ from bisect import bisect_left
 
 from pyraftkv.store.checks import state_hash_of
 from pyraftkv.store.keyindex import CHUNK_KEYS_MAX, Chunk, KeyIndex
+from pyraftkv.store.leases import Leases
 from pyraftkv.store.pages import (
     DEAD,
     RECORD_BYTES,
@@ -48,6 +49,7 @@ class History:
         "compacted_revision",
         "index",
         "key_count",
+        "leases",
         "mark",
         "pages",
         "pins",
@@ -70,6 +72,8 @@ class History:
         self.mark: tuple[int, int, int, int] | None = None
         """While a command is under way in slices: the end of what is published; `key_count` and `live_sum` then."""
         self.pins = 0
+        self.leases = Leases()
+        """What is attached to them is kept here; they come and go with commands of their own."""
 
     @property
     def current_revision(self) -> int:
@@ -79,7 +83,8 @@ class History:
     def state_hash(self) -> int:
         """Return the hash of the published state; see `checks.py`. O(1)."""
         key_count, live_sum = self.mark[2:] if self.mark is not None else (self.key_count, self.pages.live_sum)
-        return state_hash_of(live_sum, key_count, self.published_revision, self.compact_revision)
+        total = live_sum + self.leases.sum
+        return state_hash_of(total, key_count, self.published_revision, self.compact_revision)
 
     def published_end(self) -> tuple[int, int]:
         """Return the place (page, slot) behind the last published version."""
@@ -124,9 +129,11 @@ class History:
             refs = chunk.refs
             previous = refs[at]
             page = pages.by_number[previous >> SLOT_BITS]
-            _, create_revision, version, _, _, jump, _, span, _, _, check = unpack_checked(
+            _, create_revision, version, was_lease, _, jump, _, span, _, _, check = unpack_checked(
                 page.data, page.offsets[previous & SLOT_MASK]
             )
+            if lease != was_lease:
+                self.leases.move(key, was_lease, lease)
             if version:
                 page.stale += 1
                 pages.live_sum -= check
@@ -139,6 +146,8 @@ class History:
                 key, value, revision, create_revision, version + 1, lease, previous, jump, self.changes, span
             )
         else:
+            if lease:
+                self.leases.move(key, 0, lease)
             ref = pages.append(key, value, revision, revision, 1, lease, 0, 0, self.changes, 0)
             keys.insert(at, key)
             chunk.refs.insert(at, ref)
@@ -158,9 +167,12 @@ class History:
         previous = chunk.refs[at]
         pages = self.pages
         page = pages.by_number[previous >> SLOT_BITS]
-        _, _, version, _, _, jump, _, span, _, _, check = unpack_checked(page.data, page.offsets[previous & SLOT_MASK])
+        place = page.offsets[previous & SLOT_MASK]
+        _, _, version, lease, _, jump, _, span, _, _, check = unpack_checked(page.data, place)
         if not version:
             return False
+        if lease:
+            self.leases.move(chunk.keys[at], lease, 0)
         page.stale += 1
         pages.live_sum -= check
         jump, span = pages.jump_from(previous, jump, span)

@@ -10,15 +10,39 @@ from __future__ import annotations
 from typing import TypeVar
 
 from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, NotApplied
-from pyraftkv.store.commands import SINGLE_KEY, Compact, LoggedCommand, PutBatch, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import (
+    SINGLE_KEY,
+    CheckpointLeases,
+    Compact,
+    ExpireLeases,
+    GrantLease,
+    LeaseUpkeep,
+    LoggedCommand,
+    PutBatch,
+    PutKey,
+    RangeQuery,
+    RevokeLease,
+    Transaction,
+)
 from pyraftkv.store.hashing import Damage, Patrol, hash_steps
 from pyraftkv.store.history import History
+from pyraftkv.store.leases import Leases
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
-from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, txn_steps
+from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, revoke_steps, txn_steps
 from pyraftkv.store.validate import Limits, validate, validate_query
-from pyraftkv.store.values import CompactResult, KeyValue, KvHash, LoggedResult, PutBatchResult, PutResult, RangeResult
+from pyraftkv.store.values import (
+    CompactResult,
+    KeyValue,
+    KvHash,
+    LeaseGranted,
+    LeaseRevoked,
+    LoggedResult,
+    PutBatchResult,
+    PutResult,
+    RangeResult,
+)
 from pyraftkv.store.watch import ADVANCE_RECORDS_MAX, Watcher, WatchHub
 from pyraftkv.store.work import SlicedWork, Steps, Work
 
@@ -31,11 +55,11 @@ STEP_KEYS_MAX = 512
 class Store:
     """A versioned key-value store.
 
-    - Changing: `validate`, `apply`.
+    - Changing: `validate`, `apply`, `keep_leases`.
     - Reading: `get`, `read`, `hash_kv`.
     - Watching: `watch`, `advance`, `distributed_revision`.
     - Upkeep: `compaction`, `patrol`, `snapshot` (and `Restorer`), `check`.
-    - Looking: `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
+    - Looking: `leases`, `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
       `size_bytes`, `state_hash`.
 
     >>> store = Store()
@@ -105,11 +129,16 @@ class Store:
 
     @property
     def state_hash(self) -> int:
-        """The hash of every key as it is now, with all its fields, and of the revisions: 64 bits. O(1).
+        """The hash of every key as it is now, with all its fields, of the revisions and the leases: 64 bits. O(1).
 
         Equal states have equal ones on every member, whatever their slices, batches, snapshots and Pythons.
         """
         return self._history.state_hash()
+
+    @property
+    def leases(self) -> Leases:
+        """Which leases there are: to be looked at."""
+        return self._history.leases
 
     # --- Changing --------------------------------------------------------------------------------------------------
 
@@ -130,8 +159,8 @@ class Store:
 
         Raises:
             NotApplied: The command was refused and has changed nothing: `InvalidRequest`, `KeyNotFound`,
-                `Compacted`, `FutureRevision`; `RequestTooLarge` also for what its result would hold. The same on every
-                member. Work may raise them, too.
+                `LeaseNotFound`, `LeaseExists`, `Compacted`, `FutureRevision`; `RequestTooLarge` also for what its
+                result would hold. The same on every member. Work may raise them, too.
         """
         history = self._history
         assert history.mark is None, "a command is still under way"
@@ -142,6 +171,10 @@ class Store:
             return self._put(command)
         if isinstance(command, Compact):
             return self._compact(command.revision)
+        if isinstance(command, GrantLease):
+            return self._grant(command)
+        if isinstance(command, RevokeLease):
+            return self._start(self._publishing(self._revoke_steps(command.id)))
         bytes_max = self.limits.result_bytes_max
         if isinstance(command, Transaction):
             return self._start(self._publishing(txn_steps(history, command, bytes_max)))
@@ -165,6 +198,40 @@ class Store:
             history.changes = 0
             history.published_revision = revision
         return PutBatchResult(revision, batch.count)
+
+    def _grant(self, grant: GrantLease) -> LeaseGranted:
+        ttl = max(grant.ttl, self.limits.lease_ttl_min_seconds)
+        self.leases.grant(grant.id, ttl, count_max=self.limits.leases_max)
+        return LeaseGranted(self._history.published_revision, grant.id, ttl)
+
+    def _revoke_steps(self, lease: int) -> Steps[LeaseRevoked]:
+        self.leases.check(lease)
+        return revoke_steps(self._history, lease)
+
+    def keep_leases(self, command: LeaseUpkeep) -> int | Work[int]:
+        """Do what a leader decided of leases, as `apply`; return how many there still were."""
+        assert self._history.mark is None, "a command is still under way"
+        if isinstance(command, ExpireLeases):
+            return self._start(self._expire_steps(command.ids))
+        return self._checkpoint(command)
+
+    def _expire_steps(self, ids: list[int]) -> Steps[int]:
+        """End leases: each is complete, and published, before the next."""
+        count = 0
+        for lease in ids:
+            if lease in self.leases:
+                yield from self._publishing(revoke_steps(self._history, lease))
+                count += 1
+            yield 1
+        return count
+
+    def _checkpoint(self, command: CheckpointLeases) -> int:
+        leases, items, count = self.leases, command.items, 0
+        for lease, left in zip(items[::2], items[1::2], strict=True):
+            if lease in leases:
+                leases.checkpoint(lease, left)
+                count += 1
+        return count
 
     def _publishing(self, steps: Steps[T]) -> Steps[T]:
         """Carry out a command and publish what it did."""

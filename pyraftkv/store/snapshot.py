@@ -7,10 +7,12 @@ The stream holds the pages nearly as they are in memory, so that writing one cos
     header  magic "PKVS", format, revision, compact revision, compacted revision, first free page number
     page    "P", number, first revision, slots, bytes | the offsets of the slots (u32 each) | the records
     ...
+    leases  "L", how many | of each its id, what it was granted for and what was left of it (u64 each, in seconds)
+    ...
     end     "E", pages, live records, keys that exist, hash of the state
 
 All integers are little endian. The stream is cut into chunks without regard to frames. Refs stay what they are, for
-pages keep their numbers; the key index is not sent but built again from the records.
+pages keep their numbers; the key index is not sent but built again from the records, and so are the keys of leases.
 
 A reader trusts nothing: each record must continue the history of its key as a put or delete would have (revision,
 version, create revision, the chain, the jump), its check must be that of its bytes, and the totals must agree, the
@@ -44,6 +46,7 @@ from pyraftkv.store.pages import (
     Pages,
     unpack_checked,
 )
+from pyraftkv.store.validate import LEASE_MAX, LEASE_TTL_MAX_SECONDS
 
 CHUNK_BYTES_MAX = 256 * 1024
 """No chunk of a snapshot is larger."""
@@ -54,10 +57,17 @@ _HEADER = Struct("<4sHQQQQ")
 _MAGIC = b"PKVS"
 _PAGE = Struct("<cQQIQ")
 _PAGE_TAG = b"P"
+_LEASES = Struct("<cI")
+_LEASES_TAG = b"L"
+_LEASE = Struct("<QQQ")
 _END = Struct("<cQQQQ")
 _END_TAG = b"E"
 
 _OFFSET_BYTES = 4
+
+LEASES_PER_FRAME_MAX = 4096
+"""Leases in one frame: 96 KiB."""
+
 _PAGE_BYTES_MAX = PAGE_BYTES_TARGET + RECORD_BYTES_MAX
 
 
@@ -68,7 +78,17 @@ class Snapshot:
     before the snapshot was taken and is still waiting for it.
     """
 
-    __slots__ = ("_closed", "_end", "_header", "_history", "_key_count", "_pages", "_state_hash", "revision")
+    __slots__ = (
+        "_closed",
+        "_end",
+        "_header",
+        "_history",
+        "_key_count",
+        "_leases",
+        "_pages",
+        "_state_hash",
+        "revision",
+    )
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -80,6 +100,7 @@ class Snapshot:
         self._key_count = history.mark[2] if history.mark is not None else history.key_count
         self._state_hash = history.state_hash()
         self._pages = [page for page in history.pages.order if page.number <= self._end[0]]
+        self._leases = history.leases.rows()
         self._header = _HEADER.pack(
             _MAGIC, FORMAT, self.revision, history.compact_revision, history.compacted_revision, self._end[0] + 1
         )
@@ -94,6 +115,12 @@ class Snapshot:
             live = self._write(page, buffer)
             pages += live > 0
             records += live
+            while len(buffer) >= CHUNK_BYTES_MAX:
+                yield bytes(buffer[:CHUNK_BYTES_MAX])
+                del buffer[:CHUNK_BYTES_MAX]
+        for start in range(0, len(self._leases), LEASES_PER_FRAME_MAX):
+            frame = self._leases[start : start + LEASES_PER_FRAME_MAX]
+            buffer += _LEASES.pack(_LEASES_TAG, len(frame)) + b"".join([_LEASE.pack(*row) for row in frame])
             while len(buffer) >= CHUNK_BYTES_MAX:
                 yield bytes(buffer[:CHUNK_BYTES_MAX])
                 del buffer[:CHUNK_BYTES_MAX]
@@ -122,6 +149,7 @@ class Snapshot:
             self._closed = True
             self._history.pins -= 1
             self._pages = []
+            self._leases = []
 
     def __enter__(self) -> Self:
         return self
@@ -162,6 +190,8 @@ class HistoryReader:
                 self._read_header()
             elif self._buffer[0] == _PAGE_TAG[0]:
                 self._read_page(size)
+            elif self._buffer[0] == _LEASES_TAG[0]:
+                self._read_leases()
             else:
                 self._read_end()
             del self._buffer[:size]
@@ -190,6 +220,12 @@ class HistoryReader:
             _, _, _, slots, data_bytes = _PAGE.unpack_from(buffer)
             self._require(slots <= SLOTS_MAX and data_bytes <= _PAGE_BYTES_MAX, "a page of impossible size")
             size = _PAGE.size + slots * _OFFSET_BYTES + data_bytes
+        elif buffer[0] == _LEASES_TAG[0]:
+            if len(buffer) < _LEASES.size:
+                return 0
+            _, count = _LEASES.unpack_from(buffer)
+            self._require(0 < count <= LEASES_PER_FRAME_MAX, "an impossible number of leases")
+            size = _LEASES.size + count * _LEASE.size
         else:
             self._require(buffer[0] == _END_TAG[0], "no frame begins like that")
             size = _END.size
@@ -255,12 +291,12 @@ class HistoryReader:
         key = bytes(data[middle - key_bytes : middle])
         found = check_of(key, data[middle:stop], mod, create, version, lease)
         self._require(found == check, "a record that is not what was written")
-        self._link(page, key, ref, (mod, create, version, previous, jump, span))
+        self._link(page, key, ref, (mod, create, version, previous, jump, span), lease)
         if version:
             self._history.pages.live_sum += check
         return stop
 
-    def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int]) -> None:
+    def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int], lease: int) -> None:
         """Check that the version follows on its key's newest so far, and take its place."""
         mod, create, version, previous, jump, span = fields
         history = self._history
@@ -271,7 +307,7 @@ class HistoryReader:
             self._require(previous == chunk.refs[at], "a broken chain of versions")
             place = pages.locate(previous)
             assert place is not None
-            _, was_create, was_version, _, _, was_jump, _, was_span, _, _, was_check = unpack_checked(
+            _, was_create, was_version, was_lease, _, was_jump, _, was_span, _, _, was_check = unpack_checked(
                 place[0].data, place[1]
             )
             if version:
@@ -288,6 +324,8 @@ class HistoryReader:
                 pages.live_sum -= was_check
             change = (version > 0) - (was_version > 0)
             chunk.refs[at] = ref
+            if lease != was_lease:
+                history.leases.move(key, was_lease, lease)
         else:
             self._require(previous < ref and jump <= previous, "a chain that does not go back")
             self._require(pages.locate(previous) is None and pages.locate(jump) is None, "a chain of another key")
@@ -296,6 +334,8 @@ class HistoryReader:
             change = int(version > 0)
             chunk.keys.insert(at, key)
             chunk.refs.insert(at, ref)
+            if lease:
+                history.leases.move(key, 0, lease)
         if not version:
             page.stale += 1
         chunk.live += change
@@ -303,6 +343,14 @@ class HistoryReader:
         history.key_count += change
         if len(chunk.keys) > CHUNK_KEYS_MAX:
             history.split(key)
+
+    def _read_leases(self) -> None:
+        leases = self._history.leases
+        _, count = _LEASES.unpack_from(self._buffer)
+        for lease, ttl, left in _LEASE.iter_unpack(memoryview(self._buffer)[_LEASES.size :][: count * _LEASE.size]):
+            is_possible = 0 < lease <= LEASE_MAX and 0 < ttl <= LEASE_TTL_MAX_SECONDS and left < ttl
+            self._require(is_possible and lease not in leases, "an impossible lease")
+            leases.add(lease, ttl, left)
 
     def _read_end(self) -> None:
         _, pages, records, key_count, state_hash = _END.unpack_from(self._buffer)
@@ -313,6 +361,7 @@ class HistoryReader:
         self._require(is_last or history.compact_revision == history.published_revision, "not the last revision")
         self._require(key_count == history.key_count, "not the same number of keys")
         self._require(state_hash == history.state_hash(), "not the state that was hashed")
+        self._require(history.leases.are_all_there(), "a key of a lease that is not there")
         self._ended = True
 
 
@@ -361,9 +410,12 @@ def check_history(history: History) -> None:
         assert position == len(page.data)
     assert live_sum == pages.live_sum
     assert stale == {page.number: page.stale for page in pages.by_number.values()}
+    attached: dict[bytes, int] = {}
     for chunk in index.chunks:
         values = [pages.key_value(ref) for ref in chunk.refs]
         assert chunk.live == sum(value is not None for value in values)
+        attached |= {value.key: value.lease for value in values if value is not None and value.lease}
         for key, ref, value in zip(chunk.keys, chunk.refs, values, strict=True):
             assert pages.revision_of(ref) <= chunk.newest
             assert value is None or value.key == key
+    assert history.leases.holds(attached)

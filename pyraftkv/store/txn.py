@@ -12,6 +12,7 @@ A transaction goes through three passes, and only the last one changes anything:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from operator import eq, gt, lt, ne
 from typing import Any
@@ -29,7 +30,7 @@ from pyraftkv.store.commands import (
 from pyraftkv.store.history import History
 from pyraftkv.store.ranges import SLICE_KEYS, Intervals, bounds, range_steps
 from pyraftkv.store.results import ResultBound
-from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from pyraftkv.store.values import DeleteResult, KeyValue, LeaseRevoked, PutResult, RangeResult, TxnResult
 from pyraftkv.store.work import Steps
 
 _RELATIONS: dict[CompareResult, Callable[[Any, Any], bool]] = {
@@ -49,7 +50,9 @@ _FIELDS: dict[CompareTarget, str] = {
 
 
 def check_put(history: History, put: PutKey) -> None:
-    """Refuse a put that needs a key which does not exist. Raises `KeyNotFound`."""
+    """Refuse a put that needs a lease or a key which does not exist. Raises `LeaseNotFound`, `KeyNotFound`."""
+    if put.lease:
+        history.leases.check(put.lease)
     if (put.ignore_value or put.ignore_lease) and history.get(put.key, history.current_revision) is None:
         raise KeyNotFound(f"ignore_value and ignore_lease need the key {put.key!r}, which does not exist")
 
@@ -90,6 +93,18 @@ def delete_steps(history: History, delete: DeleteRange) -> Steps[DeleteResult]:
     return DeleteResult(history.current_revision, deleted, prev_kvs)
 
 
+def revoke_steps(history: History, lease: int) -> Steps[LeaseRevoked]:
+    """End a lease that is there, its keys first. O(keys x log n)."""
+    revision = history.published_revision + 1
+    while keys := history.leases.keys(lease, SLICE_KEYS):
+        for key in keys:
+            chunk = history.index.chunk_for(key)
+            history.bury(chunk, bisect_left(chunk.keys, key), revision)
+        yield len(keys)
+    history.leases.remove(lease)
+    return LeaseRevoked(history.current_revision)
+
+
 def bounded_delete_steps(history: History, delete: DeleteRange, result_bytes_max: int) -> Steps[DeleteResult]:
     """Delete a range, unless what it would return is too large. Raises `RequestTooLarge`."""
     if delete.prev_kv:
@@ -103,6 +118,7 @@ def txn_steps(history: History, txn: Transaction, result_bytes_max: int) -> Step
     Raises:
         RequestTooLarge: Its result would hold more than ``result_bytes_max``.
         KeyNotFound: `ignore_value` or `ignore_lease` of a key that does not exist.
+        LeaseNotFound: A put names a lease that does not exist.
         Compacted: A range asks for a revision that is gone.
         FutureRevision: A range asks for a revision that does not exist yet.
     """

@@ -15,16 +15,21 @@ from pyraftkv.store.commands import (
     Compact,
     CompareTarget,
     DeleteRange,
+    GrantLease,
     LoggedCommand,
     Operation,
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     Transaction,
 )
 from pyraftkv.store.ranges import Intervals
 
 LEASE_MAX = (1 << 63) - 1
+
+LEASE_TTL_MAX_SECONDS = 9_000_000_000
+"""As long as a lease can be (etcd, `MaxLeaseTTL`)."""
 
 
 @record
@@ -39,6 +44,10 @@ class Limits:
     """At most this many bytes of keys, values and operands in one command."""
     result_bytes_max: int = 4 * 1024 * 1024
     """At most this many bytes of key-values in the result of one command, 64 more for each; see `results.py`."""
+    leases_max: int = 262_144
+    """At most this many leases at a time."""
+    lease_ttl_min_seconds: int = 2
+    """A lease that is asked for with less is granted for this: one and a half election timeouts, rounded up."""
 
 
 def validate(command: LoggedCommand, limits: Limits) -> None:
@@ -50,6 +59,9 @@ def validate(command: LoggedCommand, limits: Limits) -> None:
         RequestTooLarge: Over one of the limits.
     """
     if isinstance(command, Compact):
+        return
+    if isinstance(command, GrantLease | RevokeLease):
+        _check_lease(command)
         return
     if isinstance(command, PutBatch):
         _check_batch(command, limits)
@@ -77,6 +89,13 @@ def _check_batch(batch: PutBatch, limits: Limits) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if len(key) + len(value) > bytes_max:
                 raise RequestTooLarge(f"{len(key) + len(value)} bytes in one put, request_bytes_max is {bytes_max}")
+
+
+def _check_lease(command: GrantLease | RevokeLease) -> None:
+    if not 0 < command.id <= LEASE_MAX:
+        raise InvalidRequest(f"no lease has the id {command.id}")
+    if isinstance(command, GrantLease) and command.ttl > LEASE_TTL_MAX_SECONDS:
+        raise InvalidRequest(f"a lease of {command.ttl} seconds, over {LEASE_TTL_MAX_SECONDS}")
 
 
 def validate_query(query: RangeQuery) -> None:

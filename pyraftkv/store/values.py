@@ -110,7 +110,25 @@ class CompactResult:
     revision: int
 
 
-Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult
+@record
+class LeaseGranted:
+    """A lease was granted (etcd, `LeaseGrantResponse`)."""
+
+    revision: int
+    id: int
+    ttl: int
+    """Seconds, as it was granted: not less than the least that there is."""
+
+
+@record
+class LeaseRevoked:
+    """A lease was revoked, and its keys are gone (etcd, `LeaseRevokeResponse`)."""
+
+    revision: int
+    """The revision that the deletion made; the current one when there was no key."""
+
+
+Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult | LeaseGranted | LeaseRevoked
 
 LoggedResult = Result | PutBatchResult
 """What a `LoggedCommand` comes to."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from random import Random
 
 from pyraftkv.store.commands import (
+    CheckpointLeases,
     Command,
     Compare,
     CompareResult,
     CompareTarget,
     DeleteRange,
+    ExpireLeases,
+    GrantLease,
+    LeaseUpkeep,
     Operation,
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     SortOrder,
     SortTarget,
     Transaction,
@@ -21,6 +26,7 @@ from pyraftkv.store.commands import (
 
 KEYS = [b"a", b"aa", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c", b"d", b"e\0", b"\0", b"\xff", b"\xff\xff"]
 ENDS = [b"", b"", b"\0", b"b", b"c", b"f", b"\xff", *KEYS]
+LEASES = [5, 6, 7]
 VALUES = [b"", b"1", b"22", b"v" * 40, b"w" * 150]
 
 
@@ -35,7 +41,7 @@ def put(rng: Random) -> PutKey:
     return PutKey(
         key(rng),
         b"" if ignore_value else rng.choice(VALUES),
-        0 if ignore_lease else rng.choice([0, 0, 0, 7]),
+        0 if ignore_lease else rng.choice([0, 0, 0, *LEASES]),
         rng.random() < 0.3,
         ignore_value,
         ignore_lease,
@@ -101,9 +107,25 @@ def _operation(rng: Random, depth: int) -> Operation:
     return transaction(rng, depth - 1)
 
 
+def lease_command(rng: Random) -> GrantLease | RevokeLease:
+    """Return the grant or the end of a lease."""
+    lease = rng.choice([*LEASES, *LEASES, *LEASES, 8, 0])
+    return GrantLease(lease, rng.choice([-1, 0, 1, 2, 3, 600, 10**10])) if rng.random() < 0.6 else RevokeLease(lease)
+
+
+def lease_upkeep(rng: Random) -> LeaseUpkeep:
+    """Return what a leader may decide of some leases, a few of them gone."""
+    ids = [rng.choice([*LEASES, 8]) for _ in range(rng.randrange(1, 4))]
+    if rng.random() < 0.5:
+        return ExpireLeases(ids)
+    return CheckpointLeases([number for lease in ids for number in (lease, rng.choice([0, 1, 2, 3, 400]))])
+
+
 def command(rng: Random) -> Command:
-    """Return a put, a batch of them, a delete or a transaction."""
+    """Return a put, a batch of them, a delete, a transaction, or something of leases."""
     chance = rng.random()
+    if rng.random() < 0.12:
+        return lease_command(rng)
     if chance < 0.5:
         return put(rng) if chance < 0.4 else batch(rng)
     return delete(rng) if chance < 0.7 else transaction(rng)

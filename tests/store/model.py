@@ -5,7 +5,15 @@ from __future__ import annotations
 from operator import eq, gt, lt, ne
 from zlib import crc32
 
-from pyraftkv.errors import Compacted, DuplicateKey, FutureRevision, InvalidRequest, KeyNotFound
+from pyraftkv.errors import (
+    Compacted,
+    DuplicateKey,
+    FutureRevision,
+    InvalidRequest,
+    KeyNotFound,
+    LeaseExists,
+    LeaseNotFound,
+)
 from pyraftkv.store.commands import (
     Command,
     Compact,
@@ -13,10 +21,14 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    ExpireLeases,
+    GrantLease,
+    LeaseUpkeep,
     Operation,
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     SortOrder,
     SortTarget,
     Transaction,
@@ -27,6 +39,8 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     PutBatchResult,
     PutResult,
     RangeResult,
@@ -60,6 +74,8 @@ class Model:
         self.compact_revision = 0
         self.states: dict[int, State] = {0: {}, 1: {}}
         self.events: list[Event] = []
+        self.leases: dict[int, tuple[int, int]] = {}
+        """What each was granted for, and what was left of it at its checkpoint."""
         self._state: State = {}
         self._changes = 0
 
@@ -67,6 +83,8 @@ class Model:
         """Return what the hash of the state at a revision must be, with nothing compacted since."""
         state = self.states[revision]
         total = sum(naive_check(kv) for kv in state.values())
+        for lease, (ttl, left) in self.leases.items():
+            total += (lease * 0x85EBCA77C2B2AE63 + ttl) * 0xC2B2AE3D27D4EB4F + left
         total += len(state) * 0x9E3779B97F4A7C15 + revision * 0xC2B2AE3D27D4EB4F
         return (total + self.compact_revision * 0x165667B19E3779F9) % 2**64
 
@@ -94,6 +112,10 @@ class Model:
             return CompactResult(self.revision)
         if isinstance(command, PutBatch):
             return self._put_all([PutKey(*pair) for pair in zip(command.items[::2], command.items[1::2], strict=True)])
+        if isinstance(command, GrantLease):
+            return self._grant(command)
+        if isinstance(command, RevokeLease):
+            return self._revoke(command.id)
         self._validate(command)
         if isinstance(command, Transaction):
             changes_twice(command.success)
@@ -112,6 +134,47 @@ class Model:
             self.revision += 1
             self.states[self.revision] = self._state
         return result
+
+    def _grant(self, grant: GrantLease) -> LeaseGranted:
+        if grant.id < 1 or grant.ttl > 9_000_000_000:
+            raise InvalidRequest
+        if grant.id in self.leases:
+            raise LeaseExists
+        self.leases[grant.id] = max(2, grant.ttl), 0
+        return LeaseGranted(self.revision, grant.id, max(2, grant.ttl))
+
+    def _revoke(self, lease: int) -> LeaseRevoked:
+        if lease < 1:
+            raise InvalidRequest
+        if lease not in self.leases:
+            raise LeaseNotFound
+        del self.leases[lease]
+        self._state = dict(self.states[self.revision])
+        self._changes = 0
+        for key in self.attached(lease):
+            self._delete(DeleteRange(key))
+        if self._changes:
+            self.revision += 1
+            self.states[self.revision] = self._state
+        return LeaseRevoked(self.revision)
+
+    def attached(self, lease: int) -> list[bytes]:
+        """Return the keys of a lease."""
+        return sorted(key for key, kv in self.states[self.revision].items() if kv.lease == lease)
+
+    def keep_leases(self, command: LeaseUpkeep) -> int:
+        """Expire leases, or write down what is left of them."""
+        if isinstance(command, ExpireLeases):
+            there = [lease for lease in dict.fromkeys(command.ids) if lease in self.leases]
+            for lease in there:
+                self._revoke(lease)
+            return len(there)
+        pairs = list(zip(command.items[::2], command.items[1::2], strict=True))
+        for lease, left in pairs:
+            if lease in self.leases:
+                ttl = self.leases[lease][0]
+                self.leases[lease] = ttl, left if left < ttl else 0
+        return sum(lease in self.leases for lease, _ in pairs)
 
     def _put_all(self, puts: list[PutKey]) -> PutBatchResult:
         for put in puts:
@@ -171,6 +234,8 @@ class Model:
         return operations
 
     def _check_put(self, op: PutKey, keys: set[bytes]) -> None:
+        if op.lease and op.lease not in self.leases:
+            raise LeaseNotFound
         if (op.ignore_value or op.ignore_lease) and op.key not in keys:
             raise KeyNotFound
 

@@ -8,7 +8,7 @@ import pytest
 
 from pyraftkv.errors import SnapshotCorruption
 from pyraftkv.store import Damage, Store
-from pyraftkv.store.commands import PutKey
+from pyraftkv.store.commands import GrantLease, PutKey
 from pyraftkv.store.pages import DEAD, RECORD_BYTES
 from tests.store.world import finish, restore
 
@@ -64,7 +64,8 @@ def test_any_byte_of_a_record_counts():
     for _ in range(200):
         store = Store()
         for i in range(3):
-            store.apply(PutKey(b"key", b"value %d" % i, lease=i))
+            store.apply(GrantLease(i + 1, 60))
+            store.apply(PutKey(b"key", b"value %d" % i, lease=i + 1))
         page = store._history.pages.order[0]
         offset = page.offsets[1]
         assert offset != DEAD

@@ -19,7 +19,15 @@ from pyraftkv.store.commands import (
     Transaction,
 )
 from pyraftkv.store.ranges import kv_bytes
-from pyraftkv.store.values import DeleteResult, KeyValue, PutBatchResult, PutResult, RangeResult
+from pyraftkv.store.values import (
+    DeleteResult,
+    KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
+    PutBatchResult,
+    PutResult,
+    RangeResult,
+)
 from tests.store import generators
 from tests.store.world import finish
 
@@ -170,6 +178,6 @@ def test_the_bound_holds_for_anything():
                 pass
             else:
                 # One put returns no more than one key-value: that much is allowed by the size of a request.
-                is_put = isinstance(result, PutResult | PutBatchResult)
+                is_put = isinstance(result, PutResult | PutBatchResult | LeaseGranted | LeaseRevoked)
                 assert is_put or held_bytes(result) <= store.limits.result_bytes_max, seed
     assert refused > 100

@@ -6,7 +6,7 @@ import pytest
 
 from pyraftkv.errors import Compacted, SnapshotCorruption
 from pyraftkv.store import Restorer, Snapshot, Store, snapshot
-from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery
+from pyraftkv.store.commands import FROM_KEY, CheckpointLeases, Compact, DeleteRange, GrantLease, PutKey, RangeQuery
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import RECORD_BYTES, SLOT_BITS, SLOT_MASK, unpack_checked
 from tests.store.world import finish, outcome, restore
@@ -18,6 +18,9 @@ def busy_store(seed: int = 1) -> Store:
     """Return a store with a history of puts, deletes and a compaction."""
     rng = Random(seed)
     store = Store(step_keys_max=10**6)
+    store.apply(GrantLease(5, 60))
+    store.apply(GrantLease(6, 60))
+    store.keep_leases(CheckpointLeases([6, 7]))
     for i in range(3_000):
         store.apply(PutKey(b"%03d" % rng.randrange(500), b"v" * rng.randrange(300), lease=rng.choice([0, 5])))
         if i % 7 == 0:

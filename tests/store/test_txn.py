@@ -13,6 +13,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    GrantLease,
     PutKey,
     RangeQuery,
     Transaction,
@@ -92,6 +93,7 @@ def test_compare(compare, holds):
     """Comparisons on keys that exist, that do not, on ranges and on empty ranges."""
     store = Store(step_keys_max=1)
     store.apply(PutKey(b"a", b"1"))
+    store.apply(GrantLease(7, 60))
     store.apply(PutKey(b"b", b"2", lease=7))
 
     result = finish(store.apply(Transaction([compare], [], [PutKey(b"failed", b"")])))
@@ -163,6 +165,8 @@ def test_a_delete_that_etcds_interval_check_misses():
 def test_ignore_value_and_lease():
     """What is ignored keeps its old value; a put without a lease detaches it."""
     store = Store()
+    for lease in (7, 8):
+        store.apply(GrantLease(lease, 60))
     store.apply(PutKey(b"k", b"1", lease=7))
     with pytest.raises(KeyNotFound):
         store.apply(PutKey(b"other", b"", ignore_value=True))

@@ -10,6 +10,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    GrantLease,
     Operation,
     PutBatch,
     PutKey,
@@ -118,6 +119,7 @@ def test_accepted(name):
     store = Store(limits=MODERATE)
     store.apply(PutKey(b"z", b""))
 
+    store.apply(GrantLease((1 << 63) - 1, 60))
     store.validate(GOOD[name])
     store.apply(GOOD[name])
     store.check()

@@ -126,6 +126,31 @@ class World:
         assert self.store.published_revision == self.store.revision == self.model.revision
         assert self.store.key_count == len(self.model.states[self.model.revision])
         assert self.store.state_hash == self.model.state_hash(self.model.revision)
+        self.compare_leases(self.store)
+
+    def keep_leases(self) -> None:
+        """Let leases expire, or write down what is left of them; each is gone whole before the next one goes."""
+        command = generators.lease_upkeep(self.rng)
+        before = self.model.revision
+        result: Any = self.store.keep_leases(command)
+        expected = self.model.keep_leases(command)
+        while isinstance(result, Work):
+            revision = self.store.published_revision
+            assert before <= revision <= self.model.revision
+            assert outcome(self.store.get, b"a") == self.model.states[revision].get(b"a")
+            done = result.step(self.rng.choice([1, 3, 1000]))
+            result = result if done is None else done
+        assert result == expected, command
+        assert self.store.published_revision == self.store.revision == self.model.revision
+        assert self.store.state_hash == self.model.state_hash(self.model.revision)
+        self.compare_leases(self.store)
+
+    def compare_leases(self, store: Store) -> None:
+        """Compare which leases there are, and their keys."""
+        leases = store.leases
+        assert {lease: (leases.ttl(lease), leases.left(lease)) for lease in leases} == self.model.leases
+        for lease in generators.LEASES:
+            assert leases.keys(lease) == self.model.attached(lease)
 
     def read(self, query: RangeQuery) -> None:
         """Read from both; now and then leave the store's reading under way."""
@@ -276,6 +301,7 @@ class World:
             lambda: self.apply(generators.command(rng)): 40,
             lambda: self.read(generators.query(rng, rng.choice([0, self.some_revision()]))): 20,
             self.watch: 6,
+            self.keep_leases: 2,
             self.advance: 10,
             self.take: 10,
             self.step_compaction: 10,

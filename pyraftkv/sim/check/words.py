@@ -11,9 +11,11 @@ from pyraftkv.store.commands import (
     Compare,
     CompareResult,
     DeleteRange,
+    GrantLease,
     Operation,
     PutKey,
     RangeQuery,
+    RevokeLease,
 )
 from pyraftkv.store.values import (
     CompactResult,
@@ -21,6 +23,8 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     PutResult,
     RangeResult,
     Result,
@@ -57,6 +61,10 @@ def request_words(request: Command | RangeQuery) -> str:
         return _query_words(request)
     if isinstance(request, Compact):
         return f"compact {request.revision}"
+    if isinstance(request, GrantLease):
+        return f"grant lease {request.id:x} for {request.ttl} s"
+    if isinstance(request, RevokeLease):
+        return f"revoke lease {request.id:x}"
     guard = " and ".join(map(_compare_words, request.compares)) or "true"
     words = f"txn if {guard} then {_branch_words(request.success)}"
     return f"{words} else {_branch_words(request.failure)}" if request.failure else words
@@ -114,7 +122,7 @@ def _result_words(result: Result) -> str:
     if isinstance(result, RangeResult):
         found = _listed(list(map(kv_words, result.kvs)))
         return found if len(result.kvs) == result.count else f"{found}, count {result.count}"
-    if isinstance(result, CompactResult):
+    if isinstance(result, CompactResult | LeaseGranted | LeaseRevoked):
         return "ok"
     return f"{'then' if result.succeeded else 'else'} {_listed(list(map(_result_words, result.responses)))}"
 
