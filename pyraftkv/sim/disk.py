@@ -13,7 +13,7 @@ What can be wrong with it:
 * it is full: the write that crosses the capacity is short, the next one fails with ENOSPC;
 * operations fail, the n-th or at a rate, by kind and by path (`DiskError`); a sync fails in any of five ways;
 * it lies: a write is taken and never arrives, arrives somewhere else, or a sync returns before anything is durable;
-* what is durable rots, and nobody hears of it before it is read;
+* what is durable rots, and nobody hears of it before it is read, or some of it cannot be read at all;
 * the process dies, or the power goes, between any two operations or in the middle of a job.
 
 Nothing here takes time: an operation adds what it costs to `SimDisk.seconds`, and `pyraftkv.sim.worker` lets it pass.
@@ -72,7 +72,10 @@ class DiskError:
     """The share of them that fail."""
     nth: int = 0
     """If not 0, only the n-th of them fails, counted from 1, and `rate` says nothing."""
+    is_lasting: bool = False
+    """Whether all those after the n-th fail too."""
     code: int = errno.EIO
+    """0: nothing fails, but a write takes half of what it was given, and says so."""
     sync_failure: SyncFailure = SyncFailure.DROPPED
     """What it leaves behind where it fails a sync."""
     count: int = 0
@@ -83,7 +86,9 @@ class DiskError:
         if self.path not in path or (self.operations and operation not in self.operations):
             return False
         self.count += 1
-        return self.count == self.nth if self.nth else random.random() < self.rate
+        if self.nth:
+            return self.count == self.nth or (self.is_lasting and self.count > self.nth)
+        return random.random() < self.rate
 
 
 @record
@@ -105,6 +110,8 @@ class DiskFaults:
     """The share of writes that reach another place on the disk, and nobody is told."""
     lost_sync_rate: float = 0.0
     """The share of syncs that make nothing durable and claim they did."""
+    unreadable_sectors: frozenset[tuple[str, int]] = frozenset()
+    """Sectors, as path and number, that cannot be read."""
 
 
 class SimDisk:
@@ -240,6 +247,12 @@ class SimDisk:
         else:
             inode.write(offset, data)
         return len(data)
+
+    def check_readable(self, path: str, offset: int, size: int) -> None:
+        """Raise `OSError` if one of these bytes stands in a sector that cannot be read. O(unreadable sectors)."""
+        for where, number in self.fault.unreadable_sectors:
+            if where == path and offset < (number + 1) * SECTOR_BYTES and number * SECTOR_BYTES < offset + size:
+                raise OSError(errno.EIO, f"simulated: sector {number} cannot be read", path)
 
     def loses_sync(self) -> bool:
         """Whether this sync claims to be one and is none."""
@@ -488,6 +501,7 @@ class SimFS:
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         file = self.fds[fd]
         self._step("pread", file.path)
+        self.disk.check_readable(file.path, offset, size)
         inode = file.inode
         data = inode.seen.read(size, offset)
         if inode.seen is inode.durable and not inode.cached:
@@ -497,7 +511,11 @@ class SimFS:
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         file = self.fds[fd]
-        self._step("pwrite", file.path)
+        error = self._begin("pwrite", file.path)
+        if error is not None:
+            if error.code:
+                _fail(error, "pwrite", file.path)
+            data = data[: max(len(data) // 2, 1)]
         return self.disk.write(file.inode, file.path, bytes(data), offset)
 
     def truncate(self, fd: int, size: int) -> None:

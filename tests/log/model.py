@@ -101,19 +101,18 @@ class Driver:
         self.boot_promised = 0
         self.incarnation_promised = 0
         self.owners = [(0, 0)]
+        self.storage: FileStorage | None = None
+        """What was started last."""
         self.repairs: list[str] = []
 
     async def life(self, fs: SimFS, make_worker, steps: int) -> None:
         """Start, check, do ``steps`` random things, close."""
-
-        def failed(error: BaseException) -> None:
-            raise AssertionError("the storage failed") from error
-
         salts = Random(self.random.random())
         storage = FileStorage(
             "/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=self.segment_bytes_max
         )
-        recovered = await storage.start(failed=failed)
+        recovered = await storage.start(failed=self.failed)
+        self.storage = storage
         await self._check(storage, recovered)
         if self.owners == [(0, 0)]:
             self.owners.append((77, 1))
@@ -123,6 +122,10 @@ class Driver:
             await self._step(storage)
         await storage.close()
         assert self.completed == len(self.states) - 1
+
+    def failed(self, error: BaseException) -> None:
+        """The storage says that it has failed."""
+        raise AssertionError("the storage failed") from error
 
     def promise(self) -> Promise:
         """Return what a start must find now. O(saves)."""

@@ -404,6 +404,36 @@ def test_a_directory_sync_that_fails_makes_no_name_durable():
         assert ("/d/file" in found(fs.disk.durable_copy())) is durable
 
 
+def test_errors_may_last():
+    """From the n-th operation on."""
+    fs = mounted(errors=(DiskError(frozenset({"pwrite"}), nth=3, is_lasting=True, code=errno.EROFS),))
+    fd = fs.open("/d/f", create=True)
+    assert [fs.pwrite(fd, b"x", 0) for _ in range(2)] == [1, 1]
+    for _ in range(3):
+        with pytest.raises(OSError, match="pwrite fails"):
+            fs.pwrite(fd, b"x", 0)
+
+
+def test_the_nth_write_may_be_short():
+    """It takes half, and all others take everything."""
+    fs = mounted(errors=(DiskError(frozenset({"pwrite"}), nth=2, code=0),))
+    fd = fs.open("/d/f", create=True)
+    assert [fs.pwrite(fd, b"12345678", 8 * n) for n in range(3)] == [8, 4, 8]
+    assert fs.disk.file("/d/f") == b"123456781234" + bytes(4) + b"12345678"
+
+
+def test_a_sector_may_not_be_readable():
+    """Whoever reads past it fails; others do not."""
+    fs = mounted()
+    fd = put(fs, "/d/f", OLD)
+    fs.disk.fault = DiskFaults(unreadable_sectors=frozenset({("/d/f", 2), ("/d/g", 0)}))
+    assert fs.pread(fd, 2 * SECTOR_BYTES, 0) == OLD[: 2 * SECTOR_BYTES]
+    assert fs.pread(fd, 99, 3 * SECTOR_BYTES) == OLD[:99]
+    for size, offset in ((1, 2 * SECTOR_BYTES), (1, 3 * SECTOR_BYTES - 1), (8 * SECTOR_BYTES, 0)):
+        with pytest.raises(OSError, match="sector 2"):
+            fs.pread(fd, size, offset)
+
+
 def test_errors_strike_by_kind_path_number_and_rate():
     """And leave alone what they do not name."""
     fs = mounted()
