@@ -24,6 +24,7 @@ from pyraftkv.store.commands import (
     RangeQuery,
     SortOrder,
     SortTarget,
+    Transaction,
 )
 from pyraftkv.store.values import (
     CompactResult,
@@ -68,6 +69,7 @@ __all__ = [
     "SortOrder",
     "SortTarget",
     "Status",
+    "Transaction",
     "TxnResult",
     "WatchBatch",
     "__version__",

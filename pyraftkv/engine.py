@@ -161,6 +161,10 @@ class Reader(ABC):
         order: SortOrder = SortOrder.NONE,
         keys_only: bool = False,
         count_only: bool = False,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
         consistency: Consistency = "linearizable",
         at_least: int = 0,
         timeout: float | None = None,
@@ -176,6 +180,10 @@ class Reader(ABC):
             sort_order=order,
             keys_only=keys_only,
             count_only=count_only,
+            min_mod_revision=min_mod_revision,
+            max_mod_revision=max_mod_revision,
+            min_create_revision=min_create_revision,
+            max_create_revision=max_create_revision,
         )
         return await self.read(query, consistency, timeout, at_least=_revision(at_least))
 
@@ -309,19 +317,23 @@ class Engine(Reader, Administered):
         *,
         lease: int = 0,
         prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
         if_revision: int | None = None,
         timeout: float | None = None,
     ) -> PutResult:
         """Set the key. With `if_revision`, only if its mod_revision is that (0: it does not exist).
 
-        Raises: `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
+        With `ignore_value` (and an empty value), or `ignore_lease` (and no lease), it keeps that; it must exist.
+
+        Raises: `RevisionMismatch`, `KeyNotFound`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
         """
         raw, data = key_of(key), to_bytes(value)
         if len(raw) + len(data) > REQUEST_BYTES_MAX:
             raise errors.RequestTooLarge(f"key and value have {len(raw) + len(data)} bytes, over 1.5 MiB")
-        if not lease and not prev_kv and if_revision is None:
+        if not (lease or prev_kv or ignore_value or ignore_lease) and if_revision is None:
             return await self.write_put(raw, data, timeout)
-        command = PutKey(raw, data, lease, prev_kv)
+        command = PutKey(raw, data, lease, prev_kv, ignore_value, ignore_lease)
         if if_revision is not None:
             return await self._guarded(raw, command, if_revision, errors.RevisionMismatch, PutResult, timeout)
         result = await self.write(command, timeout)

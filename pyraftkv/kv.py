@@ -298,12 +298,18 @@ class Readable(Protocol):
         order: SortOrder = SortOrder.NONE,
         keys_only: bool = False,
         count_only: bool = False,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
         consistency: Consistency = "linearizable",
         at_least: int = 0,
         timeout: float | None = None,
     ) -> RangeResult:
         """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`.
 
+        Of these, `min_mod_revision` and the like leave out what was changed, or created, earlier or later (0: nothing);
+        `count` counts it all the same. They and `sort` come before `limit`. `keys_only` leaves out values and leases.
         `at_least` is as for `get`.
         """
         ...
@@ -332,12 +338,16 @@ class KV(Readable, Protocol):
         *,
         lease: int = 0,
         prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
         if_revision: int | None = None,
         timeout: float | None = None,
     ) -> PutResult:
         """Set the key. With `if_revision`, only if its mod_revision is that (0: it does not exist).
 
-        Raises `RevisionMismatch`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
+        With `ignore_value` (and an empty value), or `ignore_lease` (and no lease), it keeps that; it must exist.
+
+        Raises `RevisionMismatch`, `KeyNotFound`, `InvalidRequest`, `Unavailable`, `MaybeApplied`.
         """
         ...
 

@@ -21,6 +21,7 @@ from pyraftkv import (
     RangeQuery,
     SortOrder,
     SortTarget,
+    Transaction,
     errors,
 )
 from pyraftkv.core.membership import AUTO
@@ -105,6 +106,42 @@ async def test_range_and_scan(face: str, tmp_path: Path) -> None:
 
 @faces
 @asynchronous
+async def test_a_put_keeps_what_it_ignores(face: str, tmp_path: Path) -> None:
+    """With `ignore_value` the value stays, with `ignore_lease` the lease; there must be some, and none may be given."""
+    async with open_face(face, tmp_path) as kv:
+        await refused(kv.put("a", "", ignore_value=True), errors.KeyNotFound)
+        await refused(kv.put("a", "1", ignore_lease=True), errors.KeyNotFound)
+        first = await kv.put("a", "1")
+        await refused(kv.put("a", "2", ignore_value=True), errors.InvalidRequest)
+        await refused(kv.put("a", "2", lease=7, ignore_lease=True), errors.InvalidRequest)
+        await kv.put("a", "", ignore_value=True)
+        await kv.put("a", "", ignore_value=True, if_revision=first.revision + 1)
+        kept = await kv.put("a", "3", ignore_lease=True, prev_kv=True)
+        assert kept.prev_kv is not None
+        assert (kept.prev_kv.text, kept.prev_kv.version) == ("1", 3)
+
+
+@faces
+@asynchronous
+async def test_a_range_leaves_out_other_revisions(face: str, tmp_path: Path) -> None:
+    """By when a key was changed or created, before the limit; the count counts them all."""
+    async with open_face(face, tmp_path) as kv:
+        revisions = [(await kv.put(key, "")).revision for key in ["a", "b", "c", "a"]]
+        a, b, c, again = revisions
+
+        async def keys(**options: int) -> tuple[list[bytes], bool, int]:
+            result = await kv.range(limit=1, **options)
+            return [kv.key for kv in result.kvs], result.more, result.count
+
+        assert await keys(min_mod_revision=c) == ([b"a"], True, 3)
+        assert await keys(min_mod_revision=again) == ([b"a"], False, 3)
+        assert await keys(max_mod_revision=c) == ([b"b"], True, 3)
+        assert await keys(min_create_revision=b) == ([b"b"], True, 3)
+        assert await keys(max_create_revision=a) == ([b"a"], False, 3)
+
+
+@faces
+@asynchronous
 async def test_guarded_writes(face: str, tmp_path: Path) -> None:
     """`create` and `if_revision=` write only where they should, and say what stands there otherwise."""
     async with open_face(face, tmp_path) as kv:
@@ -142,6 +179,11 @@ async def test_transactions(face: str, tmp_path: Path) -> None:
         assert again.responses[0].kvs[0].value == b"7"  # type: ignore[union-attr]
         empty = await kv.txn().commit()
         assert (empty.succeeded, empty.responses) == (True, [])
+        every = Compare(CompareTarget.VERSION, CompareResult.GREATER, b"a", 0, end=b"m")
+        nested = Transaction([every], [DeleteRange(b"a", b"m", prev_kv=True)], [RangeQuery(b"balance")])
+        inner = (await kv.txn().then(PutKey(b"z", b""), nested)).responses[1]
+        assert inner.succeeded  # type: ignore[union-attr]
+        assert [kv_.key for kv_ in inner.responses[0].prev_kvs] == [b"balance", b"log"]  # type: ignore[union-attr]
 
 
 @faces

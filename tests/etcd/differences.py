@@ -33,7 +33,7 @@ from tests.store.model import SORT_FIELDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "etcd-differences.md"
 
-REWRITTEN = frozenset({"nested revision", "ties", "lease of keys only", "compact zero"})
+REWRITTEN = frozenset({"nested revision", "ties", "lease of keys only", "compact zero", "tombstone"})
 AVOIDED = frozenset({"panic"})
 SHOWN = frozenset({"negative start", "operations in all", "large answer", "large request"})
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from tests.etcd.differences import AVOIDED, REWRITTEN, SHOWN, rows
+from tests.etcd.differences import REWRITTEN
 from tests.etcd.pair import Pair
 
 OPERATIONS = 17_000
@@ -65,8 +65,3 @@ def test_hypothesis_finds_no_difference(etcd: int) -> None:
             self.pair.close()
 
     run_state_machine_as_test(Machine, settings=settings(settings.default, stateful_step_count=30))
-
-
-def test_the_page_has_the_differences_that_the_program_has() -> None:
-    """No row without a program that shows it, and no exception without a row that gives its reason."""
-    assert sorted(rows()) == sorted(REWRITTEN | AVOIDED | SHOWN)
