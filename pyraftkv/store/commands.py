@@ -112,6 +112,38 @@ class RangeQuery:
 
 
 @record
+class VersionsQuery:
+    """Read the versions that a key has had, deletions among them; a page of them."""
+
+    key: bytes
+    min_revision: int = 0
+    """No version before this revision; 0: as old as they are kept."""
+    max_revision: int = 0
+    """No version after this revision; 0: the latest."""
+    limit: int = 1000
+    newest_first: bool = False
+
+
+@record
+class DiffQuery:
+    """Read what differs in `[key, end)` between two revisions; a page of it."""
+
+    key: bytes
+    end: bytes
+    older: int
+    newer: int = 0
+    """0: the latest."""
+    limit: int = 1000
+    next_revision: int = 0
+    """With `next_sub`, where the answer before has ended."""
+    next_sub: int = 0
+
+
+LookQuery = VersionsQuery | DiffQuery
+"""What may be asked of the past besides a range."""
+
+
+@record
 class Compare:
     """One comparison of a transaction's guard (etcd, `Compare`)."""
 

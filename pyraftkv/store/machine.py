@@ -14,10 +14,12 @@ from pyraftkv.store.commands import (
     SINGLE_KEY,
     CheckpointLeases,
     Compact,
+    DiffQuery,
     ExpireLeases,
     GrantLease,
     LeaseUpkeep,
     LoggedCommand,
+    LookQuery,
     PutBatch,
     PutKey,
     RangeQuery,
@@ -28,6 +30,7 @@ from pyraftkv.store.hashing import Damage, Patrol, hash_steps
 from pyraftkv.store.history import History
 from pyraftkv.store.leases import Leases
 from pyraftkv.store.pages import PAGE_BYTES_TARGET, RECORD_BYTES, RECORD_BYTES_MAX
+from pyraftkv.store.past import diff_steps, versions_steps
 from pyraftkv.store.ranges import range_steps
 from pyraftkv.store.snapshot import HistoryReader, Snapshot, check_history
 from pyraftkv.store.txn import bounded_delete_steps, check_put, do_put, revoke_steps, txn_steps
@@ -39,6 +42,7 @@ from pyraftkv.store.values import (
     LeaseGranted,
     LeaseRevoked,
     LoggedResult,
+    LookResult,
     PutBatchResult,
     PutResult,
     RangeResult,
@@ -56,7 +60,7 @@ class Store:
     """A versioned key-value store.
 
     - Changing: `validate`, `apply`, `keep_leases`.
-    - Reading: `get`, `read`, `hash_kv`.
+    - Reading: `get`, `read`, `look`, `hash_kv`.
     - Watching: `watch`, `advance`, `distributed_revision`.
     - Upkeep: `compaction`, `patrol`, `snapshot` (and `Restorer`), `check`.
     - Looking: `leases`, `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
@@ -298,6 +302,27 @@ class Store:
             FutureRevision: The revision does not exist yet.
         """
         return self._start(hash_steps(self._history, self._resolve(revision)))
+
+    def look(self, query: LookQuery) -> LookResult | Work[LookResult]:
+        """Read the versions of a key, or the difference between two revisions: a page; see `past.py` for the costs.
+
+        Raises:
+            InvalidRequest: The key is empty, the revisions do not ascend, or the page is of nothing.
+            Compacted: A revision is gone.
+            FutureRevision: A revision does not exist yet.
+        """
+        if not query.key or query.limit < 1:
+            raise InvalidRequest("the key is empty" if not query.key else f"a page of {query.limit}")
+        if isinstance(query, DiffQuery):
+            newer = self._resolve(query.newer)
+            if not 0 < query.older <= newer:
+                raise InvalidRequest(f"a difference is between two revisions, not {query.older} and {newer}")
+            self._resolve(query.older)
+            return self._start(diff_steps(self._history, query, newer=newer))
+        newest = self._resolve(query.max_revision)
+        if query.min_revision > 0:
+            self._resolve(query.min_revision)
+        return self._start(versions_steps(self._history, query, newest=newest))
 
     def _resolve(self, revision: int) -> int:
         """Return the revision to read at."""

@@ -48,6 +48,9 @@ SLOT_MASK = (1 << SLOT_BITS) - 1
 SLOTS_MAX = 1 << SLOT_BITS
 """Only an open page that is compacted again and again comes near: dead slots are never given out twice."""
 
+SUB_END = 1 << 32
+"""No revision has so many changes: their number has 32 bits."""
+
 DEAD = 0xFFFF_FFFF
 """The offset of a slot whose record was compacted away."""
 
@@ -264,12 +267,18 @@ class Pages:
         place = self.locate(ref)
         return decode(*place) if place is not None else None
 
-    def seek(self, revision: int) -> Cursor:
-        """Return the place before the first record at or above ``revision``. O(log pages + slots of a page)."""
-        at = max(0, bisect_left(self.order, revision, key=_first_revision) - 1)
-        page = self.order[at]
+    def seek(self, revision: int, sub: int = 0) -> Cursor:
+        """Return the place before the first record at or above change ``sub`` of ``revision``.
+
+        O(log pages + slots of a page). Other than 0, `sub` is for a revision of which nothing may be compacted.
+        """
+        order = self.order
+        at = bisect_left(order, revision, key=_first_revision)
+        if sub:
+            at = bisect_left(order, sub, at, bisect_right(order, revision, key=_first_revision), key=_first_sub)
+        page = order[max(0, at - 1)]
         for slot, offset in enumerate(page.offsets):
-            if offset != DEAD and revision_at(page.data, offset) >= revision:
+            if offset != DEAD and change_at(page.data, offset) >= (revision, sub):
                 return Cursor(page.number, slot)
         return Cursor(page.number, len(page.offsets))
 
@@ -305,6 +314,17 @@ def revision_at(data: bytes | bytearray, offset: int) -> int:
     """Return the mod revision of the record at ``offset``."""
     revision: int = _unpack_revision(data, offset)[0]
     return revision
+
+
+def change_at(data: bytes | bytearray, offset: int) -> tuple[int, int]:
+    """Return the mod revision and the `sub` of the record at ``offset``."""
+    fields = unpack_record(data, offset)
+    return fields[0], fields[6]
+
+
+def _first_sub(page: Page) -> int:
+    """Return the `sub` of a page's first record; of an empty one, which is open, one above all."""
+    return change_at(page.data, page.offsets[0])[1] if page.offsets else SUB_END
 
 
 def record_size(data: bytes | bytearray, offset: int) -> int:

@@ -156,6 +156,60 @@ class Event:
 
 
 @record
+class Change:
+    """How one key differs between two states; at least one of the two is there."""
+
+    before: KeyValue | None
+    """None: the key was not there."""
+    after: KeyValue | None
+    """None: it is not there any more."""
+
+    @property
+    def key(self) -> bytes:
+        """The key that differs."""
+        kv = self.after or self.before
+        assert kv is not None
+        return kv.key
+
+    @property
+    def is_create(self) -> bool:
+        """Whether the key was not there before."""
+        return self.before is None
+
+    @property
+    def is_delete(self) -> bool:
+        """Whether the key is not there any more."""
+        return self.after is None
+
+
+@record
+class VersionsResult:
+    """Versions of a key, in the order asked for: a PUT each, or the DELETE that ended the key."""
+
+    revision: int
+    """The store's current revision when it was read."""
+    events: list[Event]
+    next_revision: int
+    """The `max_revision`, newest first, or `min_revision` to go on with; 0: this was all."""
+
+
+@record
+class DiffResult:
+    """What differs between two revisions, each key where it was changed last."""
+
+    revision: int
+    """The store's current revision when it was read."""
+    changes: list[Change]
+    next_revision: int = 0
+    """With `next_sub`, where to go on; 0: this was all."""
+    next_sub: int = 0
+
+
+LookResult = VersionsResult | DiffResult
+"""What a `LookQuery` comes to."""
+
+
+@record
 class WatchBatch:
     """The events of one or more whole revisions, in order; a revision is never split over two batches."""
 
