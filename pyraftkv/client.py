@@ -26,6 +26,7 @@ from pyraftkv.protocol import (
     Call,
     CancelCall,
     CompactionCall,
+    DiffCall,
     Hello,
     MembersCall,
     MembersCommand,
@@ -39,6 +40,7 @@ from pyraftkv.protocol import (
     SnapshotPart,
     StatusCall,
     TransferCall,
+    VersionsCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -47,9 +49,9 @@ from pyraftkv.roster import MEMBERS_MAX, NAME_CHARACTERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Limits
-from pyraftkv.store.commands import Command, RangeQuery
+from pyraftkv.store.commands import Command, LookQuery, RangeQuery, VersionsQuery
 from pyraftkv.store.validate import validate
-from pyraftkv.store.values import PutResult, RangeResult, Result
+from pyraftkv.store.values import DiffResult, LookResult, PutResult, RangeResult, Result, VersionsResult
 from pyraftkv.transport.base import Connection, Dialer
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
@@ -271,6 +273,16 @@ class Client(Engine):
         seconds = float(self._timeout if timeout is None else timeout)
         result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds, at_least), timeout)
         assert isinstance(result, RangeResult)
+        return result
+
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
+        """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        if isinstance(query, VersionsQuery):
+            result = await self._ask(lambda id_: VersionsCall(id_, query, consistency, seconds), timeout)
+        else:
+            result = await self._ask(lambda id_: DiffCall(id_, query, consistency, seconds), timeout)
+        assert isinstance(result, VersionsResult | DiffResult)
         return result
 
     def watch_range(
@@ -571,7 +583,7 @@ class Client(Engine):
         """Resolve a write; an answer of the member about itself (closing, overloaded) is no outcome: try elsewhere."""
         if answer.error is None:
             assert answer.result is not None
-            assert not isinstance(answer.result, dict)
+            assert not isinstance(answer.result, dict | VersionsResult | DiffResult)
             self._running().resolve(*key, answer.result)
             self._sessions.acknowledge(self._running())
         elif answer.error[0] in RETRY_ELSEWHERE:

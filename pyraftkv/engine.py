@@ -27,22 +27,29 @@ from pyraftkv.store.commands import (
     Compact,
     Compare,
     DeleteRange,
+    DiffQuery,
+    LookQuery,
     Operation,
     PutKey,
     RangeQuery,
     SortOrder,
     SortTarget,
     Transaction,
+    VersionsQuery,
 )
 from pyraftkv.store.values import (
+    Change,
     CompactResult,
     DeleteResult,
+    DiffResult,
     Event,
     KeyValue,
+    LookResult,
     PutResult,
     RangeResult,
     Result,
     TxnResult,
+    VersionsResult,
     WatchBatch,
 )
 
@@ -266,6 +273,10 @@ class Engine(Reader, Administered):
         """
 
     @abstractmethod
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
+        """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+
+    @abstractmethod
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
     ) -> Watch:
@@ -462,6 +473,91 @@ class Engine(Reader, Administered):
         """Return the store as it was at ``revision``, to be read. Raises `InvalidRequest`; each read `Compacted`."""
         return Pinned(self, revision)
 
+    async def history(
+        self,
+        key: Bytes,
+        *,
+        min_revision: int = 0,
+        max_revision: int = 0,
+        newest_first: bool = False,
+        page: int = SCAN_PAGE_DEFAULT,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Event]:
+        """Iterate over every version of a key that is kept; where it was deleted, there is a DELETE.
+
+        Kept is what is not compacted, and of what is older the version that was there when that begins.
+
+        Args:
+            key: The key.
+            min_revision: The first revision of interest; by default as old as they are kept.
+            max_revision: The last one; by default that of now.
+            newest_first: Begin with the last one.
+            page: Versions read at a time.
+            consistency: As for `get`.
+            timeout: In seconds, for each page.
+
+        Raises: `Compacted` if a revision named is gone, or what is left to read is by now; `FutureRevision`.
+        """
+        query = VersionsQuery(key_of(key), min_revision, max_revision, page, newest_first)
+        while True:
+            result = await self.look(query, consistency, timeout)
+            assert isinstance(result, VersionsResult)
+            for event in result.events:
+                yield event
+            if not result.next_revision:
+                return
+            if newest_first:
+                query = replace(query, max_revision=result.next_revision)
+            else:
+                query = replace(
+                    query, min_revision=result.next_revision, max_revision=query.max_revision or result.revision
+                )
+
+    async def diff(
+        self,
+        older: int,
+        newer: int = 0,
+        *,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        prefix: Bytes | None = None,
+        page: int = SCAN_PAGE_DEFAULT,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Change]:
+        """Iterate over the keys that are not at revision ``newer`` what they were at ``older``, both values with each.
+
+        A key comes once, in the order of the last changes; one that was put with the same value again has changed.
+
+        Args:
+            older: The earlier revision.
+            newer: The later one; by default that of now.
+            start: With `end` or `prefix`, which keys: as for `range`.
+            end: See `start`.
+            prefix: See `start`.
+            page: Changes read at a time.
+            consistency: As for `get`.
+            timeout: In seconds, for each page.
+
+        Raises: `Compacted` if ``older`` is gone, or by now has gone; `FutureRevision`, `InvalidRequest`.
+        """
+        first, last = key_range(start, end, prefix)
+        query = DiffQuery(first, last, older, newer, page)
+        while True:
+            result = await self.look(query, consistency, timeout)
+            assert isinstance(result, DiffResult)
+            for change in result.changes:
+                yield change
+            if not result.next_revision:
+                return
+            query = replace(
+                query,
+                newer=query.newer or result.revision,
+                next_revision=result.next_revision,
+                next_sub=result.next_sub,
+            )
+
     def namespace(self, prefix: Bytes) -> Namespace:
         """Return the keys with ``prefix`` as a store of their own, in which they are named by the rest.
 
@@ -515,6 +611,10 @@ class Namespace(Engine):
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
         query = self._prefix.query(query)
         return self._prefix.found(await self._engine.read(query, consistency, timeout, at_least=at_least))
+
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
+        """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        return self._prefix.seen(await self._engine.look(self._prefix.look(query), consistency, timeout))
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

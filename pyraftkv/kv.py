@@ -17,6 +17,7 @@ from pyraftkv._record import record
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
 from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget
 from pyraftkv.store.values import (
+    Change,
     CompactResult,
     DeleteResult,
     Event,
@@ -417,6 +418,42 @@ class KV(Readable, Protocol):
 
     def at(self, revision: int) -> Readable:
         """Return the store as it was at `revision`, to be read."""
+        ...
+
+    def history(
+        self,
+        key: Bytes,
+        *,
+        min_revision: int = 0,
+        max_revision: int = 0,
+        newest_first: bool = False,
+        page: int = 1000,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> AsyncIterator[Event]:
+        """Iterate over every version of a key that is kept; where it was deleted, there is a DELETE.
+
+        Kept is what is not compacted, and of what is older the version that was there when that begins. Raises
+        `Compacted`, `FutureRevision`.
+        """
+        ...
+
+    def diff(
+        self,
+        older: int,
+        newer: int = 0,
+        *,
+        start: Bytes = b"",
+        end: Bytes | None = None,
+        prefix: Bytes | None = None,
+        page: int = 1000,
+        consistency: Consistency = "linearizable",
+        timeout: float | None = None,
+    ) -> AsyncIterator[Change]:
+        """Iterate over the keys that are not at revision `newer` (0: now) what they were at `older`.
+
+        A key comes once, in the order of the last changes. Raises `Compacted`, `FutureRevision`.
+        """
         ...
 
     def namespace(self, prefix: Bytes) -> KV:

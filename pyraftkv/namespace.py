@@ -25,19 +25,24 @@ from pyraftkv.store.commands import (
     Command,
     Compare,
     DeleteRange,
+    LookQuery,
     Operation,
     PutKey,
     RangeQuery,
     Transaction,
+    VersionsQuery,
 )
 from pyraftkv.store.values import (
+    Change,
     DeleteResult,
     Event,
     KeyValue,
+    LookResult,
     PutResult,
     RangeResult,
     Result,
     TxnResult,
+    VersionsResult,
     WatchBatch,
 )
 
@@ -78,6 +83,13 @@ class Prefix:
 
     def query(self, query: RangeQuery) -> RangeQuery:
         """Return the query of the same keys as the store knows them."""
+        key, end = self.interval(query.key, query.end)
+        return replace(query, key=key, end=end)
+
+    def look(self, query: LookQuery) -> LookQuery:
+        """Return the query of the past of the same keys as the store knows them."""
+        if isinstance(query, VersionsQuery):
+            return replace(query, key=self.key(query.key))
         key, end = self.interval(query.key, query.end)
         return replace(query, key=key, end=end)
 
@@ -123,6 +135,17 @@ class Prefix:
     def found(self, result: RangeResult) -> RangeResult:
         """Return what a range holds, with the keys of the namespace."""
         return replace(result, kvs=[self.bare(kv) for kv in result.kvs])
+
+    def seen(self, result: LookResult) -> LookResult:
+        """Return what a query of the past came to, with the keys of the namespace."""
+        if isinstance(result, VersionsResult):
+            return replace(result, events=[self.event(event) for event in result.events])
+        return replace(result, changes=[self.change(change) for change in result.changes])
+
+    def change(self, change: Change) -> Change:
+        """Return the change with the key of the namespace."""
+        before, after = change.before, change.after
+        return Change(None if before is None else self.bare(before), None if after is None else self.bare(after))
 
     def bare(self, kv: KeyValue) -> KeyValue:
         """Return the key-value with the key of the namespace."""

@@ -13,8 +13,8 @@ from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.settings import FEATURE_LEVEL, RulesCommand, RulesResult
-from pyraftkv.store.commands import Compact, LeaseUpkeep, LoggedCommand, RangeQuery
-from pyraftkv.store.values import LoggedResult, WatchBatch
+from pyraftkv.store.commands import Compact, DiffQuery, LeaseUpkeep, LoggedCommand, RangeQuery, VersionsQuery
+from pyraftkv.store.values import LoggedResult, LookResult, WatchBatch
 
 PROTOCOL_VERSION_MIN = 1
 PROTOCOL_VERSION_MAX = 1
@@ -338,6 +338,26 @@ class ReadCall:
 
 
 @record
+class VersionsCall:
+    """Ask for a page of the versions of a key."""
+
+    id: int
+    query: VersionsQuery
+    consistency: str
+    timeout: float
+
+
+@record
+class DiffCall:
+    """Ask for a page of what differs between two revisions."""
+
+    id: int
+    query: DiffQuery
+    consistency: str
+    timeout: float
+
+
+@record
 class WatchCall:
     """Start a watch named `id`; `WatchUpdate`s follow until `CancelCall` or an `Answer` with an error."""
 
@@ -417,6 +437,8 @@ Call = (
     OpenSessionCall
     | WriteCall
     | ReadCall
+    | VersionsCall
+    | DiffCall
     | WatchCall
     | StatusCall
     | MembersCall
@@ -433,7 +455,7 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: LoggedResult | MembersResult | RulesResult | int | dict[str, Any] | None = None
+    result: LoggedResult | LookResult | MembersResult | RulesResult | int | dict[str, Any] | None = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

@@ -17,6 +17,7 @@ from pyraftkv.protocol import (
     Answer,
     CancelCall,
     CompactionCall,
+    DiffCall,
     MembersCall,
     MembersResult,
     MembersUpdate,
@@ -28,14 +29,15 @@ from pyraftkv.protocol import (
     SnapshotPart,
     StatusCall,
     TransferCall,
+    VersionsCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
 )
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
-from pyraftkv.store.commands import RangeQuery
-from pyraftkv.store.values import Event, RangeResult, WatchBatch
+from pyraftkv.store.commands import LookQuery, RangeQuery
+from pyraftkv.store.values import Event, LookResult, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
 from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
@@ -101,6 +103,8 @@ class Member(Protocol):
     async def read(
         self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
     ) -> RangeResult: ...
+
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult: ...
 
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
@@ -256,6 +260,8 @@ class ClientConnection:
         self,
         call: OpenSessionCall
         | ReadCall
+        | VersionsCall
+        | DiffCall
         | WatchCall
         | StatusCall
         | MembersCall
@@ -267,6 +273,8 @@ class ClientConnection:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
             work = self._read(call)
+        elif isinstance(call, VersionsCall | DiffCall):
+            work = self._look(call)
         elif isinstance(call, WatchCall):
             work = self._watch(call)
         elif isinstance(call, StatusCall):
@@ -286,14 +294,15 @@ class ClientConnection:
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
 
     async def _read(self, call: ReadCall) -> RangeResult:
-        consistency = CONSISTENCIES.get(call.consistency)
-        if consistency is None:
-            raise errors.InvalidRequest(f"there is no consistency {call.consistency!r}")
+        consistency = _consistency(call.consistency)
         result = await self._member.read(call.query, consistency, call.timeout, at_least=call.at_least)
         size_bytes = sum([len(kv.key) + len(kv.value) for kv in result.kvs])
         if size_bytes > CLIENT_FRAME_BYTES_MAX:
             raise _too_large(size_bytes)
         return result
+
+    async def _look(self, call: VersionsCall | DiffCall) -> LookResult:
+        return await self._member.look(call.query, _consistency(call.consistency), call.timeout)
 
     async def _open_session(self) -> int:
         if self._session_count >= SESSIONS_PER_CONNECTION_MAX:
@@ -333,9 +342,7 @@ class ClientConnection:
         return part
 
     async def _begin_snapshot(self, call: SnapshotCall) -> None:
-        consistency = CONSISTENCIES.get(call.consistency)
-        if consistency is None:
-            raise errors.InvalidRequest(f"there is no consistency {call.consistency!r}")
+        consistency = _consistency(call.consistency)
         if len(self._snapshots) >= SNAPSHOTS_PER_CONNECTION_MAX:
             raise errors.Overloaded("this connection is being given a snapshot already")
         source = await self._member.open_snapshot(consistency, call.timeout)
@@ -487,6 +494,13 @@ class ClientConnection:
         if self._sending is not None:
             await asyncio.wait([self._sending])
         await self._connection.drain()
+
+
+def _consistency(name: str) -> Consistency:
+    consistency = CONSISTENCIES.get(name)
+    if consistency is None:
+        raise errors.InvalidRequest(f"there is no consistency {name!r}")
+    return consistency
 
 
 def _abandon(call: asyncio.Future[Any]) -> None:

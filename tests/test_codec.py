@@ -55,6 +55,7 @@ from pyraftkv.protocol import (
     CompactionCall,
     Decided,
     DemoteMember,
+    DiffCall,
     Envelope,
     Genesis,
     GenesisOffer,
@@ -82,6 +83,7 @@ from pyraftkv.protocol import (
     TransferCall,
     TransferRequest,
     UpdateMember,
+    VersionsCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
@@ -94,6 +96,7 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    DiffQuery,
     ExpireLeases,
     GrantLease,
     PutBatch,
@@ -103,10 +106,13 @@ from pyraftkv.store.commands import (
     SortOrder,
     SortTarget,
     Transaction,
+    VersionsQuery,
 )
 from pyraftkv.store.values import (
+    Change,
     CompactResult,
     DeleteResult,
+    DiffResult,
     Event,
     EventType,
     KeyValue,
@@ -116,6 +122,7 @@ from pyraftkv.store.values import (
     PutResult,
     RangeResult,
     TxnResult,
+    VersionsResult,
     WatchBatch,
 )
 
@@ -259,6 +266,14 @@ def _txn_results(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[TxnResult]:
 
 alarms = st.lists(st.builds(Alarm, st.sampled_from(AlarmKind), naturals), max_size=3)
 settings = st.builds(Settings, naturals, integers, naturals, modes, naturals, naturals, naturals)
+differences = st.one_of(
+    st.builds(Change, kvs, kvs), st.builds(Change, st.none(), kvs), st.builds(Change, kvs, st.none())
+)
+versions = st.lists(st.builds(Event, st.sampled_from(EventType), kvs), max_size=3)
+look_results = st.one_of(
+    st.builds(VersionsResult, naturals, versions, naturals),
+    st.builds(DiffResult, naturals, st.lists(differences, max_size=3), naturals, naturals),
+)
 wire_results = st.one_of(
     plain_results,
     _txn_results(plain_results | _txn_results(plain_results)),
@@ -287,6 +302,16 @@ calls = st.one_of(
     st.builds(MembersCall, naturals, seconds),
     st.builds(RulesCall, naturals, seconds),
     st.builds(CompactionCall, naturals, naturals, seconds),
+    st.builds(
+        VersionsCall, naturals, st.builds(VersionsQuery, blobs, integers, integers, naturals, booleans), texts, seconds
+    ),
+    st.builds(
+        DiffCall,
+        naturals,
+        st.builds(DiffQuery, blobs, blobs, integers, integers, naturals, naturals, naturals),
+        texts,
+        seconds,
+    ),
     st.builds(SnapshotCall, naturals, naturals, naturals, texts, seconds),
     st.builds(CancelCall, naturals),
 )
@@ -299,6 +324,7 @@ status_maps = st.dictionaries(
 )
 replies = st.one_of(
     st.builds(Answer, naturals, wire_results),
+    st.builds(Answer, naturals, look_results),
     st.builds(Answer, naturals, status_maps),
     st.builds(Answer, naturals, st.none(), error_objects.map(to_wire)),
     st.builds(MembersUpdate, st.lists(texts, max_size=4)),

@@ -25,6 +25,7 @@ from pyraftkv.codec._wire import (
     Shape,
     array_of,
     map_of,
+    nested,
     pack,
     pack_kvs,
     unpack_control,
@@ -32,6 +33,7 @@ from pyraftkv.codec._wire import (
     unpack_nested,
 )
 from pyraftkv.codec.logged import RANGE_QUERY
+from pyraftkv.codec.looks import look_from, look_items
 from pyraftkv.codec.messages import SNAPSHOT_META
 from pyraftkv.codec.results import error_from, error_items, result_from, result_items
 from pyraftkv.errors import FrameError, InvalidRequest
@@ -40,6 +42,7 @@ from pyraftkv.protocol import (
     Call,
     CancelCall,
     CompactionCall,
+    DiffCall,
     MembersCall,
     MembersUpdate,
     OpenSessionCall,
@@ -50,11 +53,13 @@ from pyraftkv.protocol import (
     SnapshotPart,
     StatusCall,
     TransferCall,
+    VersionsCall,
     WatchCall,
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.store.values import Event, EventType, WatchBatch
+from pyraftkv.store.commands import DiffQuery, VersionsQuery
+from pyraftkv.store.values import DiffResult, Event, EventType, VersionsResult, WatchBatch
 
 # --- Calls ---------------------------------------------------------------------------------------------------------
 
@@ -63,6 +68,19 @@ _WRITE = Struct("<BQd")
 
 
 _QUERY = Shape(RANGE_QUERY.encode, lambda items: RANGE_QUERY.decode(array_of(items)))
+_VERSIONS = Schema(
+    VersionsQuery, key=BLOB, min_revision=INTEGER, max_revision=INTEGER, limit=NATURAL, newest_first=BOOLEAN
+)
+_DIFF = Schema(
+    DiffQuery,
+    key=BLOB,
+    end=BLOB,
+    older=INTEGER,
+    newer=INTEGER,
+    limit=NATURAL,
+    next_revision=NATURAL,
+    next_sub=NATURAL,
+)
 _CALLS: Final[dict[int, Schema]] = {
     1: Schema(OpenSessionCall, id=NATURAL),
     3: Schema(ReadCall, id=NATURAL, query=_QUERY, consistency=TEXT, timeout=SECONDS, at_least=NATURAL),
@@ -82,6 +100,8 @@ _CALLS: Final[dict[int, Schema]] = {
     8: Schema(TransferCall, id=NATURAL, to=TEXT, timeout=SECONDS),
     10: Schema(RulesCall, id=NATURAL, timeout=SECONDS),
     11: Schema(CompactionCall, id=NATURAL, revision=NATURAL, timeout=SECONDS),
+    12: Schema(VersionsCall, id=NATURAL, query=nested(_VERSIONS), consistency=TEXT, timeout=SECONDS),
+    13: Schema(DiffCall, id=NATURAL, query=nested(_DIFF), consistency=TEXT, timeout=SECONDS),
     9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}
@@ -137,6 +157,7 @@ KIND_ANSWER_ERROR: Final = 3
 KIND_WATCH_UPDATE: Final = 4
 KIND_MEMBERS_UPDATE: Final = 5
 KIND_SNAPSHOT_PART: Final = 6
+KIND_ANSWER_LOOK: Final = 7
 
 _UPDATE = Struct("<BQqII")
 _DELETED: Final = 1
@@ -150,12 +171,19 @@ def _encode_answer(answer: Answer) -> bytes:
         return bytes((KIND_ANSWER_ERROR,)) + pack((call_id, *error_items(answer.error)))
     if isinstance(answer.result, dict):
         return bytes((KIND_ANSWER_MAP,)) + pack((call_id, _bounded_map(answer.result)))
+    if isinstance(answer.result, VersionsResult | DiffResult):
+        return bytes((KIND_ANSWER_LOOK,)) + pack((call_id, *look_items(answer.result)))
     return bytes((KIND_ANSWER,)) + pack((call_id, *result_items(answer.result)))
 
 
 def _decode_answer(body: memoryview) -> Answer:
     items = unpack_nested(body)
     return Answer(NATURAL.decode(items[0] if items else None), result_from(items[1:]))
+
+
+def _decode_answer_look(body: memoryview) -> Answer:
+    items = unpack_nested(body)
+    return Answer(NATURAL.decode(items[0] if items else None), look_from(items[1:]))
 
 
 def _decode_answer_map(body: memoryview) -> Answer:
@@ -246,6 +274,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 }
 _DECODERS: Final[dict[int, Callable[[memoryview], Reply]]] = {
     KIND_ANSWER: _decode_answer,
+    KIND_ANSWER_LOOK: _decode_answer_look,
     KIND_ANSWER_MAP: _decode_answer_map,
     KIND_ANSWER_ERROR: _decode_answer_error,
     KIND_MEMBERS_UPDATE: _decode_members,

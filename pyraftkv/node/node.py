@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self
+from typing import Self, TypeVar
 
 from pyraftkv import codec, errors
 from pyraftkv.backup import SnapshotSource
@@ -43,10 +43,12 @@ from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand, RulesResult
-from pyraftkv.store import Work
-from pyraftkv.store.commands import Command, RangeQuery
-from pyraftkv.store.values import PutResult, RangeResult, Result
+from pyraftkv.store import Store, Work
+from pyraftkv.store.commands import Command, LookQuery, RangeQuery
+from pyraftkv.store.values import LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pyraftkv.node")
 
@@ -452,6 +454,14 @@ class Node(Engine):
 
         "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
+        return await _finished((await self._fresh(consistency, timeout, at_least=at_least)).read(query))
+
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
+        """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
+        return await _finished((await self._fresh(consistency, timeout)).look(query))
+
+    async def _fresh(self, consistency: Consistency, timeout: float | None, *, at_least: int = 0) -> Store:
+        """Return the store once it is as fresh as asked for."""
         member = self._running()
         if at_least > member.replica.store.published_revision:
             await member.revisions.join(at_least, member.deadline(timeout))
@@ -459,13 +469,7 @@ class Node(Engine):
             await member.reads.join(member.deadline(timeout))
         elif consistency not in ("local", "lease"):
             raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
-        result = member.replica.store.read(query)
-        while isinstance(result, Work):
-            await asyncio.sleep(0)
-            done = result.step(READ_STEP_BUDGET)
-            if done is not None:
-                return done
-        return result
+        return member.replica.store
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
@@ -661,3 +665,13 @@ def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.Pyraftk
     if cause is None:
         return errors.NodeFailed("the node was closed with the write under way")
     return errors.NodeFailed(f"the node stopped with the write under way: {cause}")
+
+
+async def _finished(result: T | Work[T]) -> T:
+    """Return what a read comes to; one that takes long gives others their turn."""
+    while isinstance(result, Work):
+        await asyncio.sleep(0)
+        done = result.step(READ_STEP_BUDGET)
+        if done is not None:
+            return done
+    return result

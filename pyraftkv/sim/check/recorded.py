@@ -12,8 +12,8 @@ from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
-from pyraftkv.store.commands import Command, PutKey, RangeQuery
-from pyraftkv.store.values import Event, PutResult, RangeResult, Result, WatchBatch
+from pyraftkv.store.commands import Command, LookQuery, PutKey, RangeQuery
+from pyraftkv.store.values import Event, LookResult, PutResult, RangeResult, Result, WatchBatch
 
 R = TypeVar("R", bound=Result)
 
@@ -92,6 +92,10 @@ class RecordedKV(Engine):
     async def space_won_back(self, revision: int, timeout: float | None) -> None:
         """Wait until what was compacted is removed; it changes nothing that could be read. Raises `Unavailable`."""
         await self._engine.space_won_back(revision, timeout)
+
+    async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
+        """Answer a query of the past; not part of the history. Raises as `read`."""
+        return await self._engine.look(query, consistency, timeout)
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool
