@@ -27,6 +27,7 @@ from pyraftkv.store.commands import (
     Transaction,
 )
 from pyraftkv.store.values import (
+    Change,
     CompactResult,
     DeleteResult,
     Event,
@@ -44,6 +45,7 @@ __all__ = [
     "TLS",
     "Alarm",
     "AlarmKind",
+    "Change",
     "Client",
     "Cluster",
     "CompactResult",
