@@ -306,7 +306,7 @@ class WatchStream:
         raise errors.InvalidRequest(answer.get("cancel_reason", ""))
 
     def take(self, count: int, *, seconds: float = ANSWER_SECONDS_MAX) -> list[Event]:
-        """Return the next ``count`` events; fewer if no more come within ``seconds``.
+        """Return the next ``count`` events; fewer if no more come within ``seconds``, and then the stream is of no use.
 
         Raises: `Compacted` if the watch ends for that.
         """
