@@ -34,6 +34,8 @@
     │   ├── SessionExpired         the session that made retries exactly-once was evicted
     │   └── NodeFailed             the node stopped with the write under way
     ├── MemberRemoved              this node was removed from its cluster, and stops
+    ├── CalledInLoop               a blocking call in a thread that runs an event loop (also a RuntimeError)
+    ├── Forked                     the call came from a forked child; what it asks belongs to the parent
     ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
     ├── StorageError               the disk, or what stands on it
     │   ├── DataDirLocked          another process has this data directory open
@@ -225,6 +227,14 @@ class NodeFailed(MaybeApplied):
 
 class MemberRemoved(PyraftkvError):
     """This node was removed from its cluster. Its directory belongs to nobody: join with an empty one."""
+
+
+class CalledInLoop(PyraftkvError, RuntimeError):
+    """A blocking call would stop the event loop that this thread runs; nothing was asked."""
+
+
+class Forked(PyraftkvError, RuntimeError):
+    """What was opened before a fork belongs to the parent process; nothing was asked."""
 
 
 class WatchCancelled(PyraftkvError):
