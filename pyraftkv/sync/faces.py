@@ -158,6 +158,8 @@ class KV(Readable):
     txn = making(Engine.txn, Txn)
     watch = making(Engine.watch, Watch)
     at = making(Engine.at, Readable)
+    history = iterating(Engine.history, at_once=AT_ONCE_MAX)
+    diff = iterating(Engine.diff, at_once=AT_ONCE_MAX)
 
     def transact(self, work: Callable[[Stm], T], *, timeout: float | None = None) -> T:
         """Call ``work`` until what it read and wrote can be done as one transaction; return what it returned.

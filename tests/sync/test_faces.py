@@ -80,6 +80,8 @@ def test_reading_and_writing(db: sync.KV) -> None:
     assert [each.text for each in db.scan(prefix="k/", page=1)] == ["one", "two"]
     assert db.delete("k/2", prev_kv=True).prev_kvs[0].text == "two"
     assert [each.text for each in db.at(first.revision).range(prefix="k/").kvs] == ["one"]
+    assert [event.kv.text for event in db.history("k/1")] == ["one"]
+    assert [change.key for change in db.diff(first.revision - 1, first.revision)] == [b"k/1"]
     assert db.namespace("k/").get("1") == db.range("k/1", "k/2").kvs[0].__class__(
         b"1", b"one", first.revision, first.revision, 1
     )
