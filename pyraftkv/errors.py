@@ -26,6 +26,7 @@
     │       ├── Overloaded         a named queue is full
     │       ├── Contended          what a transaction had read was changed again and again until its deadline
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
+    │       ├── Quarantined        this member's state is not what the others' is: ask another one
     │       ├── LeadershipNotTransferred   leadership was to be handed over, and the transfer was given up
     │       └── Closed             the node, client or watch is closed
     ├── MaybeApplied               a write whose outcome is unknown: it may have happened, or may yet
@@ -193,6 +194,10 @@ class Contended(Unavailable):
 
 class ReadTimeout(Unavailable):
     """The read was not answered in time."""
+
+
+class Quarantined(Unavailable):
+    """The member's state is not what the others have, and it answers nothing until it is repaired: ask another one."""
 
 
 class LeadershipNotTransferred(Unavailable):

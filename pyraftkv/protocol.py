@@ -298,6 +298,18 @@ class SnapshotAck:
 
 
 @record
+class StateHash:
+    """What the sender's state was as of an entry. May be lost: it is told again, and the next one says more."""
+
+    to: int
+    sender: int
+    index: int
+    """A multiple of `replica.CHECK_ENTRIES`."""
+    hash: int
+    """As `Replica.state_hash`."""
+
+
+@record
 class TransferRequest:
     """A follower passes on that leadership is to be handed over. May be lost: whoever asked for it waits, and sees."""
 

@@ -10,10 +10,12 @@ called until it returns the effect. Readers see nothing of it before it is compl
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import Enum
 from typing import Any, ClassVar, Final
+from zlib import crc32
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
@@ -36,8 +38,18 @@ from pyraftkv.rules import Rules
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.settings import ChangeAlarm, ChangeSettings, RulesResult
 from pyraftkv.store import Restorer, Store, Work
+from pyraftkv.store.checks import HASH_MASK
 from pyraftkv.store.commands import CheckpointLeases, ExpireLeases, GrantLease, LoggedCommand
 from pyraftkv.store.values import LoggedResult
+
+CHECK_ENTRIES = 1024
+"""After so many entries members compare their states. The same on all of them."""
+
+CHECKPOINTS_MAX = 8
+"""Hashes that are kept for others who come to the same entry later, or sooner."""
+
+TABLES_FACTOR = 0x9E37_79B9_7F4A_7C15
+"""Odd: spreads the tables' hash over that of the state."""
 
 SNAPSHOT_VERSION = 6
 
@@ -94,6 +106,14 @@ Finish = Callable[[Outcome], Consequence]
 STALE = Refusal.of(errors.NotApplied("it was decided in another term, by a leader that is none any more"))
 
 
+@record
+class Checkpoint:
+    """What the state was as of an entry."""
+
+    index: int
+    hash: int
+
+
 class Replica:
     """The store, the sessions, who the members are, and what rules they have.
 
@@ -108,6 +128,8 @@ class Replica:
         self.rules = Rules()
         self.applied_index = 0
         self.applied_term = 0
+        self.checkpoints: deque[Checkpoint] = deque(maxlen=CHECKPOINTS_MAX)
+        """The hashes as of the last entries whose index is a multiple of `CHECK_ENTRIES`, in order."""
         self._under_way: tuple[Entry, Finish, Work[LoggedResult] | Work[int]] | None = None
 
     @property
@@ -134,8 +156,7 @@ class Replica:
         elif entry.kind is MEMBERSHIP:
             self.roster.leave(index=entry.index)
             consequence = MembershipApplied(self.membership)
-        self.applied_index = entry.index
-        self.applied_term = entry.term
+        self._is_applied(entry)
         return consequence
 
     def step(self, budget: int) -> Consequence | Busy:
@@ -150,9 +171,28 @@ class Replica:
         if outcome is None:
             return BUSY
         self._under_way = None
+        consequence = finish(outcome)
+        self._is_applied(entry)
+        return consequence
+
+    def _is_applied(self, entry: Entry) -> None:
         self.applied_index = entry.index
         self.applied_term = entry.term
-        return finish(outcome)
+        if not entry.index % CHECK_ENTRIES:
+            self.checkpoints.append(Checkpoint(entry.index, self.state_hash))
+
+    @property
+    def state_hash(self) -> int:
+        """The hash of what members must agree on, in 63 bits; the sessions' outcomes are left out. O(members).
+
+        To be asked for between entries. Equal logs give equal ones, whatever became of the replica meanwhile.
+        """
+        tables = [self.roster.plain(), self.rules.plain(), len(self.sessions)]
+        return (self.store.state_hash + crc32(codec.encode_table(tables)) * TABLES_FACTOR) & HASH_MASK
+
+    def hash_at(self, index: int) -> int | None:
+        """Return the hash as of an entry, if it is one of the last that are kept."""
+        return next((checkpoint.hash for checkpoint in self.checkpoints if checkpoint.index == index), None)
 
     @property
     def is_busy(self) -> bool:

@@ -79,6 +79,7 @@ from pyraftkv.protocol import (
     SnapshotChunk,
     SnapshotPart,
     StampedChange,
+    StateHash,
     StatusCall,
     TransferCall,
     TransferRequest,
@@ -172,6 +173,7 @@ peer_messages = st.one_of(
     st.builds(SnapshotChunk, naturals, naturals, naturals, naturals, naturals, naturals, blobs, booleans),
     st.builds(SnapshotAck, naturals, naturals, naturals, naturals, integers),
     st.builds(TransferRequest, naturals, naturals, naturals),
+    st.builds(StateHash, naturals, naturals, naturals, naturals),
 )
 
 puts = st.builds(PutKey, blobs, blobs, integers, booleans, booleans, booleans)
@@ -462,6 +464,7 @@ def test_kinds_and_tags_never_change() -> None:
         15: "ForwardedMembership",
         16: "CommitNotice",
         17: "TransferRequest",
+        18: "StateHash",
     }
     changes: list[protocol.MemberChange] = [
         AddMember("a", "b", 2, learner=True),

@@ -51,9 +51,9 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.types import HOLLOW, NORMAL, Entry, EntryKind, Membership, SnapshotMeta
 from pyraftkv.errors import FrameError, UnsupportedFormat
-from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk, TransferRequest
+from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk, StateHash, TransferRequest
 
-PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest
+PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest | StateHash
 """Everything that travels between members after the HELLO."""
 
 KIND_APPEND_REQUEST: Final = 3
@@ -127,6 +127,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     15: _message(ForwardedMembership, payload=BLOB, leave=BOOLEAN),
     16: _message(CommitNotice, index=NATURAL, index_term=NATURAL),
     17: Schema(TransferRequest, to=NATURAL, sender=NATURAL, target=NATURAL),
+    18: Schema(StateHash, to=NATURAL, sender=NATURAL, index=NATURAL, hash=NATURAL),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}
 _NESTED_KINDS: Final = frozenset({7})

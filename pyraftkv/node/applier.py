@@ -99,6 +99,13 @@ class Applier:
         if self._work:
             self._wake.set()
 
+    def adopt(self, replica: Replica) -> None:
+        """Go on with another replica, which has applied exactly the same entries."""
+        assert self.is_restored, "what a snapshot brings is newer than either"
+        assert not self.replica.is_busy, "replicas are exchanged between entries"
+        assert replica.applied_index == self.replica.applied_index, (replica.applied_index, self.replica.applied_index)
+        self.replica = replica
+
     async def run(self) -> None:
         """Apply whatever is left over from `submit`, slice by slice, until cancelled."""
         while True:

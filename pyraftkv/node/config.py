@@ -43,6 +43,8 @@ class NodeConfig:
     """What this member streams of snapshots, to all its followers together; 0 for as fast as they are acknowledged."""
     snapshot_stall_seconds: float = 10.0
     """A snapshot transfer without an acknowledgement for this long is given up, and begun again if still needed."""
+    repair: bool = True
+    """Whether a member whose state turns out to be wrong takes it from the others again; or waits for somebody."""
     close_seconds: float = 2.0
     """How long a graceful close waits for writes under way, and then again for leadership to be handed over."""
     append_bytes_max: int = 1024 * 1024

@@ -29,7 +29,7 @@ class HandoverBegun:
     member_id: int
     name: str
     reason: str
-    """"asked", "priority", "closing", or what this member loses its time to: "event loop", "disk"."""
+    """"asked", "priority", "closing", "quarantine", or what this member loses its time to: "event loop", "disk"."""
 
 
 @record
@@ -64,6 +64,21 @@ class SnapshotInstalled:
 
 
 @record
+class MemberQuarantined:
+    """This member's state is not what the others' is, or is damaged: it answers nothing until it is repaired."""
+
+    reason: str
+
+
+@record
+class MemberRepaired:
+    """This member has taken its state from another one, and answers again."""
+
+    index: int
+    """The last entry in what it took."""
+
+
+@record
 class NodeStopped:
     """The node is no longer running; `error` is None after a close."""
 
@@ -84,6 +99,8 @@ NodeEvent = (
     | PeerLost
     | SnapshotWritten
     | SnapshotInstalled
+    | MemberQuarantined
+    | MemberRepaired
     | NodeStopped
     | EventsDropped
 )

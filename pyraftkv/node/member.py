@@ -47,6 +47,7 @@ from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.decisions import Decisions
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
+from pyraftkv.node.guard import Guard
 from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
@@ -67,6 +68,7 @@ from pyraftkv.protocol import (
     RegisterSession,
     SnapshotAck,
     SnapshotChunk,
+    StateHash,
     TransferRequest,
 )
 from pyraftkv.replica import DecisionApplied, Effect, Replica, ReplicaSnapshot
@@ -136,6 +138,7 @@ class Member:
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
         self.watches = WatchHub(self.replica.store, loop)
+        self._wire_guard(storage, transport)
         self._wire_snapshots(storage, transport)
         self._wire_leadership(transport, clock)
         self._wire_upkeep()
@@ -167,10 +170,31 @@ class Member:
         self.revisions = RevisionWaits(self._loop, revision=replica.store.published_revision)
         self.compactions = RevisionWaits(self._loop, revision=replica.store.compacted_revision)
 
+    def _wire_guard(self, storage: Storage, transport: Transport) -> None:
+        self.guard = Guard(
+            self.raft,
+            applier=self.applier,
+            storage=storage,
+            transport=transport,
+            peers=self._peers,
+            rng=self._rng,
+            emit=self._events.emit,
+            decide=self.decide,
+            applied_to=self.applied_to,
+            between_entries=self._between_entries,
+            silence=self._silence,
+            repaired=self._repaired,
+        )
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether this member's state is to be believed, as far as anybody knows."""
+        return not self.guard.integrity.reason
+
     def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
         send, feed = transport.send, self.inbox.put
         self.taker = SnapshotTaker(storage, self._config, taken=self._snapshot_taken)
-        self.sender = SnapshotSender(storage, self._config, send=send, feed=feed)
+        self.sender = SnapshotSender(storage, self._config, send=send, feed=feed, is_sound=lambda: self.is_sound)
         self.receiver = SnapshotReceiver(storage, send=send, feed=feed, is_covered=self._is_covered, term=self._term)
 
     def _wire_leadership(self, transport: Transport, clock: Callable[[], float] | None) -> None:
@@ -274,6 +298,7 @@ class Member:
         self._check_lag()
 
     def _check_lag(self) -> None:
+        self.guard.integrity.check()
         lag = self.raft.commit - self.replica.applied_index
         if lag > APPLY_LAG_ENTRIES_MAX:
             raise errors.Overloaded(f"this member has {lag} committed entries to apply, over {APPLY_LAG_ENTRIES_MAX}")
@@ -333,6 +358,8 @@ class Member:
                 self.sender.acknowledged(message)
             elif isinstance(message, InstallSnapshot | SnapshotChunk):
                 self.receiver.received(message)
+            elif isinstance(message, StateHash):
+                self.guard.integrity.received(message)
             elif isinstance(message, TransferRequest):
                 self.leadership.requested(message)
             elif isinstance(message, ForwardedMembership):
@@ -368,6 +395,7 @@ class Member:
         self.watches.advance()
         self.reads.applied(applied.index)
         self.revisions.published(self.replica.store.published_revision)
+        self.guard.integrity.applied()
         self._applied_changed.set()
 
     def _follow(self, membership: Membership) -> None:
@@ -394,6 +422,7 @@ class Member:
 
     def replica_restored(self, replica: Replica, snapshot: SnapshotMeta) -> None:
         """The state now comes from a snapshot: writes that it covers are resolved from its sessions."""
+        self.guard.integrity.renewed()
         self.watches.replace_store(replica.store)
         for session, sequence in self.writes.under_way():
             outcome = replica.sessions.outcome(session, sequence)
@@ -406,6 +435,26 @@ class Member:
         self.compactions.published(replica.store.compacted_revision)
         self._events.emit(SnapshotInstalled(snapshot.index))
         self._applied_changed.set()
+
+    def _silence(self, reason: str) -> None:
+        """Nothing more is answered: this member's state is wrong."""
+
+        def refused() -> errors.Quarantined:
+            return errors.Quarantined(f"this member answers nothing: {reason}")
+
+        self.writes.drop_all(lambda sent: errors.NodeFailed(str(refused())) if sent else refused())
+        self.sessions.forget()
+        for waiting in (self.reads, self.revisions, self.compactions):
+            waiting.fail_all(refused)
+        self.watches.close(refused)
+        self.sender.stop_all()
+
+    def _repaired(self, replica: Replica) -> None:
+        """The state is another member's, and right."""
+        self.watches.replace_store(replica.store)
+        self._members_changed(replica.roster)
+        if not self.taker.is_running:
+            self.taker.start(replica.snapshot())  # what is on the disk may be of the wrong state
 
     def _led(self, soft: SoftState) -> None:
         """Role, term or leader changed."""
@@ -447,6 +496,7 @@ class Member:
             "snapshot-receiver": self.receiver.run,
             "housekeeping": self._housekeeping,
             "compaction": self._compact,
+            **({"repair": self.guard.run} if self._config.repair else {}),
         }
 
     @property
@@ -479,6 +529,7 @@ class Member:
         self.revisions.fail_all(lambda: error(False))
         self.compactions.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
+        await self.guard.close()
         await self.sender.close()
         await self.taker.close()
         await self.sessions.close()
@@ -490,6 +541,7 @@ class Member:
         Raises: `StorageError` if it could not be written, `Closed`.
         """
         await self._between_entries()
+        self.guard.integrity.check()
         if not self.taker.is_running:
             self.taker.start(self.replica.snapshot())
         await self.taker.wait()
@@ -516,13 +568,16 @@ class Member:
                 self.leadership.give_up(reason)
             self.leadership.tend()
             self.awakening.tend(now)
+            self.guard.integrity.tend(now)
+            if not self.is_sound:
+                self.leadership.give_up("quarantine")
             self.writes.scan()
             self.sessions.acknowledge(self.writes)
             self.reads.scan()
             self.revisions.scan()
             self.compactions.scan()
             self.upkeep.tend()
-            if self.taker.is_due and not self.replica.is_busy and self.applier.is_restored:
+            if self.taker.is_due and self.is_sound and not self.replica.is_busy and self.applier.is_restored:
                 self.taker.start(self.replica.snapshot())
             slept_at = loop.time()
 

@@ -421,10 +421,17 @@ class Node(Engine):
 
     # --- The KV protocol -------------------------------------------------------------------------------------------
 
-    def _running(self) -> Member:
+    def _present(self) -> Member:
+        """Return what runs, be its state right or wrong. Raises `Closed`."""
         if self._member is None or self._stopping is not None:
             raise errors.Closed(f"{self.name} is not running")
         return self._member
+
+    def _running(self) -> Member:
+        """Return what runs, to be believed. Raises `Closed`, `Quarantined`."""
+        member = self._present()
+        member.guard.integrity.check()
+        return member
 
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
@@ -506,7 +513,7 @@ class Node(Engine):
 
     async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
         """Return this member's view of itself and of the cluster."""
-        member = self._running()
+        member = self._present()
         assert self._peers is not None
         assert self._hello is not None
         return status_of(
@@ -515,7 +522,7 @@ class Node(Engine):
 
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""
-        return []
+        return self._present().guard.alarms
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
         """Let the member of that name lead, or the best of the others; return who leads now.
@@ -528,7 +535,7 @@ class Node(Engine):
             LeadershipNotTransferred: It was given up after an election timeout, or there is nobody else.
             NoLeader: There is no leader that could hand over.
         """
-        member, peers = self._running(), self._peers
+        member, peers = self._present(), self._peers
         assert peers is not None
         ids = {peers.name(id_): id_ for id_ in peers.ids}
         if to is not None and to not in ids:

@@ -162,11 +162,13 @@ class SnapshotSender:
         *,
         send: Callable[[list[PeerMessage]], None],
         feed: Callable[[Input], None],
+        is_sound: Callable[[], bool],
     ) -> None:
         self._storage = storage
         self._config = config
         self._send = send
         self._feed = feed
+        self._is_sound = is_sound
         self._pace = TokenBucket(
             bytes_per_second=config.snapshot_bytes_per_second_max, burst_bytes=SNAPSHOT_BURST_BYTES
         )
@@ -176,8 +178,14 @@ class SnapshotSender:
         """Every conversation that has not ended, given up or not."""
 
     def start(self, message: InstallSnapshot) -> None:
-        """Begin a conversation with ``message.to``; one under way with it is given up."""
+        """Begin a conversation with ``message.to``; one under way with it is given up.
+
+        A member whose state is wrong has nothing to send: its snapshots may be of the wrong state.
+        """
         self.stop(message.to)
+        if not self._is_sound():
+            self._feed(SnapshotSent(message.to, ok=False))
+            return
         acks = self._acks[message.to] = asyncio.Queue(ACKS_MAX)
         talk = self._converse(message, acks)
         task = asyncio.get_running_loop().create_task(talk, name=f"pyraftkv-send-{message.to}")

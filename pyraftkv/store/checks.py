@@ -30,7 +30,9 @@ _KEY_COUNT: Final = 0x9E37_79B9_7F4A_7C15
 _REVISION: Final = 0xC2B2_AE3D_27D4_EB4F
 _COMPACT: Final = 0x1656_67B1_9E37_79F9
 
-HASH_MASK: Final = (1 << 64) - 1
+CHECK_MASK: Final = (1 << 64) - 1
+HASH_MASK: Final = (1 << 63) - 1
+"""A hash travels, and is shown: it fits a signed integer."""
 
 
 def check_of(
@@ -45,7 +47,7 @@ def check_of(
     check = (after_key + create_revision) * (after_value + version) + mod_revision
     if lease:
         check += lease * _LEASE
-    return check & HASH_MASK
+    return check & CHECK_MASK
 
 
 def lease_check_of(lease: int, ttl: int, left: int) -> int:
@@ -54,5 +56,5 @@ def lease_check_of(lease: int, ttl: int, left: int) -> int:
 
 
 def state_hash_of(live_sum: int, key_count: int, revision: int, compact_revision: int) -> int:
-    """Return the hash of a state whose newest versions and leases have checks with this sum, in 64 bits. O(1)."""
+    """Return the hash of a state whose newest versions and leases have checks with this sum, in 63 bits. O(1)."""
     return (live_sum + key_count * _KEY_COUNT + revision * _REVISION + compact_revision * _COMPACT) & HASH_MASK

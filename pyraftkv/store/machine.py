@@ -133,7 +133,7 @@ class Store:
 
     @property
     def state_hash(self) -> int:
-        """The hash of every key as it is now, with all its fields, of the revisions and the leases: 64 bits. O(1).
+        """The hash of every key as it is now, with all its fields, of the revisions and the leases: 63 bits. O(1).
 
         Equal states have equal ones on every member, whatever their slices, batches, snapshots and Pythons.
         """

@@ -100,7 +100,7 @@ class KvHash:
     compact_revision: int
     """The first one; 0 if nothing was ever compacted."""
     hash: int
-    """64 bits, of every version that can be read or watched from the first to the last of these revisions."""
+    """63 bits, of every version that can be read or watched from the first to the last of these revisions."""
 
 
 @record

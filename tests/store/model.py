@@ -86,7 +86,7 @@ class Model:
         for lease, (ttl, left) in self.leases.items():
             total += (lease * 0x85EBCA77C2B2AE63 + ttl) * 0xC2B2AE3D27D4EB4F + left
         total += len(state) * 0x9E3779B97F4A7C15 + revision * 0xC2B2AE3D27D4EB4F
-        return (total + self.compact_revision * 0x165667B19E3779F9) % 2**64
+        return (total + self.compact_revision * 0x165667B19E3779F9) % 2**63
 
     def kv_hash(self, revision: int) -> int:
         """Return what the hash of the history up to a revision must be."""
@@ -97,7 +97,7 @@ class Model:
             last, sub = kv.mod_revision, sub + 1 if kv.mod_revision == last else 0
             if at <= kv.mod_revision <= revision or (kv.mod_revision < at and self.states[at].get(kv.key) == kv):
                 total += naive_check(kv) * (2 * sub + 1)
-        return total % 2**64
+        return total % 2**63
 
     # --- Commands --------------------------------------------------------------------------------------------------
 

@@ -27,4 +27,5 @@ def test_messages_that_grow_stay_off_the_control_lane() -> None:
         "GenesisOffer",
         "CommitNotice",
         "TransferRequest",
+        "StateHash",
     }
