@@ -4,6 +4,8 @@ from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import (
     EventsDropped,
     HandoverBegun,
+    MemberQuarantined,
+    MemberRepaired,
     NodeEvent,
     NodeStopped,
     PeerConnected,
@@ -17,6 +19,8 @@ from pyraftkv.node.node import Node
 __all__ = [
     "EventsDropped",
     "HandoverBegun",
+    "MemberQuarantined",
+    "MemberRepaired",
     "Node",
     "NodeConfig",
     "NodeEvent",

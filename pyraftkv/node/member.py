@@ -437,7 +437,8 @@ class Member:
         self._applied_changed.set()
 
     def _silence(self, reason: str) -> None:
-        """Nothing more is answered: this member's state is wrong."""
+        """Nothing more is answered, and another member is to lead: this member's state is wrong."""
+        self.leadership.give_up("quarantine")
 
         def refused() -> errors.Quarantined:
             return errors.Quarantined(f"this member answers nothing: {reason}")

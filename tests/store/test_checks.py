@@ -42,7 +42,7 @@ while isinstance(hashed, Work):
     hashed = hashed.step(int(sys.argv[1])) or hashed
 print(store.state_hash, hashed.hash)
 """
-HASHES = "11798465355553904471 8713006025525298821"
+HASHES = "2575093318699128663 8713006025525298821"
 """What the program prints, on whatever Python: members of one cluster may run on different ones."""
 
 
