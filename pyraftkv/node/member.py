@@ -142,9 +142,14 @@ class Member:
         self._wire_snapshots(storage, transport)
         self._wire_leadership(transport, clock)
         self._wire_upkeep()
+        self._wire_driver(storage, transport)
+        if recovered.snapshot is not None and self._goes_first(replica.membership):
+            self.inbox.put(Campaign())
+
+    def _wire_driver(self, storage: Storage, transport: Transport) -> None:
         self.driver = Driver(
             self.raft,
-            loop=loop,
+            loop=self._loop,
             inbox=self.inbox,
             storage=storage,
             transport=transport,
@@ -156,8 +161,6 @@ class Member:
             led=self._led,
             returned=self._returned,
         )
-        if recovered.snapshot is not None and self._goes_first(replica.membership):
-            self.inbox.put(Campaign())
 
     def _wire_reads(self, replica: Replica) -> None:
         self.reads = ReadRounds(
