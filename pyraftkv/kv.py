@@ -75,6 +75,8 @@ class Status:
     peers: list[PeerStatus] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     """What is wrong: the cluster's alarms in etcdctl's words, then what is wrong with this member alone."""
+    db_in_use_bytes: int = 0
+    """Of `db_size_bytes`, what the keys that exist take; the rest is history, which goes with compaction."""
     quota_bytes: int = 0
     """What the store may hold before writes are refused; 0: anything."""
 

@@ -19,7 +19,17 @@ from pyraftkv.settings import (
     RulesCommand,
     Settings,
 )
-from pyraftkv.store.commands import Command, Compact, DeleteRange, PutBatch, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import (
+    Command,
+    Compact,
+    DeleteRange,
+    GrantLease,
+    PutBatch,
+    PutKey,
+    RangeQuery,
+    RevokeLease,
+    Transaction,
+)
 
 NOSPACE, CORRUPT = AlarmKind.NOSPACE, AlarmKind.CORRUPT
 PUT = PutKey(b"k", b"v")
@@ -154,6 +164,8 @@ def test_alarms_are_bounded() -> None:
 COMMANDS: list[tuple[Command | PutBatch, bool]] = [
     (PUT, True),
     (PutBatch((b"k", b"v")), True),
+    (GrantLease(1, 10), True),
+    (RevokeLease(1), False),
     (DeleteRange(b"k"), False),
     (Compact(3), False),
     (Transaction([], [DeleteRange(b"k")], [RangeQuery(b"k")]), False),

@@ -107,6 +107,7 @@ def status_json(address: str, answer: Status | errors.PyraftkvError, committed: 
         "name": answer.name,
         "version": answer.version,
         "dbSize": answer.db_size_bytes,
+        "dbSizeInUse": answer.db_in_use_bytes,
         "dbSizeQuota": answer.quota_bytes,
         "leader": answer.leader,
         "role": answer.role,

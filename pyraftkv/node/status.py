@@ -43,6 +43,7 @@ def status_of(member: Member, *, hello: Hello, peers: Peers, storage: str, alarm
         version=__version__,
         peers=_peer_statuses(raft, peers),
         alarms=[alarm.text for alarm in rules.alarms] + alarms,
+        db_in_use_bytes=store.in_use_bytes,
         quota_bytes=rules.settings.quota_bytes_max or 0,
     )
 

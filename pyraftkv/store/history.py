@@ -129,7 +129,7 @@ class History:
             refs = chunk.refs
             previous = refs[at]
             page = pages.by_number[previous >> SLOT_BITS]
-            _, create_revision, version, was_lease, _, jump, _, span, _, _, check = unpack_checked(
+            _, create_revision, version, was_lease, _, jump, _, span, _, was_bytes, check = unpack_checked(
                 page.data, page.offsets[previous & SLOT_MASK]
             )
             if lease != was_lease:
@@ -137,6 +137,7 @@ class History:
             if version:
                 page.stale += 1
                 pages.live_sum -= check
+                pages.live_bytes -= RECORD_BYTES + len(key) + was_bytes
             else:
                 create_revision = revision
                 chunk.live += 1
@@ -168,13 +169,14 @@ class History:
         pages = self.pages
         page = pages.by_number[previous >> SLOT_BITS]
         place = page.offsets[previous & SLOT_MASK]
-        _, _, version, lease, _, jump, _, span, _, _, check = unpack_checked(page.data, place)
+        _, _, version, lease, _, jump, _, span, key_bytes, value_bytes, check = unpack_checked(page.data, place)
         if not version:
             return False
         if lease:
             self.leases.move(chunk.keys[at], lease, 0)
         page.stale += 1
         pages.live_sum -= check
+        pages.live_bytes -= RECORD_BYTES + key_bytes + value_bytes
         jump, span = pages.jump_from(previous, jump, span)
         ref = pages.append(chunk.keys[at], b"", revision, 0, 0, 0, previous, jump, self.changes, span)
         pages.by_number[ref >> SLOT_BITS].stale += 1

@@ -64,7 +64,7 @@ class Store:
     - Watching: `watch`, `advance`, `distributed_revision`.
     - Upkeep: `compaction`, `patrol`, `snapshot` (and `Restorer`), `check`.
     - Looking: `leases`, `revision`, `published_revision`, `compact_revision`, `compacted_revision`, `key_count`,
-      `size_bytes`, `state_hash`.
+      `size_bytes`, `in_use_bytes`, `state_hash`.
 
     >>> store = Store()
     >>> store.apply(PutKey(b"color", b"red"))
@@ -143,6 +143,11 @@ class Store:
     def leases(self) -> Leases:
         """Which leases there are: to be looked at."""
         return self._history.leases
+
+    @property
+    def in_use_bytes(self) -> int:
+        """Of `size_bytes`, what the keys that exist take: as much is left if all history is compacted. O(1)."""
+        return self._history.pages.live_bytes
 
     # --- Changing --------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ class Cursor:
 class Pages:
     """All pages, in order. Knows records and chains, nothing of keys' order or of what is published."""
 
-    __slots__ = ("_open", "_sealed_bytes", "by_number", "live_sum", "order")
+    __slots__ = ("_open", "_sealed_bytes", "by_number", "live_bytes", "live_sum", "order")
 
     def __init__(self, next_number: int = 1) -> None:
         self._open = Page(next_number, 0)
@@ -115,6 +115,8 @@ class Pages:
         self.order: list[Page] = [self._open]
         self._sealed_bytes = 0
         self.live_sum = 0
+        self.live_bytes = 0
+        """The bytes of the records that are their keys' newest, without tombstones: what compaction leaves for good."""
         """The sum of the checks of the newest versions, tombstones left out: whoever supersedes one subtracts it."""
 
     @property
@@ -159,6 +161,7 @@ class Pages:
         )  # fmt: skip
         if version:
             self.live_sum += check
+            self.live_bytes += len(data) - offset
         page.offsets.append(offset)
         if not slot:
             page.first_revision = mod_revision

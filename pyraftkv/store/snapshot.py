@@ -44,6 +44,7 @@ from pyraftkv.store.pages import (
     SLOTS_MAX,
     Page,
     Pages,
+    record_size,
     unpack_checked,
 )
 from pyraftkv.store.validate import LEASE_MAX, LEASE_TTL_MAX_SECONDS
@@ -294,6 +295,7 @@ class HistoryReader:
         self._link(page, key, ref, (mod, create, version, previous, jump, span), lease)
         if version:
             self._history.pages.live_sum += check
+            self._history.pages.live_bytes += stop - offset
         return stop
 
     def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int], lease: int) -> None:
@@ -322,6 +324,7 @@ class HistoryReader:
             if was_version:
                 place[0].stale += 1
                 pages.live_sum -= was_check
+                pages.live_bytes -= record_size(place[0].data, place[1])
             change = (version > 0) - (was_version > 0)
             chunk.refs[at] = ref
             if lease != was_lease:
@@ -387,7 +390,7 @@ def check_history(history: History) -> None:
         assert older.number < newer.number
         assert older.first_revision <= newer.first_revision
     last = (0, -1)
-    live_sum = 0
+    live_sum = live_bytes = 0
     for page in pages.order:
         position = 0
         for slot, offset in enumerate(page.offsets):
@@ -403,12 +406,14 @@ def check_history(history: History) -> None:
             key = bytes(page.data[middle - key_bytes : middle])
             assert check == check_of(key, page.data[middle : middle + value_bytes], mod, create, version, lease)
             is_head = index.find(key) == page.number << SLOT_BITS | slot
-            live_sum += check if version and is_head else 0
+            if version and is_head:
+                live_sum += check
+                live_bytes += record_size(page.data, offset)
             assert is_head or pages.visible(index.find(key), mod)
             stale[page.number] += not version or not is_head
             position += RECORD_BYTES + key_bytes + value_bytes
         assert position == len(page.data)
-    assert live_sum == pages.live_sum
+    assert (live_sum, live_bytes) == (pages.live_sum, pages.live_bytes)
     assert stale == {page.number: page.stale for page in pages.by_number.values()}
     attached: dict[bytes, int] = {}
     for chunk in index.chunks:

@@ -5,8 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pyraftkv.store import Store, machine
-from pyraftkv.store.commands import PutKey
+from pyraftkv.store import Restorer, Store, machine
+from pyraftkv.store.commands import Compact, DeleteRange, PutKey
+from pyraftkv.store.pages import RECORD_BYTES
 from tests.store import generators
 from tests.store.world import World
 
@@ -90,3 +91,27 @@ def test_looking():
     assert (store.revision, store.key_count, store.size_bytes) == (2, 1, 74)
     assert repr(store) == "<Store 1 keys at revision 2, compacted at 0>"
     assert machine.STEP_KEYS_MAX == 512
+
+
+def test_what_is_in_use_is_what_compaction_leaves():
+    """Superseded versions and deletions are history; a snapshot knows as much of it as the store that it is of."""
+    store = Store()
+    for number in range(60):
+        store.apply(PutKey(b"k%d" % (number % 7), b"v" * number))
+    store.apply(DeleteRange(b"k3"))
+    store.apply(PutKey(b"k3", b"again"))
+    live = [store.get(b"k%d" % number) for number in range(7)]
+    in_use = sum(RECORD_BYTES + len(kv.key) + len(kv.value) for kv in live)
+    assert store.in_use_bytes == in_use < store.size_bytes
+    restorer = Restorer()
+    snapshot = store.snapshot()
+    for chunk in snapshot:
+        restorer.feed(chunk)
+    snapshot.close()
+    restored = restorer.finish()
+    assert (restored.in_use_bytes, restored.size_bytes) == (store.in_use_bytes, store.size_bytes)
+    store.apply(Compact(store.revision))
+    store.advance()
+    while (work := store.compaction()) is not None and work.step(100) is None:
+        pass
+    assert store.in_use_bytes == store.size_bytes == in_use
