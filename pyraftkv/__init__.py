@@ -11,7 +11,7 @@ from pyraftkv.backup import snapshot_status
 from pyraftkv.client import Client
 from pyraftkv.cluster import Cluster
 from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
-from pyraftkv.kv import KV, Status
+from pyraftkv.kv import KV, Status, Stm, View
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.opening import connect, open, recover, restore_snapshot  # noqa: A004  (pyraftkv.open, as one opens a file)
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
@@ -71,8 +71,10 @@ __all__ = [
     "SortOrder",
     "SortTarget",
     "Status",
+    "Stm",
     "Transaction",
     "TxnResult",
+    "View",
     "WatchBatch",
     "__version__",
     "connect",

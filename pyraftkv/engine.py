@@ -52,6 +52,7 @@ from pyraftkv.store.values import (
     VersionsResult,
     WatchBatch,
 )
+from pyraftkv.views import VIEW_KEYS_MAX, LiveView
 
 R = TypeVar("R", PutResult, DeleteResult)
 T = TypeVar("T")
@@ -457,6 +458,12 @@ class Engine(Reader, Administered):
         Raises: `Compacted` if that revision was compacted meanwhile; what a read and a watch may raise.
         """
         first, last = single_or_range(key, end, prefix)
+        return await self.read_and_watch(first, last, prev_kv=prev_kv, timeout=timeout)
+
+    async def read_and_watch(
+        self, first: bytes, last: bytes, *, prev_kv: bool, timeout: float | None
+    ) -> tuple[RangeResult, Watch]:
+        """Read etcd's `[first, last)`, and watch it; see `get_and_watch`."""
         kvs: list[KeyValue] = []
         revision = 0
         query = RangeQuery(first, last, limit=SCAN_PAGE_DEFAULT)
@@ -468,6 +475,22 @@ class Engine(Reader, Administered):
             first, last, start_revision=revision + 1, prev_kv=prev_kv, no_put=False, no_delete=False
         )
         return RangeResult(revision, kvs, more=False, count=len(kvs)), watch
+
+    async def view(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_max: int = VIEW_KEYS_MAX,
+        timeout: float | None = None,
+    ) -> LiveView:
+        """Return one key, `[key, end)` or a prefix as a mapping that is kept current, to be closed. See `views`.
+
+        Raises: `RequestTooLarge` for more than ``keys_max`` keys; what a read and a watch may raise.
+        """
+        first, last = single_or_range(key, end, prefix)
+        return await LiveView.open(self, first, last, keys_max=keys_max, timeout=timeout)
 
     def at(self, revision: int) -> Pinned:
         """Return the store as it was at ``revision``, to be read. Raises `InvalidRequest`; each read `Compacted`."""

@@ -9,7 +9,8 @@ read may raise `Unavailable`.
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from dataclasses import field
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -271,6 +272,55 @@ class Stm(Protocol):
         ...
 
 
+class View(Mapping[bytes, KeyValue], ABC):
+    """A part of the store as a mapping that is kept current: from keys, in their order, to key-values.
+
+    What it shows is what the store held at `revision`. It is an async context manager; when it has ended it stays as
+    it was. Keys may be asked for as text, too.
+    """
+
+    @property
+    @abstractmethod
+    def revision(self) -> int:
+        """The revision of which everything is shown. Never falls."""
+
+    @property
+    @abstractmethod
+    def is_live(self) -> bool:
+        """Whether it is still kept current: its engine runs, and it has no more keys than it may have."""
+
+    @abstractmethod
+    async def at_least(self, revision: int, *, timeout: float | None = None) -> int:
+        """Wait until everything up to `revision` is shown, what the caller has just written, say; return `revision`.
+
+        Raises `TimeoutError`, and what has ended the view.
+        """
+
+    @abstractmethod
+    async def wait(self, predicate: Callable[[View], T], *, timeout: float | None = None) -> T:
+        """Wait until `predicate` is true of the view, and return what it returned. It is called after every change.
+
+        Raises `TimeoutError`, and what has ended the view.
+        """
+
+    @abstractmethod
+    def changes(self) -> AsyncIterator[Change]:
+        """Iterate over what changes after the iteration has begun.
+
+        A slow reader gets one change for each key, from what it knew to what there is. Raises what ends the view.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Stop; whoever waits gets `Closed`. Idempotent."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
 class Readable(Protocol):
     """What can be read: the store, or the store as it was (`KV.at`)."""
 
@@ -415,6 +465,21 @@ class KV(Readable, Protocol):
         """Read a key or a range, and watch it from the very next revision on: nothing is missed, nothing comes twice.
 
         Raises `Compacted` if that revision was compacted meanwhile.
+        """
+        ...
+
+    async def view(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_max: int = 100_000,
+        timeout: float | None = None,
+    ) -> View:
+        """Return one key, `[key, end)` or a prefix as a mapping that is kept current, to be closed.
+
+        Raises `RequestTooLarge` for more than `keys_max` keys, and what a read may raise.
         """
         ...
 
