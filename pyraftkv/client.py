@@ -27,6 +27,7 @@ from pyraftkv.protocol import (
     CancelCall,
     CompactionCall,
     DiffCall,
+    HashCall,
     Hello,
     MembersCall,
     MembersCommand,
@@ -51,7 +52,7 @@ from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, LookQuery, RangeQuery, VersionsQuery
 from pyraftkv.store.validate import validate
-from pyraftkv.store.values import DiffResult, LookResult, PutResult, RangeResult, Result, VersionsResult
+from pyraftkv.store.values import DiffResult, KvHash, LookResult, PutResult, RangeResult, Result, VersionsResult
 from pyraftkv.transport.base import Connection, Dialer
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
@@ -334,6 +335,10 @@ class Client(Engine):
         peer_known = {field.name for field in fields(PeerStatus)}
         peers = [PeerStatus(**{k: v for k, v in row.items() if k in peer_known}) for row in table.pop("peers", [])]
         return Status(**{k: v for k, v in table.items() if k in known}, peers=peers)
+
+    async def hash_kv(self, revision: int = 0, *, timeout: float | None = None) -> KvHash:
+        """Return the hash of the history of the member that this client is connected to. See `Node.hash_kv`."""
+        return KvHash(**await self._ask(lambda id_: HashCall(id_, revision), timeout))
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
         """Let the member of that name lead, or the best of the others; return who leads now. See `Node`.

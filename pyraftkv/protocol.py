@@ -425,6 +425,15 @@ class CompactionCall:
 
 
 @record
+class HashCall:
+    """Ask for the hash of the member's own history; answered with a map of the fields of `store.values.KvHash`."""
+
+    id: int
+    revision: int
+    """The last revision in it; 0: the member's latest."""
+
+
+@record
 class SnapshotCall:
     """Ask for the next part of a saved snapshot; answered with a `SnapshotPart`. The first call pins the state."""
 
@@ -457,6 +466,7 @@ Call = (
     | TransferCall
     | RulesCall
     | CompactionCall
+    | HashCall
     | SnapshotCall
     | CancelCall
 )

@@ -18,6 +18,7 @@ from pyraftkv.protocol import (
     CancelCall,
     CompactionCall,
     DiffCall,
+    HashCall,
     MembersCall,
     MembersResult,
     MembersUpdate,
@@ -37,7 +38,7 @@ from pyraftkv.protocol import (
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
 from pyraftkv.store.commands import LookQuery, RangeQuery
-from pyraftkv.store.values import Event, LookResult, RangeResult, WatchBatch
+from pyraftkv.store.values import Event, KvHash, LookResult, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
 from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
@@ -115,6 +116,8 @@ class Member(Protocol):
     async def space_won_back(self, revision: int, timeout: float | None) -> None: ...
 
     async def status(self, *, timeout: float | None = None) -> Status: ...
+
+    async def hash_kv(self, revision: int = 0, *, timeout: float | None = None) -> KvHash: ...
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str: ...
 
@@ -268,6 +271,7 @@ class ClientConnection:
         | TransferCall
         | RulesCall
         | CompactionCall
+        | HashCall
         | SnapshotCall,
     ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
@@ -285,6 +289,8 @@ class ClientConnection:
             work = self._member.rules_table(call.timeout)
         elif isinstance(call, CompactionCall):
             work = self._space_won_back(call)
+        elif isinstance(call, HashCall):
+            work = self._hash(call)
         elif isinstance(call, TransferCall):
             work = self._transfer(call)
         elif isinstance(call, SnapshotCall):
@@ -315,6 +321,9 @@ class ClientConnection:
 
     async def _transfer(self, call: TransferCall) -> dict[str, Any]:
         return {"leader": await self._member.transfer_leadership(call.to or None, timeout=call.timeout)}
+
+    async def _hash(self, call: HashCall) -> dict[str, Any]:
+        return dataclasses.asdict(await self._member.hash_kv(call.revision))
 
     async def _space_won_back(self, call: CompactionCall) -> int:
         await self._member.space_won_back(call.revision, call.timeout)

@@ -24,13 +24,14 @@ from pyraftkv import errors
 from pyraftkv.cli import main
 from pyraftkv.cli.arguments import parser, seconds
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, NOT_APPLIED, STORAGE, UNKNOWN, USAGE, exit_status
-from pyraftkv.cli.endpoints import status_json, status_row
+from pyraftkv.cli.endpoints import some_differ, status_json, status_row
 from pyraftkv.cli.keys import watch
 from pyraftkv.cli.serving import run_until, told_to_stop
 from pyraftkv.cli.terminal import Screen, bar, human_bytes, plain_table, print_table
 from pyraftkv.demo.processes import Processes, free_ports
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import Node
+from pyraftkv.store.values import KvHash
 from pyraftkv.transport import MemoryNetwork
 
 FAST = pyraftkv.NodeConfig(heartbeat_seconds=0.05, election_timeout_seconds=0.2)
@@ -343,6 +344,23 @@ def test_a_member_tells_its_status(fresh: Cli, address: str) -> None:
     assert row["Endpoint"] == address
     assert row["Status"]["leader"] == row["Status"]["header"]["member_id"] == 1
     assert (row["Status"]["lag"], row["Status"]["hasQuorum"]) == (0, True)
+
+
+def test_hashes_of_endpoints_are_compared(fresh: Cli, address: str) -> None:
+    """One line each; those of the same revisions must be the same, and others say nothing of each other."""
+    status, out, _ = fresh("endpoint", "hashkv")
+    name, hash_, revision, compact, error = out.rstrip("\n").split(", ")
+    assert (status, name, compact, error) == (DONE, address, "0", "")
+    (row,) = json.loads(fresh("endpoint", "hashkv", "--rev", revision, "-w", "json")[1])
+    assert row["Endpoint"] == address
+    assert f"{row['HashKV']['hash']:016x}" == hash_
+    assert row["HashKV"]["hash_revision"] == int(revision)
+    status, out, _ = fresh("endpoint", "hashkv", "--rev", "99999")
+    assert (status, "FutureRevision" in out) == (NOT_APPLIED, True)
+    assert "FutureRevision" in json.loads(fresh("endpoint", "hashkv", "--rev", "99999", "-w", "json")[1])[0]["Error"]
+    one = KvHash(9, 9, 5, 77)
+    assert not some_differ([one, KvHash(10, 9, 5, 77), KvHash(9, 9, 4, 78), KvHash(9, 8, 5, 79)])
+    assert some_differ([one, KvHash(9, 9, 5, 78)])
 
 
 def test_an_endpoint_that_is_down_is_a_line_of_its_own(fresh: Cli, address: str) -> None:

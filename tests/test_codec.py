@@ -59,6 +59,7 @@ from pyraftkv.protocol import (
     Envelope,
     Genesis,
     GenesisOffer,
+    HashCall,
     Hello,
     LeaveJoint,
     MemberInfo,
@@ -304,6 +305,7 @@ calls = st.one_of(
     st.builds(MembersCall, naturals, seconds),
     st.builds(RulesCall, naturals, seconds),
     st.builds(CompactionCall, naturals, naturals, seconds),
+    st.builds(HashCall, naturals, integers),
     st.builds(
         VersionsCall, naturals, st.builds(VersionsQuery, blobs, integers, integers, naturals, booleans), texts, seconds
     ),

@@ -13,7 +13,7 @@ import pyraftkv
 from pyraftkv.backup import BUMP_REVISION
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
-from pyraftkv.cli.endpoints import endpoint_health, endpoint_status
+from pyraftkv.cli.endpoints import endpoint_hashkv, endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
 from pyraftkv.cli.membership import (
     member_add,
@@ -329,10 +329,12 @@ def parser() -> argparse.ArgumentParser:
     add = add_to(verbs)
     add_key_verbs(add)
     endpoint = verbs.add_parser("endpoint", help="ask members how they are").add_subparsers(
-        metavar="status|health", required=True
+        metavar="status|health|hashkv", required=True
     )
     add_to(endpoint)("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
     add_to(endpoint)("health", endpoint_health, "whether a quorum answers through each endpoint")
+    verb = add_to(endpoint)("hashkv", endpoint_hashkv, "a hash of each endpoint's history, to be compared")
+    verb.add_argument("--rev", type=int, default=0, metavar="REVISION", help="up to this revision; each one's latest")
     add_member_verbs(add)
     member = verbs.add_parser("member", help="who the members are, and changing it").add_subparsers(
         metavar="list|add|replace|remove|promote|demote|update", required=True

@@ -1,4 +1,4 @@
-"""``endpoint status`` and ``endpoint health``: every member is asked by itself."""
+"""``endpoint status``, ``endpoint health`` and ``endpoint hashkv``: every member is asked by itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pyraftkv.cli.common import DONE, NOT_APPLIED, client, listed, one_line
 from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.cli.terminal import human_bytes, print_table
 from pyraftkv.kv import Status
+from pyraftkv.store.values import KvHash
 
 HEALTH_KEY = "health"
 """What `endpoint health` reads, linearizably; it need not exist."""
@@ -158,6 +159,62 @@ async def endpoint_health(args: argparse.Namespace) -> int:
             verdict = f"unhealthy: {error}" if error else f"healthy: a linearizable read took {milliseconds(took)}"
             emit(f"{address} is {verdict}\n")
     return NOT_APPLIED if any(error for _, error in answers.values()) else DONE
+
+
+async def endpoint_hashkv(args: argparse.Namespace) -> int:
+    """Ask every endpoint for the hash of its history: where revision and compact revision are the same, so is the hash.
+
+    Exit status 1 if an endpoint does not answer, or two of them differ that must not.
+    """
+
+    async def ask(address: str) -> KvHash | errors.PyraftkvError:
+        async with client(args, address) as one:
+            try:
+                return await one.hash_kv(args.rev)
+            except errors.PyraftkvError as error:
+                return error
+
+    endpoints = listed(args.endpoints)
+    answers = dict(zip(endpoints, await asyncio.gather(*map(ask, endpoints)), strict=True))
+    if args.write_out == "json":
+        emit_json([hash_json(address, answer) for address, answer in answers.items()])
+    else:
+        print_rows(HASH_COLUMNS, [hash_row(address, answer) for address, answer in answers.items()], args.write_out)
+    found = [answer for answer in answers.values() if isinstance(answer, KvHash)]
+    if some_differ(found):
+        sys.stderr.write("The members differ: see docs/operations.md, When members differ.\n")
+    return DONE if len(found) == len(answers) and not some_differ(found) else NOT_APPLIED
+
+
+def some_differ(hashes: Iterable[KvHash]) -> bool:
+    """Whether two of them are not the same, and are of the same revisions."""
+    by_span: dict[tuple[int, int], set[int]] = {}
+    for each in hashes:
+        by_span.setdefault((each.hash_revision, each.compact_revision), set()).add(each.hash)
+    return any(len(found) > 1 for found in by_span.values())
+
+
+HASH_COLUMNS = ("ENDPOINT", "HASH", "HASH REVISION", "COMPACT REVISION", "ERROR")
+
+
+def hash_row(address: str, answer: KvHash | errors.PyraftkvError) -> list[str]:
+    """Return one line of ``endpoint hashkv``."""
+    if not isinstance(answer, KvHash):
+        return [address, "", "", "", one_line(answer)]
+    return [address, f"{answer.hash:016x}", str(answer.hash_revision), str(answer.compact_revision), ""]
+
+
+def hash_json(address: str, answer: KvHash | errors.PyraftkvError) -> dict[str, Any]:
+    """Return one endpoint's hash with etcdctl's names."""
+    if not isinstance(answer, KvHash):
+        return {"Endpoint": address, "Error": one_line(answer)}
+    fields = {
+        "header": {"revision": answer.revision},
+        "hash": answer.hash,
+        "compact_revision": answer.compact_revision,
+        "hash_revision": answer.hash_revision,
+    }
+    return {"Endpoint": address, "HashKV": fields}
 
 
 def milliseconds(seconds: float) -> str:

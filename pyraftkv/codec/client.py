@@ -43,6 +43,7 @@ from pyraftkv.protocol import (
     CancelCall,
     CompactionCall,
     DiffCall,
+    HashCall,
     MembersCall,
     MembersUpdate,
     OpenSessionCall,
@@ -102,6 +103,7 @@ _CALLS: Final[dict[int, Schema]] = {
     11: Schema(CompactionCall, id=NATURAL, revision=NATURAL, timeout=SECONDS),
     12: Schema(VersionsCall, id=NATURAL, query=nested(_VERSIONS), consistency=TEXT, timeout=SECONDS),
     13: Schema(DiffCall, id=NATURAL, query=nested(_DIFF), consistency=TEXT, timeout=SECONDS),
+    14: Schema(HashCall, id=NATURAL, revision=INTEGER),
     9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}

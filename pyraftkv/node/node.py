@@ -45,7 +45,7 @@ from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Store, Work
 from pyraftkv.store.commands import Command, LookQuery, RangeQuery
-from pyraftkv.store.values import LookResult, PutResult, RangeResult, Result
+from pyraftkv.store.values import KvHash, LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
 
 T = TypeVar("T")
@@ -519,6 +519,17 @@ class Node(Engine):
         return status_of(
             member, hello=self._hello, peers=self._peers, storage=self._storage.kind, alarms=self._local_alarms()
         )
+
+    async def hash_kv(self, revision: int = 0, *, timeout: float | None = None) -> KvHash:  # noqa: ARG002  (as above)
+        """Return the hash of this member's history up to ``revision`` (0: its latest), as it is in memory now.
+
+        Members whose `hash_revision` and `compact_revision` are the same have the same (etcd's HashKV). O(versions).
+
+        Raises:
+            Compacted: The revision is gone.
+            FutureRevision: This member does not have it yet.
+        """
+        return await _finished(self._present().replica.store.hash_kv(revision))
 
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""

@@ -10,6 +10,7 @@ from pyraftkv import Client, Cluster, Node, PutKey, errors
 from pyraftkv.node import MemberQuarantined, MemberRepaired, NodeEvent
 from pyraftkv.replica import CHECK_ENTRIES
 from pyraftkv.settings import Alarm, AlarmKind
+from pyraftkv.store.values import KvHash
 from tests.node.support import asynchronous, caught_up, cluster_of, other_than, refused, until
 from tests.store.test_hashing import flip
 
@@ -167,3 +168,33 @@ async def test_what_is_repaired_stays_repaired_over_a_restart():
         await caught_up(*cluster)
         assert (await again.get("rogue", consistency="local")) is None
         assert len(await hashes(cluster)) == 1
+
+
+@asynchronous
+async def test_hashes_of_histories_are_compared_from_outside():
+    """Equal revisions and compact revisions, equal hashes; through a client, too; a member that differs shows."""
+    async with cluster_of(3) as cluster:
+        for i in range(20):
+            await cluster.leader.put(f"k{i % 5}", str(i))
+        await cluster.leader.compact(10)
+        await caught_up(*cluster)
+        found = [await node.hash_kv() for node in cluster]
+        assert found == [KvHash(21, 21, 10, found[0].hash)] * 3
+        assert (await found_of(cluster, revision=15)).hash_revision == 15
+        await refused(cluster.leader.hash_kv(9), errors.Compacted)
+        await refused(cluster.leader.hash_kv(22), errors.FutureRevision)
+        async with Client([cluster.leader.name], dialer=cluster.network.dialer()) as client:
+            assert await client.hash_kv() == found[0]
+            await refused(client.hash_kv(9), errors.Compacted)
+        corrupt(cluster.followers[0])
+        await cluster.followers[1].put("k", "v")
+        assert len({(await node.hash_kv(21)).hash for node in cluster}) == 1
+        await caught_up(*cluster)
+        assert len({(await node.hash_kv(22)).hash for node in cluster}) == 2
+
+
+async def found_of(cluster: Cluster, *, revision: int) -> KvHash:
+    """Return the hash that all members have at a revision."""
+    first, *others = [await node.hash_kv(revision) for node in cluster]
+    assert all(other == first for other in others)
+    return first
