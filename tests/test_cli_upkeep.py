@@ -13,11 +13,13 @@ import pytest
 
 import pyraftkv
 from pyraftkv import Node, codec
+from pyraftkv.cli.arguments import parser
 from pyraftkv.cli.common import DONE, NOT_APPLIED, USAGE
 from pyraftkv.cli.decoding import entry_lines
+from pyraftkv.cli.serving import config_of
 from pyraftkv.core import Entry
 from pyraftkv.protocol import Decided, Envelope
-from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings
+from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode, Settings
 from pyraftkv.store.commands import Compact
 from tests.test_cli import FAST, WAIT_SECONDS, Cli, run_here
 
@@ -117,6 +119,14 @@ def test_an_assignment_that_is_none_is_usage(cli: Cli, text: str) -> None:
     with pytest.raises(SystemExit) as ended:
         cli("settings", text)
     assert ended.value.code == USAGE
+
+
+def test_a_member_can_be_told_what_its_cluster_begins_with() -> None:
+    """Like etcd's flags, but for the cluster: a cluster that runs has its own."""
+    assert config_of(parser().parse_args(["serve"])) is None
+    config = config_of(parser().parse_args(["serve", "--set", "quota_bytes=5", "--set", "compaction_mode=off"]))
+    assert config is not None
+    assert config.settings == Settings(quota_bytes=5, compaction_mode=CompactionMode.OFF)
 
 
 def test_the_log_is_told_in_words() -> None:

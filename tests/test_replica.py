@@ -447,6 +447,9 @@ def test_equal_logs_give_equal_replicas_whatever_the_slices(seed: int) -> None:
     session = one.found()
     outcomes = []
     for number in range(1, 700):
+        if rng.random() < 0.03:
+            decided(one, ChangeAlarm(AlarmKind.NOSPACE, rng.randrange(1, 3), is_raised=rng.random() < 0.3))
+            decided(one, ChangeSettings(quota_bytes=number))
         sequence = number if rng.random() < 0.9 else rng.randrange(1, number + 1)
         command = random_command(rng) if sequence == number else PutKey(b"again", b"")
         outcomes.append(one.do(session, sequence, command, acked_below=max(1, number - 50)))
@@ -456,6 +459,7 @@ def test_equal_logs_give_equal_replicas_whatever_the_slices(seed: int) -> None:
             two = Log(restored(two.replica), budget=3)
         two.add(entry.payload, entry.kind)
     assert any(isinstance(outcome, TxnResult) for outcome in outcomes), "the log is not trivial"
+    assert any(isinstance(outcome, Refusal) and outcome.name == "NoSpace" for outcome in outcomes), "in no respect"
     one.replica.store.check()
     two.replica.store.check()
     compacted(one.replica)  # when that is done is each member's own business

@@ -171,6 +171,8 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--join", help="members of a cluster that runs, host:port,host:port: be taken in there")
     verb.add_argument("--learner", action="store_true", help="with --join: stay a learner, which never votes")
     verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
+    setting = verb.add_argument("--set", dest="assignments", metavar="NAME=VALUE", type=assignment, action="append")
+    setting.help = "what a new cluster is set to (see `settings`); of no effect on one that runs"
     verb.add_argument("--strict-tail", action="store_true", help="refuse a log whose end may be a crash's work, or rot")
 
     verb = add("recover", recover, "after a quorum was lost for good: make one member the first of a new cluster")

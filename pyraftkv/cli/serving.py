@@ -12,8 +12,9 @@ from typing import Any
 
 import pyraftkv
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, tls_of
-from pyraftkv.node import Node
+from pyraftkv.node import Node, NodeConfig
 from pyraftkv.opening import parse_members
+from pyraftkv.settings import Settings
 
 logger = logging.getLogger("pyraftkv.cli")
 
@@ -34,9 +35,15 @@ async def serve(args: argparse.Namespace) -> int:
         tls=tls_of(args),
         insecure=args.insecure,
         strict_tail=args.strict_tail,
+        config=config_of(args),
     )
     with told_to_stop() as stop:
         return await run_until(node, stop)
+
+
+def config_of(args: argparse.Namespace) -> NodeConfig | None:
+    """Return the configuration that the flags name, None for the defaults."""
+    return NodeConfig(settings=Settings(**dict(args.assignments))) if args.assignments else None
 
 
 async def run_until(node: Node, stop: asyncio.Event) -> int:
