@@ -39,6 +39,7 @@ from pyraftkv.store.values import (
     WatchBatch,
 )
 from pyraftkv.transport import TLS
+from pyraftkv.typed import Typed
 
 __all__ = [
     "KV",
@@ -74,6 +75,7 @@ __all__ = [
     "Stm",
     "Transaction",
     "TxnResult",
+    "Typed",
     "View",
     "WatchBatch",
     "__version__",

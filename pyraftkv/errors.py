@@ -37,6 +37,7 @@
     ├── MemberRemoved              this node was removed from its cluster, and stops
     ├── CalledInLoop               a blocking call in a thread that runs an event loop (also a RuntimeError)
     ├── Forked                     the call came from a forked child; what it asks belongs to the parent
+    ├── InvalidValue               a stored value is no instance of the class it is read as; carries `key`, `path`
     ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
     ├── StorageError               the disk, or what stands on it
     │   ├── DataDirLocked          another process has this data directory open
@@ -240,6 +241,16 @@ class CalledInLoop(PyraftkvError, RuntimeError):
 
 class Forked(PyraftkvError, RuntimeError):
     """What was opened before a fork belongs to the parent process; nothing was asked."""
+
+
+class InvalidValue(PyraftkvError):
+    """What is stored at `key` is no instance of the class that it is read as. It stays there."""
+
+    defaults: ClassVar[dict[str, Any]] = {"key": b"", "mod_revision": 0, "path": ""}
+    key: bytes
+    mod_revision: int
+    path: str
+    """The field that does not fit; empty if it is the value itself."""
 
 
 class WatchCancelled(PyraftkvError):

@@ -279,6 +279,9 @@ class View(Mapping[bytes, KeyValue], ABC):
     it was. Keys may be asked for as text, too.
     """
 
+    @abstractmethod
+    def __getitem__(self, key: Bytes) -> KeyValue: ...
+
     @property
     @abstractmethod
     def revision(self) -> int:

@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "keys",
             "namespace",
             "stm",
+            "typed",
             "views",
             "writes",
             "opening",

@@ -1,0 +1,306 @@
+"""Typed values: what goes in comes out, as the same class; what does not fit says where."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyraftkv import KeyValue, Typed, errors
+from pyraftkv.typed import TypedStm
+from tests.node.support import asynchronous, cluster_of, refused
+from tests.test_engine import faces, open_face
+
+
+class State(Enum):
+    WAITING = "waiting"
+    DONE = "done"
+
+
+class Priority(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclass
+class Step:
+    name: str
+    seconds: float = 0.0
+    then: list[Step] = field(default_factory=list)
+
+
+@dataclass
+class Job:
+    title: str
+    state: State = State.WAITING
+    priority: Priority = Priority.LOW
+    attempts: int = 0
+    is_urgent: bool = False
+    payload: bytes = b""
+    due: datetime | None = None
+    tags: tuple[str, ...] = ()
+    limits: dict[str, int] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+
+class Odd(Enum):
+    ODD = (1, 2)
+
+
+@dataclass
+class HoldsOdd:
+    odd: Odd
+
+
+class Nowhere:
+    """Something that no store holds."""
+
+    async def get(self) -> None:
+        """Never called."""
+
+
+JOBS: Typed[Job] = Typed(Nowhere(), Job)  # type: ignore[arg-type]
+
+steps = st.recursive(
+    st.builds(Step, st.text(), st.floats(allow_nan=False, allow_infinity=False)),
+    lambda inner: st.builds(Step, st.text(), st.just(0.0), st.lists(inner, max_size=2)),
+    max_leaves=4,
+)
+jobs = st.builds(
+    Job,
+    st.text(),
+    st.sampled_from(State),
+    st.sampled_from(Priority),
+    st.integers(),
+    st.booleans(),
+    st.binary(),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+    st.lists(st.text()).map(tuple),
+    st.dictionaries(st.text(), st.integers()),
+    st.lists(steps, max_size=2),
+)
+
+
+def stored(value: Any) -> KeyValue:
+    """Return a key-value that holds this JSON."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return KeyValue(b"k", data, 1, 2, 3, 4)
+
+
+@given(jobs)
+def test_an_instance_comes_back_as_it_was(job: Job) -> None:
+    """Every field survives, whatever Unicode and numbers are in it; surrogates alone are refused."""
+    try:
+        data = JOBS.dump(job)
+    except errors.InvalidRequest as error:
+        assert "surrogates" in str(error)  # noqa: PT017
+        return
+    item = JOBS.load(stored(data))
+    assert item.value == job
+    assert (item.key, item.create_revision, item.mod_revision, item.version, item.lease) == (b"k", 1, 2, 3, 4)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_nothing_else_is_taken_for_one(value: Any) -> None:
+    """Any other JSON is a whole job, or an `InvalidValue`."""
+    try:
+        assert isinstance(JOBS.load(stored(value)).value, Job)
+    except errors.InvalidValue as error:
+        assert (error.key, error.mod_revision) == (b"k", 2)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (b"\xff", ""),
+        (b"{", ""),
+        (b"[" * 100_000, ""),
+        ([], ""),
+        ({}, "title"),
+        ({"title": 1}, "title"),
+        ({"title": "t", "state": "gone"}, "state"),
+        ({"title": "t", "state": []}, "state"),
+        ({"title": "t", "priority": 3}, "priority"),
+        ({"title": "t", "attempts": True}, "attempts"),
+        ({"title": "t", "is_urgent": 1}, "is_urgent"),
+        ({"title": "t", "payload": "!"}, "payload"),
+        ({"title": "t", "payload": 5}, "payload"),
+        ({"title": "t", "due": "soon"}, "due"),
+        ({"title": "t", "due": 5}, "due"),
+        ({"title": "t", "due": "2026-01-01T00:00:00"}, "due"),
+        ({"title": "t", "tags": "ab"}, "tags"),
+        ({"title": "t", "tags": ["a", 1]}, "tags[1]"),
+        ({"title": "t", "limits": []}, "limits"),
+        ({"title": "t", "limits": {"a": "b"}}, "limits['a']"),
+        ({"title": "t", "steps": [{"name": "s", "then": [{}]}]}, "steps[0].then[0].name"),
+        ({"title": "t", "steps": [{"name": "s", "seconds": "long"}]}, "steps[0].seconds"),
+    ],
+)
+def test_what_does_not_fit_says_where(value: Any, path: str) -> None:
+    """The error names the key and the place in the value."""
+    with pytest.raises(errors.InvalidValue) as caught:
+        JOBS.load(stored(value))
+    assert (caught.value.path, caught.value.key) == (path, b"k")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"title": 1},
+        {"state": "done"},
+        {"priority": 1},
+        {"attempts": True},
+        {"payload": "text"},
+        {"due": datetime(2026, 1, 1)},
+        {"tags": ["a"]},
+        {"limits": {1: 1}},
+        {"steps": [Step("s", float("inf"))]},
+        {"steps": [Step("s", float("nan"))]},
+        {"steps": (Step("s"),)},
+        {"title": "\ud800"},
+    ],
+)
+def test_what_does_not_fit_is_not_written(changed: dict[str, Any]) -> None:
+    """An instance that breaks its own annotations is refused before anybody sees it."""
+    job = Job(**{"title": "t", **changed})
+    with pytest.raises(errors.InvalidRequest):
+        JOBS.dump(job)
+    with pytest.raises(errors.InvalidRequest):
+        JOBS.dump("a job")  # type: ignore[arg-type]
+
+
+def test_a_class_may_grow() -> None:
+    """A field that is missing gets its default; one that nobody knows is left out, or refused if so asked."""
+    assert JOBS.load(stored({"title": "t", "colour": "red"})).value == Job("t")
+    strict: Typed[Job] = Typed(Nowhere(), Job, unknown="refuse")  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidValue) as caught:
+        strict.load(stored({"title": "t", "colour": "red"}))
+    assert caught.value.path == "colour"
+    with pytest.raises(errors.InvalidRequest):
+        Typed(Nowhere(), Job, unknown="keep")  # type: ignore[arg-type]
+
+
+def test_a_whole_number_is_a_float_too() -> None:
+    """Other writers write 1 for 1.0."""
+    assert JOBS.load(stored({"title": "t", "steps": [{"name": "s", "seconds": 1}]})).value.steps[0].seconds == 1.0
+
+
+def test_a_class_may_refuse() -> None:
+    """What `__post_init__` raises is an `InvalidValue`."""
+
+    @dataclass
+    class Positive:
+        number: int
+
+        def __post_init__(self) -> None:
+            if self.number < 0:
+                raise ValueError("below zero")
+
+    typed: Typed[Positive] = Typed(Nowhere(), Positive)  # type: ignore[arg-type]
+    assert typed.load(stored({"number": 1})).value == Positive(1)
+    with pytest.raises(errors.InvalidValue, match="below zero"):
+        typed.load(stored({"number": -1}))
+
+
+def test_what_cannot_stand_in_a_value() -> None:
+    """Annotations outside of the list are refused at once, not when the first value is written."""
+
+    @dataclass
+    class Loose:
+        anything: Any
+
+    @dataclass
+    class Either:
+        either: int | str
+
+    @dataclass
+    class Keys:
+        keys: dict[int, str]
+
+    @dataclass
+    class Pair:
+        pair: tuple[int, str]
+
+    @dataclass
+    class Unnamed:
+        unnamed: Missing  # type: ignore[name-defined]  # noqa: F821
+
+    for model in (Loose, Either, Keys, Pair, HoldsOdd, Unnamed, int, Job("instance")):
+        with pytest.raises(errors.InvalidRequest):
+            Typed(Nowhere(), model)  # type: ignore[arg-type]
+
+
+@faces
+@asynchronous
+async def test_typed_values_on_every_face(face: str, tmp_path: Path) -> None:
+    """Reading, writing, watching, transactions and views take and give instances."""
+    async with open_face(face, tmp_path) as kv:
+        jobs_ = Typed(kv.namespace("jobs/"), Job)
+        put = await jobs_.put("1", Job("write", due=datetime(2026, 1, 2, tzinfo=UTC)))
+        item = await jobs_.get("1")
+        assert item is not None
+        assert (item.value.title, item.mod_revision, item.key) == ("write", put.revision, b"1")
+        assert await jobs_.get("2") is None
+        await refused(jobs_.create("1", Job("again")), errors.KeyExists)
+        await jobs_.create("2", Job("read"))
+        assert [each.value.title async for each in jobs_.scan()] == ["write", "read"]
+
+        async def finish(tx: TypedStm[Job]) -> int:
+            found = await tx.get("1")
+            assert found is not None
+            found.value.state = State.DONE
+            found.value.attempts += 1
+            tx.put("1", found.value)
+            tx.delete("2")
+            return found.value.attempts
+
+        assert await jobs_.transact(finish) == 1
+        async with await jobs_.view(prefix="") as view:
+            await view.view.at_least(put.revision + 2)
+            assert {key: each.value.state for key, each in view.items()} == {b"1": State.DONE}
+            assert len(view) == 1
+        async with jobs_.watch(prefix="", start_revision=put.revision, prev_kv=True) as watch:
+            events = [await anext(watch) for _ in range(4)]
+        assert [(each.key, each.item.value.state if each.item else None) for each in events] == [
+            (b"1", State.WAITING),
+            (b"2", State.WAITING),
+            (b"1", State.DONE),
+            (b"2", None),
+        ]
+        assert events[2].previous is not None
+        assert events[2].previous.value.attempts == 0
+        gone = await jobs_.delete("1", if_revision=put.revision + 2)
+        assert gone.deleted == 1
+
+
+@asynchronous
+async def test_a_watch_goes_on_behind_what_does_not_fit() -> None:
+    """A value that is no instance raises once; the events behind it come, those of the same batch too."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.leader
+        typed = Typed(kv, Step)
+        async with typed.watch(prefix="s/") as watch:
+            await asyncio.gather(typed.put("s/1", Step("one")), kv.put("s/2", "bad"), typed.put("s/3", Step("three")))
+            seen = []
+            for _ in range(3):
+                try:
+                    event = await anext(watch)
+                    assert event.item is not None
+                    seen.append(event.item.value.name)
+                except errors.InvalidValue as error:
+                    seen.append(error.key.decode())
+            assert sorted(seen) == ["one", "s/2", "three"]
+        bad = await refused(typed.get("s/2"), errors.InvalidValue)
+        assert bad.mod_revision > 1
