@@ -239,6 +239,16 @@ class Pair:
         actions = {self.command: 55, self.query: 40, self.drain: 3, self.watch: 2, self.compact: 1}
         self.rng.choices(list(actions), weights=list(actions.values()))[0]()
 
+    def run(self, operations: int) -> None:
+        """Do so many random things, and compare what is left to compare."""
+        try:
+            while self.operations < operations:
+                self.step()
+        except BaseException:
+            self.hang_up()
+            raise
+        self.close()
+
     def close(self) -> None:
         """Compare what is left to compare, and hang up."""
         try:

@@ -19,11 +19,8 @@ def run(port: int, seed: int, operations: int) -> Pair:
     """Do so many random operations on both."""
     pair = Pair(port, Random(seed))
     try:
-        while pair.operations < operations:
-            pair.step()
-        pair.close()
+        pair.run(operations)
     except BaseException as error:
-        pair.hang_up()
         error.add_note(f"seed {seed}, after {pair.operations} operations")
         raise
     return pair

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 FIRST_SEED = 1_000
 """Smaller ones are left to the tests."""
@@ -16,8 +16,26 @@ FAILED_MAX = 100
 
 
 @dataclass
-class Counters:
-    """Totals over all runs. Deterministic but for `real_seconds`: the same seeds add up to the same."""
+class Saved:
+    """Totals over all runs that stand in a file."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote; nothing has run yet if there is no file."""
+        if not path.exists():
+            return cls()
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def save(self, path: Path) -> None:
+        """Write everything, or nothing: whoever is killed here leaves the file that was there."""
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
+
+
+@dataclass
+class Counters(Saved):
+    """What seeds of the simulator come to. Deterministic but for `real_seconds`: the same seeds add up to the same."""
 
     next_seed: int = FIRST_SEED
     """Where the next run begins; every seed before it, from the first one on, has run."""
@@ -37,19 +55,6 @@ class Counters:
     """The latest of them."""
     faults: dict[str, int] = field(default_factory=dict)
     """How many struck, by kind."""
-
-    @classmethod
-    def load(cls, path: Path) -> Counters:
-        """Read what `save` wrote; nothing has run yet if there is no file."""
-        if not path.exists():
-            return cls()
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-    def save(self, path: Path) -> None:
-        """Write everything, or nothing: whoever is killed here leaves the file that was there."""
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
 
     def add(self, seed: int, told: dict[str, Any], *, is_pair: bool, failed: bool) -> None:
         """Count one seed: the next one.
