@@ -53,6 +53,10 @@ def check_put(history: History, put: PutKey) -> None:
     """Refuse a put that needs a lease or a key which does not exist. Raises `LeaseNotFound`, `KeyNotFound`."""
     if put.lease:
         history.leases.check(put.lease)
+    _check_key(history, put)
+
+
+def _check_key(history: History, put: PutKey) -> None:
     if (put.ignore_value or put.ignore_lease) and history.get(put.key, history.current_revision) is None:
         raise KeyNotFound(f"ignore_value and ignore_lease need the key {put.key!r}, which does not exist")
 
@@ -189,7 +193,9 @@ def _operations(txn: Transaction, path: Iterator[bool]) -> Iterator[PutKey | Del
 
 
 def _check_puts(history: History, operations: list[PutKey | DeleteRange | RangeQuery]) -> None:
-    """Refuse a put that needs a key which does not exist, or will not by then.
+    """Refuse a put that needs a key which does not exist, or will not by then, or a lease that does not.
+
+    A put of its own that needs both is refused for its lease, and one in a transaction for its key: as etcd does.
 
     1. The key k exists. A transaction deletes everything from a on, then puts k with `ignore_value`.
     2. etcd's check for duplicate keys does not see that the two meet (see `validate.py`), and k is there before.
@@ -199,7 +205,9 @@ def _check_puts(history: History, operations: list[PutKey | DeleteRange | RangeQ
     deletes = Intervals()
     for operation in operations:
         if isinstance(operation, PutKey):
-            check_put(history, operation)
+            _check_key(history, operation)
+            if operation.lease:
+                history.leases.check(operation.lease)
             if (operation.ignore_value or operation.ignore_lease) and operation.key in deletes:
                 raise KeyNotFound(f"the transaction deletes the key {operation.key!r} and then needs it")
         elif isinstance(operation, DeleteRange):

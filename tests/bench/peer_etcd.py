@@ -74,7 +74,7 @@ def cluster(directory: Path, *options: str) -> Iterator[tuple[list[int], list[in
 async def healthy(port: int) -> None:
     """Return when the member on `port` says that it has a leader."""
     while True:
-        with contextlib.suppress(URLError, ConnectionError):
+        with contextlib.suppress(URLError, ConnectionError, TimeoutError):
             answer = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read())
             if b'"true"' in answer:
                 return

@@ -19,9 +19,11 @@ from pyraftkv.store.commands import (
     Compact,
     Compare,
     DeleteRange,
+    GrantLease,
     Operation,
     PutKey,
     RangeQuery,
+    RevokeLease,
     Transaction,
 )
 from pyraftkv.store.values import (
@@ -30,6 +32,8 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     PutResult,
     RangeResult,
     Result,
@@ -50,6 +54,8 @@ ERRORS: dict[str, type[errors.PyraftkvError]] = {
     "etcdserver: mvcc: required revision has been compacted": errors.Compacted,
     "etcdserver: mvcc: required revision is a future revision": errors.FutureRevision,
     "etcdserver: requested lease not found": errors.LeaseNotFound,
+    "etcdserver: lease already exists": errors.LeaseExists,
+    "etcdserver: too large lease TTL": errors.InvalidRequest,
 }
 """What etcd says, and which of our errors says the same."""
 
@@ -136,12 +142,22 @@ def _compact_body(compact: Compact) -> dict[str, Any]:
     return {"revision": compact.revision}
 
 
+def _grant_body(grant: GrantLease) -> dict[str, Any]:
+    return {"ID": grant.id, "TTL": grant.ttl}
+
+
+def _revoke_body(revoke: RevokeLease) -> dict[str, Any]:
+    return {"ID": revoke.id}
+
+
 _BODIES: dict[type, Any] = {
     PutKey: _put_body,
     DeleteRange: _delete_body,
     RangeQuery: _range_body,
     Transaction: _txn_body,
     Compact: _compact_body,
+    GrantLease: _grant_body,
+    RevokeLease: _revoke_body,
 }
 
 _NAMES = {PutKey: "put", DeleteRange: "delete_range", RangeQuery: "range", Transaction: "txn"}
@@ -152,6 +168,8 @@ _PATHS = {
     RangeQuery: "/v3/kv/range",
     Transaction: "/v3/kv/txn",
     Compact: "/v3/kv/compaction",
+    GrantLease: "/v3/lease/grant",
+    RevokeLease: "/v3/lease/revoke",
 }
 
 
@@ -202,6 +220,14 @@ def _compact_result(body: dict[str, Any]) -> CompactResult:
     return CompactResult(_revision(body))
 
 
+def _granted(body: dict[str, Any]) -> LeaseGranted:
+    return LeaseGranted(_revision(body), _int(body, "ID"), _int(body, "TTL"))
+
+
+def _revoked(body: dict[str, Any]) -> LeaseRevoked:
+    return LeaseRevoked(_revision(body))
+
+
 _RESULTS: dict[str, Any] = {
     "put": _put_result,
     "delete_range": _delete_result,
@@ -215,6 +241,8 @@ _ANSWERS: dict[type, Any] = {
     RangeQuery: _range_result,
     Transaction: _txn_result,
     Compact: _compact_result,
+    GrantLease: _granted,
+    RevokeLease: _revoked,
 }
 
 
@@ -262,6 +290,15 @@ class Gateway:
         """Answer a query, as `Store.read` does: by default from what this member has. Raises as it does."""
         body = {**_range_body(query), "serializable": not linearizable}
         return _range_result(self.call(_PATHS[RangeQuery], body))
+
+    def leases(self) -> set[int]:
+        """Return which leases there are."""
+        return {_int(lease, "ID") for lease in self.call("/v3/lease/leases", {}).get("leases", [])}
+
+    def lease(self, lease: int) -> tuple[int, list[bytes]]:
+        """Return what a lease was granted for, in seconds (0: there is none), and its keys."""
+        answer = self.call("/v3/lease/timetolive", {"ID": lease, "keys": True})
+        return _int(answer, "grantedTTL"), sorted(map(b64decode, answer.get("keys", [])))
 
     def revision(self) -> int:
         """Return the current revision."""

@@ -12,13 +12,17 @@ from tests.bench.harness import Missing
 from tests.bench.peer_etcd import START_SECONDS_MAX, cluster, healthy
 from tests.etcd.gateway import Gateway
 
-__all__ = ["Missing", "running"]
+__all__ = ["TTL_MIN_SECONDS", "Missing", "running"]
 
 MEMORY = Path("/dev/shm")
 """Where there is one, their data is there: what is compared is what they answer, not how their disks are."""
 
-CALM = ("--heartbeat-interval=500", "--election-timeout=5000")
+CALM = ("--heartbeat-interval=300", "--election-timeout=3000")
 """No leader is deposed because the machine is busy: a test does one thing at a time, and would take it for an error."""
+
+
+TTL_MIN_SECONDS = 5
+"""No lease is shorter there: one and a half times the election timeout, rounded up."""
 
 
 @contextmanager

@@ -18,25 +18,24 @@ from pyraftkv.store.commands import (
     PutBatch,
     PutKey,
     RangeQuery,
+    RevokeLease,
     Transaction,
 )
+from pyraftkv.store.validate import Limits
 from pyraftkv.store.values import Event, EventType
 from tests.etcd.differences import as_etcd_says, avoided
 from tests.etcd.gateway import Gateway, WatchStream
+from tests.etcd.members import TTL_MIN_SECONDS
 from tests.store import generators
 from tests.store.world import finish, outcome
 
-LEASE = 7
+TTL_SECONDS = 1_000_000
+"""Nothing ends by itself in a test."""
 WATCHES_MAX = 8
 RECENT_REVISIONS = 40
 """About as many revisions are left when history is compacted, and the generators speak of the first of them as 1."""
 
 TAILS = (b"", b"", b"/", b"/0", b"/1", b"/10", b"\xff")
-
-
-def grant(etcd: Gateway) -> None:
-    """Let there be the lease that the generators speak of."""
-    etcd.call("/v3/lease/grant", {"ID": LEASE, "TTL": 1_000_000})
 
 
 def _moved(revision: int, by: int) -> int:
@@ -119,7 +118,8 @@ class Pair:
         self.rng = rng
         self.port = port
         self.etcd = Gateway(port)
-        self.store = Store(step_keys_max=rng.choice([1, 10, 1000]))
+        limits = Limits(lease_ttl_min_seconds=TTL_MIN_SECONDS)
+        self.store = Store(step_keys_max=rng.choice([1, 10, 1000]), limits=limits)
         self.watched: list[Watched] = []
         self.operations = 0
         self.met: Counter[str] = Counter()
@@ -129,13 +129,12 @@ class Pair:
         self._reset()
 
     def _reset(self) -> None:
-        revision = self.etcd.revision()
+        for lease in self.etcd.leases():
+            self.etcd.apply(RevokeLease(lease))
+        revision = self.etcd.apply(DeleteRange(FROM_KEY, FROM_KEY)).revision
         if revision > 1:
-            revision = self.etcd.apply(DeleteRange(FROM_KEY, FROM_KEY)).revision
             outcome(self.etcd.apply, Compact(revision))
             self.store.bump_revision(revision - 1)
-        else:
-            grant(self.etcd)
 
     @property
     def base(self) -> int:
@@ -167,6 +166,13 @@ class Pair:
         ours = outcome(lambda: finish(self.store.read(query), 5))
         theirs = outcome(lambda: self.etcd.read(query, linearizable=self.rng.random() < 0.1))
         self.compare(query, ours, theirs)
+
+    def look_at_leases(self) -> None:
+        """Compare which leases there are, for how long, and which keys hang on them."""
+        leases = self.store.leases
+        assert set(leases) == self.etcd.leases()
+        for lease in generators.LEASES:
+            self.compare(lease, (leases.ttl(lease), leases.keys(lease)), self.etcd.lease(lease))
 
     def some_revision(self) -> int:
         """Return a revision that may be the latest, compacted, there or in the future."""
@@ -226,7 +232,7 @@ class Pair:
 
     def command(self) -> None:
         """Do a random command."""
-        make = self.rng.choice([generators.command, generators.command, generators.transaction])
+        make = self.rng.choice([generators.command, generators.command, generators.transaction, generators.transaction])
         self.apply(varied(self.rng, make(self.rng), self.base))
 
     def query(self) -> None:
@@ -236,7 +242,14 @@ class Pair:
 
     def step(self) -> None:
         """Do one random thing."""
-        actions = {self.command: 55, self.query: 40, self.drain: 3, self.watch: 2, self.compact: 1}
+        actions = {
+            self.command: 55,
+            self.query: 40,
+            self.drain: 3,
+            self.watch: 2,
+            self.compact: 1,
+            self.look_at_leases: 1,
+        }
         self.rng.choices(list(actions), weights=list(actions.values()))[0]()
 
     def run(self, operations: int) -> None:
@@ -256,6 +269,7 @@ class Pair:
                 self._touch(watched)
             self.drain()
             self.read(RangeQuery(FROM_KEY, FROM_KEY))
+            self.look_at_leases()
             self.store.check()
         finally:
             self.hang_up()

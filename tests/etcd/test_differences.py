@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
 
@@ -11,10 +12,21 @@ import pytest
 
 from pyraftkv import errors
 from pyraftkv.store import Store
-from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import (
+    FROM_KEY,
+    Compact,
+    DeleteRange,
+    GrantLease,
+    PutKey,
+    RangeQuery,
+    RevokeLease,
+    Transaction,
+)
+from pyraftkv.store.validate import Limits
 from pyraftkv.store.values import CompactResult, EventType, TxnResult
 from tests.etcd.differences import AVOIDED, REWRITTEN, SHOWN, avoided, rows
 from tests.etcd.gateway import Gateway, WatchStream
+from tests.etcd.members import TTL_MIN_SECONDS
 from tests.store.world import finish, outcome
 
 MIB = 1024 * 1024
@@ -24,7 +36,7 @@ class Both:
     """A store and an etcd, to be asked the same."""
 
     def __init__(self, port: int) -> None:
-        self.store = Store()
+        self.store = Store(limits=Limits(lease_ttl_min_seconds=TTL_MIN_SECONDS))
         self.etcd = Gateway(port)
 
     def apply(self, command: Any) -> tuple[Any, Any]:
@@ -109,6 +121,18 @@ def test_a_watch_from_a_negative_revision(fresh: Both) -> None:
     fresh.apply(Compact(1))
     with closing(WatchStream(fresh.etcd.port, b"a", b"", start_revision=-1)) as stream:
         assert outcome(stream.take, 1) is errors.Compacted
+
+
+def test_ids_and_lives_of_leases(both: Both) -> None:
+    """An id is above 0 here, and anything there; a life is as short and as long as there."""
+    for lease in (0, -4):
+        ours, theirs = both.apply(GrantLease(lease, 600))
+        assert ours is errors.InvalidRequest
+        assert theirs.id == lease or lease == 0 < theirs.id
+        assert both.apply(RevokeLease(lease))[0] is errors.InvalidRequest
+    for lease, ttl in enumerate([-1, 0, 1, TTL_MIN_SECONDS + 1, 9_000_000_000, 9_000_000_001], 10):
+        ours, theirs = both.apply(GrantLease(lease, ttl))
+        assert ours == (theirs if isinstance(theirs, type) else replace(theirs, revision=ours.revision))
 
 
 def test_operations_of_a_whole_tree(both: Both) -> None:

@@ -16,7 +16,7 @@ from pyraftkv.store.commands import Compact, DeleteRange, PutBatch, PutKey, Rang
 from pyraftkv.store.values import Event
 from tests.etcd.differences import as_etcd_says, avoided
 from tests.etcd.gateway import Gateway, WatchStream
-from tests.etcd.pair import RECENT_REVISIONS, grant, varied
+from tests.etcd.pair import RECENT_REVISIONS, varied
 from tests.node.support import asynchronous, cluster_of, until
 from tests.store import generators
 from tests.store.world import outcome
@@ -93,7 +93,6 @@ async def test_every_face_answers_as_etcd_does(fresh_etcd: int) -> None:
     revision = 1
     async with cluster_of(3, election_timeout_seconds=1.0) as cluster, AsyncExitStack() as stack:
         etcd = stack.enter_context(closing(Gateway(fresh_etcd)))
-        grant(etcd)
         faces = [cluster.leader, *cluster.followers, cluster.client()]
         watched: list[tuple[Watch, list[Event], WatchStream]] = []
         tasks = await stack.enter_async_context(asyncio.TaskGroup())

@@ -83,7 +83,7 @@ def _run(port: int, counters: EtcdCounters, options: argparse.Namespace) -> bool
         pair = Pair(port, Random(seed))
         try:
             pair.run(options.of_a_seed)
-        except Exception:
+        except Exception:  # noqa: BLE001  (whatever it is, it is told)
             failure = traceback.format_exc()
         seconds = time.perf_counter() - began
         counters.add(pair, seconds=seconds, failed=bool(failure))

@@ -128,7 +128,8 @@ class Model:
             result: Result = self._execute(command, chosen)
         else:
             if isinstance(command, PutKey):
-                self._check_put(command, set(self._state))
+                self._check_lease(command)
+                self._check_key(command, set(self._state))
             result = self._do(command)
         if self._changes:
             self.revision += 1
@@ -216,7 +217,8 @@ class Model:
         keys = set(self._state)
         for op in operations:
             if isinstance(op, PutKey):
-                self._check_put(op, keys)
+                self._check_key(op, keys)
+                self._check_lease(op)
                 keys.add(op.key)
             elif isinstance(op, DeleteRange):
                 keys -= {key for key in keys if in_range(key, op.key, op.end)}
@@ -233,9 +235,11 @@ class Model:
             operations += self._flat(op, next(nested)) if isinstance(op, Transaction) else [op]
         return operations
 
-    def _check_put(self, op: PutKey, keys: set[bytes]) -> None:
+    def _check_lease(self, op: PutKey) -> None:
         if op.lease and op.lease not in self.leases:
             raise LeaseNotFound
+
+    def _check_key(self, op: PutKey, keys: set[bytes]) -> None:
         if (op.ignore_value or op.ignore_lease) and op.key not in keys:
             raise KeyNotFound
 
