@@ -643,8 +643,8 @@ class Client(Engine):
 DECLINED = {"Closed", "Overloaded", "NoLeader", "Quarantined"}
 """Answers that say that this member, at least, did not take the write."""
 
-LEAVE_MEMBER = {"Closed", "NodeFailed", "Quarantined"}
-"""Answers of a member that goes away, or is not to be trusted: another one may know better."""
+LEAVE_MEMBER = {"Closed", "NodeFailed", "NoState", "Quarantined"}
+"""Answers of a member that goes away, is a witness, or is not to be trusted: another one may know better."""
 
 ASK_AGAIN = LEAVE_MEMBER | {"Overloaded", "NoLeader", "ReadTimeout", "WriteTimeout"}
 """Answers that say nothing about what was asked: it is asked again until its own deadline."""

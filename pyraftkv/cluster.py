@@ -26,13 +26,16 @@ class Cluster:
     Invariant: a name is either in `nodes` (running) or has only its storage (killed), from which `restart` revives it.
     """
 
-    def __init__(self, names: list[str], *, config: NodeConfig | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, names: list[str], *, config: NodeConfig | None = None, seed: int | None = None, witness: str = ""
+    ) -> None:
         self._rng = random.Random(seed)
         self._config = config
         self._members = {name: name for name in names}
         self._storages = {name: MemoryStorage(random=self._own_rng()) for name in names}
         self._joining: dict[str, bool] = {}
         """The nodes that joined later, and whether each of them stays a learner."""
+        self._witnesses = {witness} - {""}
         self._clients: list[Client] = []
         self.network = MemoryNetwork(rng=self._own_rng())
         """The network between the nodes, where messages can be cut off, lost or delayed."""
@@ -40,11 +43,14 @@ class Cluster:
         """The nodes that run, by name."""
 
     @classmethod
-    def in_memory(cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None) -> Cluster:
-        """Make a cluster of ``size`` nodes; it starts when it is entered."""
+    def in_memory(
+        cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None, witness: bool = False
+    ) -> Cluster:
+        """Make a cluster of ``size`` nodes, the last of them a witness or not; it starts when it is entered."""
         if size < 1:
             raise errors.ConfigurationError("a cluster has one member at least")
-        return cls([f"n{number}" for number in range(1, size + 1)], config=config, seed=seed)
+        names = [f"n{number}" for number in range(1, size + 1)]
+        return cls(names, config=config, seed=seed, witness=names[-1] if witness else "")
 
     def __repr__(self) -> str:
         return f"<Cluster {list(self.nodes.values())}>"
@@ -101,7 +107,7 @@ class Cluster:
         self._clients.append(client)
         return client
 
-    async def add(self, name: str = "", *, learner: bool = False, timeout: float = 30.0) -> Node:
+    async def add(self, name: str = "", *, learner: bool = False, witness: bool = False, timeout: float = 30.0) -> Node:
         """Let another node join the running cluster, and wait until it votes (or is a learner); return it.
 
         Raises: `ConfigurationError` for a name that is there already; `TimeoutError`; what any read may raise.
@@ -112,8 +118,13 @@ class Cluster:
         self._members[name] = name
         self._storages[name] = MemoryStorage(random=self._own_rng())
         self._joining[name] = learner
+        self._witnesses |= {name} if witness else set()
         async with asyncio.timeout(timeout):
             node = await self._start(name)
+            while witness:
+                if (await node.status()).role != "learner":  # it has applied its own joining
+                    return node
+                await asyncio.sleep(LEADER_POLL_SECONDS)
             await node.members.list()  # linearizable: it has applied its own joining
             while True:
                 if learner or (await node.status()).role != "learner":
@@ -180,6 +191,7 @@ class Cluster:
             if name in self._joining
             else [],
             learner=self._joining.get(name, False),
+            witness=name in self._witnesses,
             storage=self._storages[name],
             transport=self.network.transport(self._members[name]),
             config=self._config,

@@ -27,6 +27,7 @@
     │       ├── Contended          what a transaction had read was changed again and again until its deadline
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
     │       ├── Quarantined        this member's state is not what the others' is: ask another one
+    │       ├── NoState            a witness was asked, which keeps no keys: another member has them
     │       ├── LeadershipNotTransferred   leadership was to be handed over, and the transfer was given up
     │       └── Closed             the node, client or watch is closed
     ├── MaybeApplied               a write whose outcome is unknown: it may have happened, or may yet
@@ -199,6 +200,12 @@ class ReadTimeout(Unavailable):
 
 class Quarantined(Unavailable):
     """The member's state is not what the others have, and it answers nothing until it is repaired: ask another one."""
+
+
+class NoState(Unavailable):
+    """A witness was asked. It votes and keeps no keys: ask another member."""
+
+    retryable = False
 
 
 class LeadershipNotTransferred(Unavailable):

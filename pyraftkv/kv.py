@@ -56,7 +56,7 @@ class Status:
     member_id: int
     cluster_id: int
     role: str
-    """"leader", "follower", "learner", "candidate", "pre-candidate" or "starting"."""
+    """"leader", "follower", "learner", "witness", "candidate", "pre-candidate" or "starting"."""
     leader: int
     """The leader's member id; 0 when none is known."""
     leader_name: str
@@ -91,7 +91,7 @@ class Member:
     name: str
     address: str
     role: str
-    """"voter" or "learner"."""
+    """"voter", "learner" or "witness"."""
     is_leader: bool
     """Whether it leads, as far as the member knows that answered."""
     priority: int
@@ -110,11 +110,19 @@ class Members(Protocol):
         ...
 
     async def add(
-        self, name: str, address: str, *, learner: bool = True, incarnation: int = 0, timeout: float | None = None
+        self,
+        name: str,
+        address: str,
+        *,
+        learner: bool = True,
+        witness: bool = False,
+        incarnation: int = 0,
+        timeout: float | None = None,
     ) -> Member:
         """Take in a member, as a learner that receives everything and has no vote. Raises `MemberExists`.
 
-        It may be started afterwards, with `join=`. A voter (`learner=False`) counts before it has anything.
+        It may be started afterwards, with `join=`. A voter (`learner=False`) counts before it has anything. A witness
+        votes and keeps no keys, for life.
         """
         ...
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pyraftkv import errors
+from pyraftkv.core import Membership
 from pyraftkv.core.membership import Transition
 from pyraftkv.kv import Member
 from pyraftkv.protocol import (
@@ -47,10 +48,20 @@ class MembersFace:
         return members_of(await self._engine.member_table(timeout))
 
     async def add(
-        self, name: str, address: str, *, learner: bool = True, incarnation: int = 0, timeout: float | None = None
+        self,
+        name: str,
+        address: str,
+        *,
+        learner: bool = True,
+        witness: bool = False,
+        incarnation: int = 0,
+        timeout: float | None = None,
     ) -> Member:
-        """Take in a member, as a learner that receives everything and has no vote. Raises `MemberExists`."""
-        return await self._take_in(AddMember(name, address, incarnation, learner), timeout)
+        """Take in a member, as a learner that receives everything and has no vote, or as a witness, which votes.
+
+        Raises: `MemberExists`; `InvalidRequest` for a second witness, or without two voters beside it.
+        """
+        return await self._take_in(AddMember(name, address, incarnation, learner and not witness, witness), timeout)
 
     async def promote(self, member: int | str, *, timeout: float | None = None) -> None:
         """Let a learner vote, once it has caught up. Raises `LearnerNotReady` before."""
@@ -128,15 +139,20 @@ class MembersFace:
 
 def members_of(result: MembersResult) -> list[Member]:
     """Return what a `MembersResult` says, a record each."""
-    voters = result.membership.voters | result.membership.outgoing
     return [
         Member(
             id=info.id,
             name=info.name,
             address=info.address,
-            role="voter" if info.id in voters else "learner",
+            role=_role_of(info.id, result.membership),
             is_leader=info.id == result.leader,
             priority=info.priority,
         )
         for info in result.members
     ]
+
+
+def _role_of(member_id: int, membership: Membership) -> str:
+    if member_id in membership.witnesses:
+        return "witness"
+    return "voter" if membership.is_voter(member_id) else "learner"

@@ -8,6 +8,7 @@ from pathlib import Path
 from pyraftkv import errors
 from pyraftkv.backup import BUMP_REVISION, Restored, restore
 from pyraftkv.client import Client
+from pyraftkv.core.membership import DATA_VOTERS_MIN
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.node.recovery import Agree, Recovery, agreed
@@ -29,6 +30,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     members: Mapping[str, str] | str | None = None,
     join: str | Iterable[str] | None = None,
     learner: bool = False,
+    witness: bool = False,
     tls: TLS | None = None,
     insecure: bool = False,
     strict_tail: bool = False,
@@ -48,6 +50,8 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
             that votes once it has caught up. Nobody is asked any more once the directory belongs to a cluster. This
             member's own address among them is left out.
         learner: With ``join``: stay a learner, which receives everything and never votes.
+        witness: Be the cluster's witness: vote, keep what not everybody has, and serve no keys. Beside two members or
+            more that have the data, with ``members`` or with ``join``; for life.
         tls: Certificates for members and clients.
         insecure: Allow an address that other machines can reach without TLS.
         strict_tail: Refuse to start from a log whose end may be what a crash has left, and may be rot as well: for a
@@ -57,26 +61,35 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     Raises:
         ConfigurationError: Names or addresses that cannot work.
     """
-    table = parse_members(members) if isinstance(members, str) else _checked(members or {})
     _check_name(name)
+    table = _table(members)
     addresses = [address for address in _addresses(join or ()) if address not in (listen, advertise)]
     if join is not None and not addresses:
         raise errors.ConfigurationError(f"join={join!r} names no other member: nobody is there to be asked")
-    if listen is None and (len(table) > 1 or addresses):
-        raise errors.ConfigurationError("listen= is needed to talk to other members")
-    if addresses and table:
-        raise errors.ConfigurationError("members= begins a cluster and join= enters one: give one of the two")
-    transport: Transport
-    if listen is None:
-        transport = MemoryNetwork().transport(name)
-    else:
+    _check_beginning(table, addresses, listens=listen is not None)
+    if witness and (learner or not (addresses or len(table) > DATA_VOTERS_MIN)):
+        raise errors.ConfigurationError("witness=True needs two members with the data beside it, and is no learner")
+    transport: Transport = MemoryNetwork().transport(name)
+    if listen is not None:
         transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
-    if not table and not addresses:
-        table = {name: advertise or listen or name}
-    storage = FileStorage(data_dir, strict_tail=strict_tail)
     return Node(
-        name, members=table, storage=storage, transport=transport, join=addresses, learner=learner, config=config
+        name,
+        members=table if table or addresses else {name: advertise or listen or name},
+        storage=FileStorage(data_dir, strict_tail=strict_tail),
+        transport=transport,
+        join=addresses,
+        learner=learner,
+        witness=witness,
+        config=config,
     )
+
+
+def _check_beginning(members: Mapping[str, str], join: list[str], *, listens: bool) -> None:
+    """Refuse a cluster that is both begun and entered, or by who cannot be reached. Raises `ConfigurationError`."""
+    if not listens and (len(members) > 1 or join):
+        raise errors.ConfigurationError("listen= is needed to talk to other members")
+    if members and join:
+        raise errors.ConfigurationError("members= begins a cluster and join= enters one: give one of the two")
 
 
 def connect(
@@ -169,7 +182,7 @@ async def restore_snapshot(
         StorageError: It cannot be read, or the directory is not empty.
         ConfigurationError: Names or addresses that cannot work.
     """
-    table = parse_members(members) if isinstance(members, str) else _checked(members or {})
+    table = _table(members)
     _check_name(name)
     return await restore(
         file, data_dir, name=name, members=table or {name: name}, bump_revision=bump_revision, token=token
@@ -187,6 +200,11 @@ def parse_members(text: str) -> dict[str, str]:
             raise errors.ConfigurationError(f"two members are called {name!r}")
         table[name] = address
     return _checked(table)
+
+
+def _table(members: Mapping[str, str] | str | None) -> dict[str, str]:
+    """Return members that were given as a mapping or in words. Raises `ConfigurationError`."""
+    return parse_members(members) if isinstance(members, str) else _checked(members or {})
 
 
 def _addresses(given: str | Iterable[str]) -> list[str]:

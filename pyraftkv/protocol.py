@@ -42,7 +42,7 @@ class MemberInfo:
 
 @record
 class AddMember:
-    """Take in a member that is not there yet: as a learner, or as a voter that counts at once.
+    """Take in a member that is not there yet: as a learner, or as a voter or a witness that counts at once.
 
     Of a name that is expected, but has not come yet (incarnation 0), this binds the incarnation and the address.
     """
@@ -52,6 +52,8 @@ class AddMember:
     incarnation: int
     """0 while the new member has no data directory yet."""
     learner: bool
+    witness: bool = False
+    """A voter without a state machine, for life; never a learner."""
 
 
 @record
@@ -220,6 +222,8 @@ class Genesis:
 
     cluster_id: int
     members: list[MemberInfo]
+    witnesses: list[int] = field(default_factory=list)
+    """Those of the members that keep no state, by id."""
 
 
 @record
@@ -257,6 +261,8 @@ class Hello:
     version_min: int = PROTOCOL_VERSION_MIN
     version_max: int = PROTOCOL_VERSION_MAX
     feature_level: int = FEATURE_LEVEL
+    witness: bool = False
+    """Whether it runs as a witness: at a first start the others learn it from here."""
 
 
 @record

@@ -317,6 +317,14 @@ class Replica:
 
     # --- Snapshots -------------------------------------------------------------------------------------------------
 
+    def is_worth_a_snapshot(self, *, since: int) -> bool:  # noqa: ARG002  (a witness has more to say)
+        """Whether a new snapshot would let go of enough, if there is one at index ``since``."""
+        return True
+
+    def restorer(self, *, index: int, term: int) -> ReplicaRestorer:
+        """Return what builds another replica of this kind of a snapshot."""
+        return ReplicaRestorer(index=index, term=term)
+
     def snapshot(self) -> ReplicaSnapshot:
         """Pin the present state; iterate over the result in slices while further entries apply."""
         assert not self.is_busy, "a snapshot stands between entries"

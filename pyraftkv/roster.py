@@ -29,6 +29,7 @@ from pyraftkv.core import Membership
 from pyraftkv.core.membership import (
     ADD_LEARNER,
     ADD_VOTER,
+    ADD_WITNESS,
     REMOVE,
     Change,
     ChangeKind,
@@ -98,10 +99,10 @@ class Roster:
         assert max(self.members, default=0) < self.next_id, (self.members, self.next_id)
 
     def found(self, genesis: Genesis) -> None:
-        """Begin a cluster with its first members, all of them voters."""
+        """Begin a cluster with its first members, all of them voters, and perhaps one of them a witness."""
         self.cluster_id = genesis.cluster_id
         self.members = {member.id: member for member in sorted(genesis.members, key=lambda member: member.id)}
-        self.membership = Membership(voters=frozenset(self.members))
+        self.membership = Membership(voters=frozenset(self.members), witnesses=frozenset(genesis.witnesses))
         self.next_id = max(self.members) + 1
         self.genesis = genesis
 
@@ -212,6 +213,7 @@ class _Draft:
     def __init__(self, roster: Roster) -> None:
         membership = roster.membership
         self._voters = set(membership.voters)
+        self._witnesses = membership.witnesses
         self.rows = {
             id_: row
             for id_, row in roster.members.items()
@@ -228,9 +230,15 @@ class _Draft:
 
     def _add(self, change: AddMember) -> None:
         known = next((row for row in self.rows.values() if row.name == change.name), None)
+        if change.learner and change.witness:
+            raise InvalidRequest("a witness votes from the first day: it has nothing to catch up with")
         if known is None:
-            self._take_in(change, learner=change.learner)
+            self._take_in(change, ADD_LEARNER if change.learner else ADD_WITNESS if change.witness else ADD_VOTER)
             return
+        if change.witness is not self._is_witness(known.id):
+            raise InvalidRequest(
+                f"the member {known.name!r} is {'no' if change.witness else 'a'} witness, and stays so"
+            )
         is_expected = known.incarnation == 0
         if known.incarnation != change.incarnation and not is_expected:
             raise MemberExists(f"there is a member {known.name!r} already, with another data directory")
@@ -239,11 +247,15 @@ class _Draft:
         self._put(replace(known, address=change.address, incarnation=change.incarnation))
         self.added.append(known.id)
 
-    def _take_in(self, change: AddMember | ReplaceMember, *, learner: bool) -> None:
+    def _is_witness(self, member_id: int) -> bool:
+        taken_in = any(step.node == member_id and step.kind is ADD_WITNESS for step in self.steps)
+        return member_id in self._witnesses or taken_in
+
+    def _take_in(self, change: AddMember | ReplaceMember, kind: ChangeKind) -> None:
         new = MemberInfo(self.next_id, change.name, change.address, change.incarnation)
         self.next_id += 1
         self._put(new)
-        self._step(new.id, ADD_LEARNER if learner else ADD_VOTER)
+        self._step(new.id, kind)
         self.added.append(new.id)
 
     def _promote(self, change: PromoteMember) -> None:
@@ -262,9 +274,10 @@ class _Draft:
         self._step(change.id, REMOVE)
 
     def _replace(self, change: ReplaceMember) -> None:
-        learner = self._known(change.id).id not in self._voters
-        self._remove(RemoveMember(change.id))
-        self._take_in(change, learner=learner)
+        old = self._known(change.id).id
+        kind = ADD_WITNESS if self._is_witness(old) else ADD_VOTER if old in self._voters else ADD_LEARNER
+        self._remove(RemoveMember(old))
+        self._take_in(change, kind)
 
     def _update(self, change: UpdateMember) -> None:
         known = self._known(change.id)
@@ -313,7 +326,7 @@ class _Draft:
     def _step(self, member_id: int, kind: ChangeKind) -> None:
         self.steps.append(Change(kind, member_id))
         self._voters -= {member_id}
-        self._voters |= {member_id} if kind is ADD_VOTER else set()
+        self._voters |= {member_id} if kind in (ADD_VOTER, ADD_WITNESS) else set()
 
 
 def _changed(membership: Membership, change: MembershipChange) -> Membership:

@@ -286,8 +286,8 @@ def test_a_member_is_added_as_is_printed_and_removed(cli: Cli, first: Hosted, tm
     start_as_printed(first, tmp_path, out)
     until(lambda: not listed(cli)[1]["isLearner"])
     assert cli("member", "list")[1].splitlines() == [
-        f"1, a, {first.nodes[0].address}, false, true, 1",
-        f"2, b, {address}, false, false, 1",
+        f"1, a, {first.nodes[0].address}, false, true, 1, false",
+        f"2, b, {address}, false, false, 1, false",
     ]
     table = cli("member", "list", "-w", "table")[1].splitlines()
     assert [cell.strip() for cell in table[1].split("|")[1:-1]] == list(LIST_COLUMNS)

@@ -219,7 +219,7 @@ lease_commands = st.builds(GrantLease, naturals, integers) | st.builds(RevokeLea
 commands = st.one_of(puts, batches, deletes, transactions, st.builds(Compact, integers), lease_commands)
 member_infos = st.builds(MemberInfo, naturals, texts, texts, naturals, naturals)
 changes = st.one_of(
-    st.builds(AddMember, texts, texts, naturals, booleans),
+    st.builds(AddMember, texts, texts, naturals, booleans, booleans),
     *[st.builds(kind, naturals) for kind in (PromoteMember, DemoteMember, RemoveMember)],
     st.builds(UpdateMember, naturals, st.none() | texts, st.none() | texts, st.none() | naturals),
     st.builds(ReplaceMember, naturals, texts, texts, naturals),
@@ -251,7 +251,7 @@ payloads = st.one_of(
         st.builds(Envelope, naturals, naturals, naturals, members_commands).map(codec.encode_logged),
     ),
     st.builds(RegisterSession, naturals),
-    st.builds(Genesis, naturals, st.lists(member_infos, max_size=4)),
+    st.builds(Genesis, naturals, st.lists(member_infos, max_size=4), st.lists(naturals, max_size=2)),
     st.builds(Recover, naturals, member_infos),
 )
 
@@ -335,7 +335,7 @@ replies = st.one_of(
     st.builds(WatchUpdate, naturals, st.builds(WatchBatch, st.lists(events, max_size=4), integers)),
     st.builds(SnapshotPart, naturals, naturals, snapshots, naturals, st.lists(blobs, max_size=4), blobs),
 )
-hellos = st.builds(Hello, naturals, naturals, texts, naturals, naturals, texts, naturals, naturals, naturals)
+hellos = st.builds(Hello, naturals, naturals, texts, naturals, naturals, texts, naturals, naturals, naturals, booleans)
 
 # --- Round trips ---------------------------------------------------------------------------------------------------
 
@@ -476,7 +476,7 @@ def test_kinds_and_tags_never_change() -> None:
         UpdateMember(6, priority=7),
         ReplaceMember(8, "c", "d", 9),
     ]
-    changes_text = "9501a161a16202c3" + "920203" + "920304" + "920405" + "950506c0c007" + "950608a163a16409"
+    changes_text = "9601a161a16202c3c2" + "920203" + "920304" + "920405" + "950506c0c007" + "950608a163a16409"
     golden: list[tuple[Any, str]] = [
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4)), "9801010203c4016bc401760400"),
         (Envelope(1, 2, 3, PutKey(b"k", b"v", 4, ignore_lease=True)), "9801010203c4016bc401760404"),
@@ -484,7 +484,7 @@ def test_kinds_and_tags_never_change() -> None:
         (Envelope(1, 2, 3, DeleteRange(b"k", b"l", prev_kv=True)), "9702010203c4016bc4016cc3"),
         (Envelope(1, 2, 3, Compact(7)), "950401020307"),
         (RegisterSession(9), "921009"),
-        (Genesis(5, [MemberInfo(1, "a", "b", 2)]), "9311059195" + "01a161a1620201"),
+        (Genesis(5, [MemberInfo(1, "a", "b", 2)], [1]), "9411059195" + "01a161a1620201" + "9101"),
         (Recover(5, MemberInfo(1, "a", "b", 2)), "93120595" + "01a161a1620201"),
         (RefuseChange(1, 2, 3, 4, "E", "m"), "971501020304a145a16d"),
         (Envelope(1, 2, 3, GrantLease(4, -5)), "960701020304fb"),

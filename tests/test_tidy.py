@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_record", "_version", "statemachine"}),
     frozenset({"core", "store"}),
     frozenset({"codec", "protocol", "settings"}),
-    frozenset({"replica", "roster", "rules", "sessions", "log", "transport"}),
+    frozenset({"replica", "roster", "rules", "sessions", "witness", "log", "transport"}),
     frozenset(
         {
             "node",
@@ -53,7 +53,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 
 APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset({"core"}), frozenset({"store"})),
-    (frozenset({"replica", "roster", "rules", "sessions"}), frozenset({"log", "transport"})),
+    (frozenset({"replica", "roster", "rules", "sessions", "witness"}), frozenset({"log", "transport"})),
     (frozenset({"log"}), frozenset({"transport"})),
 )
 """Rooms on one floor that know nothing of each other, in both directions."""
@@ -61,7 +61,7 @@ APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "errors", "_record"})}
 """Rooms that could import more by their floor, and must not."""
 
-PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "rules", "sessions"}
+PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "rules", "sessions", "witness"}
 """Rooms that take values and return values: no clock, no disk, no network, no thread, no log."""
 
 # fmt: off

@@ -169,7 +169,9 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--advertise", help="host:port that the others dial (its own address in --members)")
     verb.add_argument("--members", help="the first members, a=host:port,b=host:port (itself alone)")
     verb.add_argument("--join", help="members of a cluster that runs, host:port,host:port: be taken in there")
-    verb.add_argument("--learner", action="store_true", help="with --join: stay a learner, which never votes")
+    kind = verb.add_mutually_exclusive_group()
+    kind.add_argument("--learner", action="store_true", help="with --join: stay a learner, which never votes")
+    kind.add_argument("--witness", action="store_true", help="vote, keep what not everybody has, and serve no keys")
     verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
     setting = verb.add_argument("--set", dest="assignments", metavar="NAME=VALUE", type=assignment, action="append")
     setting.help = "what a new cluster is set to (see `settings`); of no effect on one that runs"
@@ -198,7 +200,9 @@ def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("add", member_add, "take in a member, and print how to start it")
     verb.add_argument("name")
     verb.add_argument("address", help="host:port that the others dial")
-    verb.add_argument("--learner", action="store_true", help="let it stay a learner; otherwise it asks for a vote")
+    kind = verb.add_mutually_exclusive_group()
+    kind.add_argument("--learner", action="store_true", help="let it stay a learner; otherwise it asks for a vote")
+    kind.add_argument("--witness", action="store_true", help="let it be a witness, which votes and serves no keys")
 
     verb = add("replace", member_replace, "take out a member whose disk is gone, and take in another, in one step")
     add_member_argument(verb)

@@ -15,7 +15,7 @@ from pyraftkv.cli.printing import emit, emit_json, print_rows, truth
 from pyraftkv.kv import Member
 from pyraftkv.transport.address import is_loopback, parse_address
 
-LIST_COLUMNS = ("ID", "NAME", "ADDRESS", "IS LEARNER", "IS LEADER", "PRIORITY")
+LIST_COLUMNS = ("ID", "NAME", "ADDRESS", "IS LEARNER", "IS LEADER", "PRIORITY", "IS WITNESS")
 
 
 async def member_list(args: argparse.Namespace) -> int:
@@ -30,10 +30,10 @@ async def member_list(args: argparse.Namespace) -> int:
 
 
 async def member_add(args: argparse.Namespace) -> int:
-    """Take in a member, as a learner, and print how to start it: once it has caught up it asks for a vote itself."""
+    """Take in a member, and print how to start it: a learner, which asks for its vote later, or a witness."""
     parse_address(args.address)
     async with client(args) as kv:
-        added = await kv.members.add(args.name, args.address)
+        added = await kv.members.add(args.name, args.address, witness=args.witness)
         others = [member for member in await kv.members.list() if member.id != added.id]
     command = serve_command(args, added, others)
     return _done(args, f"Member {_called(added)} added.", member=added, start=command)
@@ -103,8 +103,8 @@ def member_named(text: str) -> int | str:
 
 def member_row(member: Member) -> list[str]:
     """Return one line of ``member list``."""
-    learner, leader = truth(member.role == "learner"), truth(member.is_leader)
-    return [str(member.id), member.name, member.address, learner, leader, str(member.priority)]
+    learner, leader, witness = (truth(it) for it in (member.role == "learner", member.is_leader, _is_witness(member)))
+    return [str(member.id), member.name, member.address, learner, leader, str(member.priority), witness]
 
 
 def member_json(member: Member) -> dict[str, Any]:
@@ -116,14 +116,21 @@ def member_json(member: Member) -> dict[str, Any]:
         "isLearner": member.role == "learner",
         "isLeader": member.is_leader,
         "priority": member.priority,
+        "isWitness": _is_witness(member),
     }
+
+
+def _is_witness(member: Member) -> bool:
+    return member.role == "witness"
 
 
 def serve_command(args: argparse.Namespace, member: Member, others: list[Member]) -> str:
     """Return the command that starts a new member on its machine."""
     words = ["pyraftkv", "serve", "--name", member.name, "--data-dir", f"{member.name}.pyraftkv"]
     words += ["--listen", member.address, "--join", ",".join(_dialable(others) or listed(args.endpoints))]
-    if getattr(args, "learner", False):
+    if _is_witness(member):
+        words.append("--witness")
+    elif getattr(args, "learner", False):
         words.append("--learner")
     if args.tls_ca is not None:
         words += ["--tls-ca", "ca.pem", "--tls-cert", f"{member.name}.pem", "--tls-key", f"{member.name}.key"]

@@ -32,6 +32,7 @@ async def serve(args: argparse.Namespace) -> int:
         members=members or None,
         join=args.join,
         learner=args.learner,
+        witness=args.witness,
         tls=tls_of(args),
         insecure=args.insecure,
         strict_tail=args.strict_tail,

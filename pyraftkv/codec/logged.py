@@ -284,7 +284,7 @@ _ALONE: Final = frozenset({Compact, PutBatch, GrantLease, RevokeLease})
 
 MEMBER_INFO: Final = Schema(MemberInfo, id=NATURAL, name=TEXT, address=TEXT, incarnation=NATURAL, priority=NATURAL)
 _CHANGES: Final[dict[int, Schema]] = {
-    1: Schema(AddMember, name=TEXT, address=TEXT, incarnation=NATURAL, learner=BOOLEAN),
+    1: Schema(AddMember, name=TEXT, address=TEXT, incarnation=NATURAL, learner=BOOLEAN, witness=BOOLEAN),
     2: Schema(PromoteMember, id=NATURAL),
     3: Schema(DemoteMember, id=NATURAL),
     4: Schema(RemoveMember, id=NATURAL),
@@ -430,9 +430,15 @@ def _decode_decided(items: Sequence[Any]) -> Decided:
 
 # --- Payloads ------------------------------------------------------------------------------------------------------
 
+
+def _ids(items: Any) -> list[int]:
+    return [NATURAL.decode(item) for item in array_of(items)]
+
+
+_IDS = Shape(lambda ids: _ids(tuple(ids)), _ids)
 _PLAIN: Final[dict[int, Schema]] = {
     TAG_REGISTER_SESSION: Schema(RegisterSession, nonce=NATURAL),
-    TAG_GENESIS: Schema(Genesis, cluster_id=NATURAL, members=each(MEMBER_INFO)),
+    TAG_GENESIS: Schema(Genesis, cluster_id=NATURAL, members=each(MEMBER_INFO), witnesses=_IDS),
     TAG_RECOVER: Schema(Recover, cluster_id=NATURAL, member=nested(MEMBER_INFO)),
     TAG_REFUSE_CHANGE: Schema(
         RefuseChange,

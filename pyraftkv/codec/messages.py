@@ -281,6 +281,7 @@ _HELLO_SCHEMA = Schema(
     version_min=NATURAL,
     version_max=NATURAL,
     feature_level=NATURAL,
+    witness=BOOLEAN,
 )
 
 

@@ -2,6 +2,8 @@
 
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import (
+    AlarmCleared,
+    AlarmRaised,
     EventsDropped,
     HandoverBegun,
     MemberQuarantined,
@@ -17,6 +19,8 @@ from pyraftkv.node.events import (
 from pyraftkv.node.node import Node
 
 __all__ = [
+    "AlarmCleared",
+    "AlarmRaised",
     "EventsDropped",
     "HandoverBegun",
     "MemberQuarantined",

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from pyraftkv import errors
 from pyraftkv.core import Applied, Entry, Membership, SnapshotMeta
-from pyraftkv.replica import BUSY, DecisionApplied, Effect, MembershipApplied, Replica, ReplicaRestorer
+from pyraftkv.replica import BUSY, DecisionApplied, Effect, MembershipApplied, Replica
 
 ENTRIES_PER_CLOCK_READ = 32
 """The clock is read after this many entries ..."""
@@ -28,9 +28,15 @@ STEP_BUDGET = 500
 """Keys that a long command touches between two looks at the clock."""
 
 
-async def restore(snapshot: SnapshotMeta, chunks: AsyncIterator[bytes]) -> Replica:
-    """Build a replica from a snapshot's data, a chunk at a time. Raises `SnapshotCorruption`."""
-    restorer = ReplicaRestorer(index=snapshot.index, term=snapshot.term)
+async def restore(snapshot: SnapshotMeta, chunks: AsyncIterator[bytes], like: Replica | None = None) -> Replica:
+    """Build a replica from a snapshot's data, a chunk at a time. Raises `SnapshotCorruption`.
+
+    Args:
+        snapshot: What it stands for.
+        chunks: Its data.
+        like: A replica of the kind that is to be built: a witness has its own.
+    """
+    restorer = (like or Replica()).restorer(index=snapshot.index, term=snapshot.term)
     async for chunk in chunks:
         restorer.feed(chunk)
         await asyncio.sleep(0)
@@ -126,7 +132,7 @@ class Applier:
         """
         self._restoring = True
         try:
-            replica = await restore(snapshot, self._read_snapshot(snapshot))
+            replica = await restore(snapshot, self._read_snapshot(snapshot), self.replica)
         except errors.StorageError:
             if self._work[0] is snapshot:
                 raise

@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 
 from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP, Entry, HardState
+from pyraftkv.node.witness import complaint_of_first
 from pyraftkv.protocol import Genesis, GenesisOffer, Hello, MemberInfo
 
 logger = logging.getLogger("pyraftkv.node")
@@ -44,7 +46,7 @@ def genesis_of(hellos: Mapping[int, Hello]) -> Genesis:
     members = [MemberInfo(h.member_id, h.name, h.address, h.incarnation) for _, h in sorted(hellos.items())]
     facts = codec.encode_table([[m.id, m.name, m.address, m.incarnation] for m in members])
     cluster_id = int.from_bytes(blake2b(facts, digest_size=8, person=b"pyraftkv-cluster").digest()[:7], "big") or 1
-    return Genesis(cluster_id, members)
+    return Genesis(cluster_id, members, sorted(id_ for id_, hello in hellos.items() if hello.witness))
 
 
 def genesis_entry(payload: bytes) -> tuple[Entry, HardState]:
@@ -101,11 +103,11 @@ class Bootstrap:
 
         Args:
             address: Where this member is reached, as it tells the others.
+
+        Raises: `ConfigurationError` if there are too many witnesses among them.
         """
         own = self._own
-        self._hellos[own.member_id] = Hello(
-            own.cluster_id, own.member_id, own.name, own.incarnation, own.boot_count, address
-        )
+        self._hellos[own.member_id] = replace(own, address=address)
         self._is_ready = True
         self._consider()
         while True:
@@ -115,5 +117,11 @@ class Bootstrap:
             logger.warning("%s: first start waits for %s", self._own.name, ", ".join(self.missing))
 
     def _consider(self) -> None:
-        if self._is_ready and not self.missing and not self._genesis.done():
-            self._genesis.set_result(codec.encode_logged(genesis_of(self._hellos)))
+        if not self._is_ready or self.missing or self._genesis.done():
+            return
+        genesis = genesis_of(self._hellos)
+        complaint = complaint_of_first(genesis.witnesses, len(genesis.members))
+        if complaint:
+            self._genesis.set_exception(errors.ConfigurationError(complaint))
+        else:
+            self._genesis.set_result(codec.encode_logged(genesis))

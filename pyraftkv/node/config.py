@@ -54,6 +54,8 @@ class NodeConfig:
     settings: Settings | None = None
     """What the cluster is set to by its first leader; None for the defaults. Of no effect once somebody has changed
     the settings (`kv.settings`): they are the cluster's, and not a member's. Give it to all of the first members."""
+    witness_log_bytes_max: int = 1024 * 1024 * 1024
+    """The log of a witness; beyond it, it keeps index and term of entries alone until the other members have them."""
     log_cache_bytes_max: int = 8 * 1024 * 1024
     """Entries kept in memory for followers that are a little behind; older ones are read from the log's files.
 
@@ -81,6 +83,8 @@ class NodeConfig:
         complaint = complaint_of_settings(self.settings) if self.settings is not None else ""
         if complaint:
             raise errors.ConfigurationError(f"settings: {complaint}")
+        if self.witness_log_bytes_max <= 0:
+            raise errors.ConfigurationError(f"witness_log_bytes_max ({self.witness_log_bytes_max}) must be above 0")
         if not 0 < self.append_bytes_max <= PAYLOAD_BYTES_MAX:
             raise errors.ConfigurationError(
                 f"append_bytes_max ({self.append_bytes_max}) must be between 1 and {PAYLOAD_BYTES_MAX}"

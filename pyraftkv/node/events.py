@@ -33,6 +33,20 @@ class HandoverBegun:
 
 
 @record
+class AlarmRaised:
+    """Something is wrong with this member or its cluster; `Status.alarms` holds it from now on."""
+
+    alarm: str
+
+
+@record
+class AlarmCleared:
+    """It is over, as far as this member can tell."""
+
+    alarm: str
+
+
+@record
 class PeerConnected:
     """A peer said HELLO."""
 
@@ -95,6 +109,8 @@ class EventsDropped:
 NodeEvent = (
     RoleChanged
     | HandoverBegun
+    | AlarmRaised
+    | AlarmCleared
     | PeerConnected
     | PeerLost
     | SnapshotWritten

@@ -39,13 +39,13 @@ PAUSE_SECONDS = 0.2
 
 
 async def ask_in(
-    name: str, *, incarnation: int, addresses: Sequence[str], transport: Transport, rng: Random
+    name: str, *, incarnation: int, addresses: Sequence[str], transport: Transport, rng: Random, witness: bool = False
 ) -> MembersResult:
-    """Ask the cluster at ``addresses`` to add this member as a learner, until it has.
+    """Ask the cluster at ``addresses`` to add this member as a learner, or as its witness, until it has.
 
     Raises: `MemberExists`, `InvalidRequest`, `QuorumAtRisk`: it never will.
     """
-    command = ChangeMembers([AddMember(name, transport.address, incarnation, learner=True)])
+    command = ChangeMembers([AddMember(name, transport.address, incarnation, learner=not witness, witness=witness)])
     async with Client(addresses, dialer=transport.dialer(), name=name, timeout=ASK_SECONDS, rng=rng) as client:
         while True:
             try:

@@ -83,8 +83,8 @@ class Leadership:
         old = await self._known_leader(deadline)
         if to == old:
             return old
-        if to is not None and not raft.membership.is_voter(to):
-            raise errors.InvalidRequest(f"{self._name(to)} has no vote, and cannot lead")
+        if to is not None and not self._can_lead(to):
+            raise errors.InvalidRequest(f"{self._name(to)} has no vote, or no data, and cannot lead")
         term = raft.term
         if raft.role is LEADER:
             self._begin(to or self.successor(), "asked")
@@ -103,7 +103,7 @@ class Leadership:
         """A follower passes on that leadership is to be handed over. A wish that cannot be met is dropped."""
         raft = self._raft
         target = request.target or self.successor()
-        if raft.role is LEADER and target not in (NO_NODE, raft.id) and raft.membership.is_voter(target):
+        if raft.role is LEADER and target not in (NO_NODE, raft.id) and self._can_lead(target):
             self._begin(target, "asked")
 
     def successor(self) -> int:
@@ -115,9 +115,14 @@ class Leadership:
         candidates = [
             (raft.last_index - peer.match > LAG_ENTRIES_MAX, -self._priority(node), -peer.match, node)
             for node, peer in raft.status().peers.items()
-            if peer.active and raft.membership.is_voter(node)
+            if peer.active and self._can_lead(node)
         ]
         return min(candidates)[-1] if candidates else NO_NODE
+
+    def _can_lead(self, member_id: int) -> bool:
+        """Whether a member may be handed the leadership: a witness takes it only when nobody else can."""
+        membership = self._raft.membership
+        return membership.is_voter(member_id) and member_id not in membership.witnesses
 
     def changed(self) -> None:
         """Role, term or leader changed."""

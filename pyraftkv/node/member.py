@@ -57,6 +57,7 @@ from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTa
 from pyraftkv.node.upkeep import Upkeep, as_first
 from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
+from pyraftkv.node.witness import SingleCopyWatch, WitnessDuty, of_witness
 from pyraftkv.protocol import (
     PRIORITY_DEFAULT,
     ChangeMembers,
@@ -77,6 +78,7 @@ from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand
 from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
 from pyraftkv.transport.base import Transport
+from pyraftkv.witness import WitnessReplica
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
 logger = logging.getLogger("pyraftkv.node")
@@ -92,6 +94,10 @@ APPLY_LAG_ENTRIES_MAX = 5000
 
 COMPACTION_BUDGET = 1000
 """Versions that physical compaction touches at a time."""
+
+
+Loops = dict[str, Callable[[], Coroutine[None, None, None]]]
+"""Coroutines that run as long as a node does, by name."""
 
 
 class Member:
@@ -119,12 +125,15 @@ class Member:
         self._config = config
         self._rng = rng
         self._members_changed = members_changed
+        self._storage = storage
         self._is_closed = False
         self._next_warning = loop.time()
         self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
         self.inbox = inbox = Inbox(loop)
-        self.raft = Raft(_core_config(member_id, config), stored=_stored(recovered), rng=rng)
+        witness = isinstance(replica, WitnessReplica)
+        floor = replica.floor if isinstance(replica, WitnessReplica) else 0
+        self.raft = Raft(_core_config(member_id, config, witness=witness), stored=_stored(recovered, floor), rng=rng)
         self.sessions = sessions = SessionKeeper(
             register=self._register, situation=lambda: "no leader answered in time"
         )
@@ -196,8 +205,27 @@ class Member:
 
     def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
         send, feed = transport.send, self.inbox.put
-        self.taker = SnapshotTaker(storage, self._config, taken=self._snapshot_taken)
-        self.sender = SnapshotSender(storage, self._config, send=send, feed=feed, is_sound=lambda: self.is_sound)
+        config, raft = self._config, self.raft
+        self._duty: WitnessDuty | None = None
+        if isinstance(self.replica, WitnessReplica):
+            self._duty = WitnessDuty(
+                raft,
+                replica=lambda: self.replica,
+                storage=storage,
+                bytes_max=config.witness_log_bytes_max,
+                feed=feed,
+            )
+            config = of_witness(config)
+        self.single_copy = SingleCopyWatch(raft, emit=self._events.emit)
+        self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
+        self.sender = SnapshotSender(
+            storage,
+            config,
+            send=send,
+            feed=feed,
+            is_sound=lambda: self.is_sound,
+            is_witness=lambda peer: peer in raft.membership.witnesses,
+        )
         self.receiver = SnapshotReceiver(storage, send=send, feed=feed, is_covered=self._is_covered, term=self._term)
 
     def _wire_leadership(self, transport: Transport, clock: Callable[[], float] | None) -> None:
@@ -418,7 +446,7 @@ class Member:
 
     def _goes_first(self, membership: Membership) -> bool:
         """Whether nobody is gained by waiting for an election timeout: nobody else votes, or nobody led before."""
-        voters = membership.voters | membership.outgoing
+        voters = (membership.voters | membership.outgoing) - membership.witnesses
         return voters == frozenset({self.raft.id}) or (
             self.raft.term <= GENESIS_TERM and self.raft.id == min(voters, default=0)
         )
@@ -490,7 +518,7 @@ class Member:
 
     # --- Running ---------------------------------------------------------------------------------------------------
 
-    def loops(self) -> dict[str, Callable[[], Coroutine[None, None, None]]]:
+    def loops(self) -> Loops:
         """The coroutines that make up a running member, by name. The first one to end ends the node."""
         return {
             "driver": self.driver.run,
@@ -571,8 +599,12 @@ class Member:
             if reason is not None:
                 self.leadership.give_up(reason)
             self.leadership.tend()
-            self.awakening.tend(now)
-            self.guard.integrity.tend(now)
+            self.single_copy.tend()
+            if self._duty is not None:
+                self._duty.tend()
+            else:
+                self.awakening.tend(now)
+                self.guard.integrity.tend(now)
             if not self.is_sound:
                 self.leadership.give_up("quarantine")
             self.writes.scan()
@@ -582,8 +614,12 @@ class Member:
             self.compactions.scan()
             self.upkeep.tend()
             if self.taker.is_due and self.is_sound and not self.replica.is_busy and self.applier.is_restored:
-                self.taker.start(self.replica.snapshot())
+                self._snapshot_if_worth()
             slept_at = loop.time()
+
+    def _snapshot_if_worth(self) -> None:
+        if self.replica.is_worth_a_snapshot(since=self._storage.snapshot_index):
+            self.taker.start(self.replica.snapshot())
 
     async def _compact(self) -> None:
         """Remove what a compaction made unreachable, a little at a time."""
@@ -625,9 +661,10 @@ def _is_forwardable(payload: bytes) -> bool:
     return isinstance(logged, RegisterSession)
 
 
-def _core_config(member_id: int, config: NodeConfig) -> Config:
+def _core_config(member_id: int, config: NodeConfig, *, witness: bool) -> Config:
     return Config(
         id=member_id,
+        witness=witness,
         heartbeat_ticks=config.heartbeat_ticks,
         election_ticks=config.election_ticks,
         lease_reads=config.lease_reads,
@@ -638,11 +675,12 @@ def _core_config(member_id: int, config: NodeConfig) -> Config:
     )
 
 
-def _stored(recovered: Recovered) -> Stored:
+def _stored(recovered: Recovered, floor: int) -> Stored:
     return Stored(
         hard_state=recovered.hard_state,
         snapshot=recovered.snapshot,
         entries=recovered.entries,
         first_index=recovered.first_index,
         promised=recovered.hard_state.term > GENESIS_TERM,
+        floor=floor,
     )

@@ -25,10 +25,12 @@ from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected
 from pyraftkv.node.identity import roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
-from pyraftkv.node.member import Member, check_size
+from pyraftkv.node.member import Loops, Member, check_size
+from pyraftkv.node.offers import Offers
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
+from pyraftkv.node.witness import refuse_other_kind, replica_for
 from pyraftkv.protocol import (
     Envelope,
     GenesisOffer,
@@ -38,7 +40,6 @@ from pyraftkv.protocol import (
     SnapshotPart,
     WatchCall,
 )
-from pyraftkv.replica import Replica
 from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
@@ -65,12 +66,6 @@ LINGER_TIMEOUTS = 5
    others have applied it: then they refuse its HELLO as "removed".
 """
 
-OFFER_SECONDS = 0.1
-"""How often entry 1 is shown to a member that came late to the first start."""
-
-OFFERS_MAX = 30
-"""For how many times, after each of its HELLOs."""
-
 
 class Node(Engine):
     """One member: an asynchronous context manager that runs while it is entered.
@@ -84,6 +79,7 @@ class Node(Engine):
         join: Addresses of a cluster that runs, to be taken in there, first as a learner. Nobody is asked any more once
             the data directory belongs to a cluster; but who finds itself a learner asks to be promoted.
         learner: With ``join``: stay a learner.
+        witness: Vote and keep no keys (`core.witness`); for life, whatever it joins or begins.
         config: Timing and limits.
         rng: The source of election jitter and nonces; give a seeded one for repeatable tests.
         clock: A clock in seconds that counts the time for which the machine is suspended; the system's by default.
@@ -98,6 +94,7 @@ class Node(Engine):
         transport: Transport,
         join: Sequence[str] = (),
         learner: bool = False,
+        witness: bool = False,
         config: NodeConfig | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -108,6 +105,7 @@ class Node(Engine):
         self._members = dict(members or {})
         self._join_addresses = list(join)
         self._stays_learner = learner
+        self._is_witness = witness
         self._storage = storage
         self._transport = transport
         self._rng = rng or random.Random()
@@ -118,9 +116,7 @@ class Node(Engine):
         self._peers: Peers | None = None
         self._bootstrap: Bootstrap | None = None
         self._member: Member | None = None
-        self._newcomers: dict[int, int] = {}
-        """Members that said HELLO without a cluster, and how often they are still to be shown entry 1."""
-        self._newcomer_came = asyncio.Event()
+        self._offers = Offers(send=transport.send)
         self._starting: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
@@ -210,7 +206,15 @@ class Node(Engine):
         if self._join_addresses and not is_joining:
             logger.info("%s belongs to cluster %x: nobody is asked to take it in", self.name, identity.cluster_id)
         own = 0 if is_joining else identity.member_id or first_ids(self._members).get(self.name, 0)
-        self._hello = Hello(identity.cluster_id, own, self.name, identity.incarnation, identity.boot_count, "")
+        self._hello = Hello(
+            identity.cluster_id,
+            own,
+            self.name,
+            identity.incarnation,
+            identity.boot_count,
+            "",
+            witness=self._is_witness,
+        )
         self._peers = Peers(self._hello, {} if is_joining else self._members)
         if is_new and not is_joining:
             self._bootstrap = Bootstrap(self._hello, self._members)
@@ -231,6 +235,7 @@ class Node(Engine):
             addresses=self._join_addresses,
             transport=self._transport,
             rng=random.Random(self._rng.getrandbits(64)),
+            witness=self._is_witness,
         )
         assert self._peers is not None
         self._peers.expect(taken_in.members)
@@ -250,11 +255,12 @@ class Node(Engine):
         """Bind the directory to its cluster, wire the parts and start the loops."""
         assert self._hello is not None
         assert self._peers is not None
-        replica = Replica()
+        replica = replica_for(recovered, witness=self._is_witness)
         if recovered.snapshot is not None:
-            replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot))
+            replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot), replica)
         roster = roster_at_start(recovered, replica)
         cluster_id, own = whose(self.name, recovered, roster)
+        refuse_other_kind(own, roster.membership, witness=self._is_witness)
         names = {member.name for member in roster.members.values()}
         strangers = sorted(self._members.keys() - names - {self.name})  # who joined later is none of the first
         if strangers and names:
@@ -265,8 +271,13 @@ class Node(Engine):
                 strangers,
             )
         identity = await self._storage.identify(cluster_id=cluster_id, member_id=own)
-        self._hello = Hello(
-            cluster_id, own, self.name, identity.incarnation, identity.boot_count, self._transport.address
+        self._hello = replace(
+            self._hello,
+            cluster_id=cluster_id,
+            member_id=own,
+            incarnation=identity.incarnation,
+            boot_count=identity.boot_count,
+            address=self._transport.address,
         )
         self._transport.identify(self._hello)
         self._adopt(roster)
@@ -283,8 +294,8 @@ class Node(Engine):
             members_changed=self._members_changed,
             clock=self._clock,
         )
-        loops = {**member.loops(), "offers": self._offer_genesis}
-        if self._join_addresses and not self._stays_learner:
+        loops: Loops = {**member.loops(), "offers": partial(self._offers.run, self._peers, own)}
+        if self._join_addresses and not (self._stays_learner or self._is_witness):
             loops["promotion"] = partial(become_voter, member, self.name)
         for name, loop in loops.items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")
@@ -322,6 +333,11 @@ class Node(Engine):
     def _members_changed(self, roster: Roster) -> None:
         """The log says who the members are from here on; if this one is none of them, it goes."""
         assert self._hello is not None
+        try:
+            refuse_other_kind(self._hello.member_id, roster.membership, witness=self._is_witness)
+        except errors.ConfigurationError as error:
+            self._fail(error)
+            return
         self._adopt(roster)
         is_banned = roster.is_banned(self._hello.member_id)
         if is_banned and self._lingering is None:
@@ -428,9 +444,11 @@ class Node(Engine):
         return self._member
 
     def _running(self) -> Member:
-        """Return what runs, to be believed. Raises `Closed`, `Quarantined`."""
+        """Return what runs, with something to answer, to be believed. Raises `Closed`, `Quarantined`, `NoState`."""
         member = self._present()
         member.guard.integrity.check()
+        if self._is_witness:
+            raise errors.NoState(f"{self.name} is a witness and keeps no keys: ask another member")
         return member
 
     async def write(self, command: Command, timeout: float | None) -> Result:
@@ -533,7 +551,8 @@ class Node(Engine):
 
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""
-        return self._present().guard.alarms
+        member = self._present()
+        return member.guard.alarms + member.single_copy.alarms
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
         """Let the member of that name lead, or the best of the others; return who leads now.
@@ -619,36 +638,12 @@ class Node(Engine):
             self._keep_connections()
         self._events.emit(PeerConnected(hello.member_id, hello.name))
         if hello.cluster_id == 0:
-            self._newcomers[hello.member_id] = OFFERS_MAX
-            self._newcomer_came.set()
-
-    async def _offer_genesis(self) -> None:
-        """Show entry 1 to listed members that have an empty directory.
-
-        1. A late member says HELLO. The connection back to it does not stand yet, so what is sent now is lost.
-        2. It has all the HELLOs that there will be. So the offer is repeated until it speaks as a member, or for as
-           long as it may take to connect; a connection that comes later brings another HELLO.
-        """
-        assert self._hello is not None
-        assert self._peers is not None
-        own = self._hello.member_id
-        while True:
-            await self._newcomer_came.wait()
-            genesis = self._peers.roster.genesis
-            if genesis is not None:
-                offer = codec.encode_logged(genesis)
-                self._transport.send([GenesisOffer(newcomer, own, offer) for newcomer in self._newcomers])
-            self._newcomers = {newcomer: left - 1 for newcomer, left in self._newcomers.items() if left > 1}
-            await asyncio.sleep(OFFER_SECONDS)
-            if not self._newcomers:
-                self._newcomer_came.clear()
+            self._offers.came(hello.member_id)
 
     def receive(self, messages: Sequence[PeerMessage]) -> None:
         """Take messages from a peer."""
         if self._member is not None:
-            if self._newcomers:
-                for message in messages:
-                    self._newcomers.pop(message.sender, None)  # it is one of us by now
+            self._offers.heard(messages)
             self._member.received(messages)
         elif self._bootstrap is not None:
             for message in messages:

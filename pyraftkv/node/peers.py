@@ -47,8 +47,9 @@ class Peers:
         return {id_: address for id_, address in everybody.items() if id_ != self._own.member_id}
 
     def member_addresses(self, *, own: str) -> list[str]:
-        """Return where clients reach the members, by id; this one at ``own``."""
-        return [own if id_ == self._own.member_id else self._addresses[id_] for id_ in sorted(self._table)]
+        """Return where clients reach the members, by id; this one at ``own``. A witness has nothing for them."""
+        ids = sorted(self._table.keys() - self._roster.membership.witnesses)
+        return [own if id_ == self._own.member_id else self._addresses[id_] for id_ in ids]
 
     @property
     def are_some_leaving(self) -> bool:

@@ -163,12 +163,14 @@ class SnapshotSender:
         send: Callable[[list[PeerMessage]], None],
         feed: Callable[[Input], None],
         is_sound: Callable[[], bool],
+        is_witness: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._storage = storage
         self._config = config
         self._send = send
         self._feed = feed
         self._is_sound = is_sound
+        self._is_witness = is_witness
         self._pace = TokenBucket(
             bytes_per_second=config.snapshot_bytes_per_second_max, burst_bytes=SNAPSHOT_BURST_BYTES
         )
@@ -261,6 +263,8 @@ class SnapshotSender:
                     if acked < 0:
                         return False
                 pending = chunk
+                if self._is_witness(message.to):
+                    break  # It keeps the members alone, and these stand in the first.
         if pending is not None:
             await self._send_chunk(message, number, pending, talk, last=True)
             number += 1

@@ -67,5 +67,7 @@ def _peer_statuses(raft: core.Status, peers: Peers) -> list[PeerStatus]:
 
 def _role_name(raft: core.Status) -> str:
     """Return what a member is, for people."""
+    if raft.role is FOLLOWER and raft.id in raft.membership.witnesses:
+        return "witness"
     is_learner = raft.role is FOLLOWER and not raft.membership.is_voter(raft.id)
     return "learner" if is_learner else raft.role.name.lower().replace("_", "-")

@@ -1,0 +1,117 @@
+"""The replica of a witness: who the members are, and nothing else (`core.witness`).
+
+It applies the entries that may change the members, and passes over all others; it could not read those that are hollow.
+What a change comes to depends on the members alone (`protocol.StampedChange`), so it goes by the same configurations as
+everybody else.
+
+A witness takes its snapshot at the *floor*, behind which it still keeps entries that it has applied. So it has to say
+who the members were at an index of the past, and keeps every table of them since its last snapshot.
+
+What it keeps of a snapshot depends on who took that. In its own stands the floor: up to there every data voter has
+everything, and nobody will ask. Of a leader's it is sent the first chunk alone, the members. No floor stands there, for
+its sender may be the only one that has what it stands for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from operator import itemgetter
+
+from pyraftkv import codec, errors
+from pyraftkv.core import MEMBERSHIP, Entry
+from pyraftkv.replica import Busy, Consequence, Replica, ReplicaRestorer, ReplicaSnapshot
+from pyraftkv.roster import Roster
+
+_at = itemgetter(0)
+
+
+class WitnessReplica(Replica):
+    """A replica whose store, sessions and rules stay empty.
+
+    Invariant: `_rosters` and `_terms` begin at or before the index of the next snapshot.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.floor = 0
+        """Up to here nobody will ask this member for anything; as the machine says, or the own snapshot."""
+        self._rosters: list[tuple[int, Roster]] = [(0, self.roster.copy())]
+        """The members, by the index from which on they were so."""
+        self._terms: list[tuple[int, int]] = [(0, 0)]
+        """The terms of the log, by the index of their first entry."""
+
+    @classmethod
+    def begun(cls, past: Replica, *, floor: int) -> WitnessReplica:
+        """Return a replica that goes on from the members of another one."""
+        replica = cls()
+        replica.roster, replica.floor = past.roster, floor
+        replica.applied_index, replica.applied_term = past.applied_index, past.applied_term
+        replica._rosters = [(past.applied_index, past.roster.copy())]
+        replica._terms = [(past.applied_index, past.applied_term)]
+        return replica
+
+    def apply(self, entry: Entry) -> Consequence | Busy:
+        """Apply the next committed entry, if it may change the members."""
+        if entry.kind is MEMBERSHIP:
+            return super().apply(entry)
+        assert entry.index == self.applied_index + 1, (entry.index, self.applied_index)
+        self._is_applied(entry)
+        return None
+
+    def _is_applied(self, entry: Entry) -> None:
+        """Keep what a snapshot may have to say of this entry. There is no state that could be compared."""
+        if self.roster.last_change != self._rosters[-1][1].last_change:
+            self._rosters.append((entry.index, self.roster.copy()))
+        if entry.term != self._terms[-1][1]:
+            self._terms.append((entry.index, entry.term))
+        self.applied_index, self.applied_term = entry.index, entry.term
+
+    def is_worth_a_snapshot(self, *, since: int) -> bool:
+        """Whether half of the log after the snapshot at ``since`` can be dropped."""
+        index = min(self.floor, self.applied_index)
+        return index > since and 2 * (index - since) >= self.applied_index - since
+
+    def snapshot(self) -> ReplicaSnapshot:
+        """Return the members as of the floor, and forget who they were before. O(changes since the last one)."""
+        index = min(self.floor, self.applied_index)
+        del self._rosters[: bisect_right(self._rosters, index, key=_at) - 1]
+        del self._terms[: bisect_right(self._terms, index, key=_at) - 1]
+        past = Replica()
+        past.roster = self._rosters[0][1]
+        past.applied_index, past.applied_term = index, self._terms[0][1]
+        return WitnessSnapshot(past)
+
+    def restorer(self, *, index: int, term: int) -> ReplicaRestorer:
+        return WitnessRestorer(index=index, term=term)
+
+
+class WitnessSnapshot(ReplicaSnapshot):
+    """The members as of one entry, up to which nobody asks a witness for anything."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the header, then the floor."""
+        yield next(self.tables())
+        yield codec.encode_table([self.index])
+
+
+class WitnessRestorer(ReplicaRestorer):
+    """Builds a witness's replica of its own snapshot, or of the first chunk of a leader's."""
+
+    def __init__(self, *, index: int, term: int) -> None:
+        super().__init__(index=index, term=term)
+        self._floor = 0
+
+    def feed(self, chunk: bytes) -> None:
+        if self._replica is None:
+            self._replica = self._begin(chunk)
+            return
+        table = codec.decode_table(chunk)
+        if table != [self._index]:
+            raise errors.SnapshotCorruption("the snapshot is no witness's")
+        self._floor = self._index
+
+    def finish(self) -> Replica:
+        if self._replica is None:
+            raise errors.SnapshotCorruption("the snapshot is empty")
+        return WitnessReplica.begun(self._replica, floor=self._floor)
