@@ -10,8 +10,7 @@ import pytest
 
 from pyraftkv import Cluster, Node, codec, errors
 from pyraftkv.log import MemoryStorage
-from pyraftkv.node import bootstrap
-from pyraftkv.node import node as node_module
+from pyraftkv.node import bootstrap, offers
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_of
 from pyraftkv.protocol import Genesis, GenesisOffer, Hello, MemberInfo, RegisterSession
 from pyraftkv.transport import MemoryNetwork
@@ -70,7 +69,7 @@ async def test_a_late_member_takes_entry_1_from_those_who_run(monkeypatch: pytes
     2. It comes back with its directory: the others run, and will not say HELLO as newcomers again.
     3. They show it entry 1, in which it finds itself, as often as it takes.
     """
-    monkeypatch.setattr(node_module, "OFFERS_MAX", 5)
+    monkeypatch.setattr(offers, "OFFERS_MAX", 5)
     network = MemoryNetwork()
     storages = {name: MemoryStorage(random=random.Random(name)) for name in NAMES}
     nodes = {name: make(network, name, storages[name]) for name in NAMES}
