@@ -12,6 +12,7 @@ from pyraftkv.client import Client
 from pyraftkv.cluster import Cluster
 from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
 from pyraftkv.kv import KV, Status, Stm, View
+from pyraftkv.latest import LatestWatch
 from pyraftkv.node import Node, NodeConfig
 from pyraftkv.opening import connect, open, recover, restore_snapshot  # noqa: A004  (pyraftkv.open, as one opens a file)
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
@@ -59,6 +60,7 @@ __all__ = [
     "Event",
     "EventType",
     "KeyValue",
+    "LatestWatch",
     "MaybeApplied",
     "Node",
     "NodeConfig",

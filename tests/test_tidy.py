@@ -35,6 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "administration",
             "engine",
             "keys",
+            "latest",
             "namespace",
             "stm",
             "typed",
