@@ -35,6 +35,7 @@ class SettingsFace:
         compaction_mode: CompactionMode | None = None,
         compaction_seconds: int | None = None,
         compaction_revisions: int | None = None,
+        lease_reads: bool | None = None,
         if_version: int | None = None,
         timeout: float | None = None,
     ) -> Settings:
@@ -48,6 +49,7 @@ class SettingsFace:
             compaction_mode=compaction_mode,
             compaction_seconds=compaction_seconds,
             compaction_revisions=compaction_revisions,
+            lease_reads=lease_reads,
             if_version=if_version,
         )
         return (await self._engine.change_rules(command, timeout)).settings

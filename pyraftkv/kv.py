@@ -184,6 +184,7 @@ class ClusterSettings(Protocol):
         compaction_mode: CompactionMode | None = None,
         compaction_seconds: int | None = None,
         compaction_revisions: int | None = None,
+        lease_reads: bool | None = None,
         if_version: int | None = None,
         timeout: float | None = None,
     ) -> Settings:

@@ -142,7 +142,9 @@ class Rules:
             raise SettingsChanged(
                 f"the settings are at version {settings.version}, not {command.if_version}", version=settings.version
             )
-        changes: dict[str, Any] = {name: getattr(command, name) for name in (*_BOUNDS, "compaction_mode")}
+        changes: dict[str, Any] = {
+            name: getattr(command, name) for name in (*_BOUNDS, "compaction_mode", "lease_reads")
+        }
         changes = {name: value for name, value in changes.items() if value is not None}
         complaint = complaint_of_settings(command)
         if complaint:
@@ -173,17 +175,17 @@ class Rules:
         """Return everything as plain values; equal rules have equal ones."""
         s = self.settings
         settings = [s.version, s.quota_bytes, s.lease_ttl_seconds_min, int(s.compaction_mode)]
-        settings += [s.compaction_seconds, s.compaction_revisions, s.feature_level]
+        settings += [s.compaction_seconds, s.compaction_revisions, s.feature_level, s.lease_reads]
         return [settings, [[int(alarm.kind), alarm.member] for alarm in self.alarms]]
 
     @classmethod
     def of_plain(cls, plain: list[Any]) -> Rules:
         """Rebuild what `plain` returned. Raises `UnsupportedFormat` if the cluster is past this version."""
         rules = cls()
-        (version, quota, ttl, mode, seconds, revisions, level), alarms = plain
+        (version, quota, ttl, mode, seconds, revisions, level, leases), alarms = plain
         if level > FEATURE_LEVEL:
             raise UnsupportedFormat(f"the snapshot is of feature level {level}, this version knows {FEATURE_LEVEL}")
-        rules.settings = Settings(version, quota, ttl, CompactionMode(mode), seconds, revisions, level)
+        rules.settings = Settings(version, quota, ttl, CompactionMode(mode), seconds, revisions, level, leases)
         rules._alarms = frozenset((AlarmKind(kind), member) for kind, member in alarms)
         return rules
 

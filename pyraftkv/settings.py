@@ -50,6 +50,8 @@ class Settings:
     """For `REVISION`: history that can be read and watched, at least."""
     feature_level: int = 1
     """What every member can do. The leader raises it when all of them offer more; nobody lowers it."""
+    lease_reads: bool = True
+    """Whether leaders may answer "lease" reads by themselves, if their configuration allows it; if not, they ask."""
 
     @property
     def quota_bytes_max(self) -> int | None:
@@ -70,6 +72,7 @@ class ChangeSettings:
     """Leader-made alone."""
     if_version: int | None = None
     """Do it only if the settings were changed exactly so often."""
+    lease_reads: bool | None = None
 
 
 class AlarmKind(IntEnum):

@@ -103,17 +103,22 @@ def test_settings_are_printed_and_set(cli: Cli) -> None:
         "compaction_mode=revision",
         "compaction_seconds=3600",
         "compaction_revisions=10000",
+        "lease_reads=true",
         "feature_level=1",
         f"version={version + 1}",
     ]
     assert cli("settings") == (DONE, out, "")
     assert "| compaction_mode       | revision   |" in cli("settings", "-w", "table")[1]
+    assert "lease_reads=false\n" in cli("settings", "lease_reads=false")[1]
+    out = cli("settings", "lease_reads=true")[1]
     assert cli("settings", "quota_bytes=5", "--if-version", str(version))[0] == NOT_APPLIED
     assert cli("settings", "quota_bytes=5", "compaction_seconds=0")[0] == USAGE
     assert cli("settings") == (DONE, out, "")
 
 
-@pytest.mark.parametrize("text", ["quota_bytes", "quota_bytes=much", "version=3", "compaction_mode=never"])
+@pytest.mark.parametrize(
+    "text", ["quota_bytes", "quota_bytes=much", "version=3", "compaction_mode=never", "lease_reads=maybe"]
+)
 def test_an_assignment_that_is_none_is_usage(cli: Cli, text: str) -> None:
     """What can be set is named."""
     with pytest.raises(SystemExit) as ended:

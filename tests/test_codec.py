@@ -231,7 +231,7 @@ members_commands = st.one_of(
 modes = st.sampled_from(CompactionMode)
 numbers = st.none() | naturals
 rules_commands = st.one_of(
-    st.builds(ChangeSettings, st.none() | integers, numbers, st.none() | modes, numbers, numbers, numbers, numbers),
+    st.builds(ChangeSettings, st.none() | integers, numbers, st.none() | modes, *[numbers] * 4, st.none() | booleans),
     st.builds(ChangeAlarm, st.sampled_from(AlarmKind), naturals, booleans),
 )
 number_lists = st.lists(st.tuples(naturals, naturals), min_size=1, max_size=4).map(lambda pairs: list(sum(pairs, ())))
@@ -268,7 +268,7 @@ def _txn_results(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[TxnResult]:
 
 
 alarms = st.lists(st.builds(Alarm, st.sampled_from(AlarmKind), naturals), max_size=3)
-settings = st.builds(Settings, naturals, integers, naturals, modes, naturals, naturals, naturals)
+settings = st.builds(Settings, naturals, integers, naturals, modes, naturals, naturals, naturals, booleans)
 differences = st.one_of(
     st.builds(Change, kvs, kvs), st.builds(Change, st.none(), kvs), st.builds(Change, kvs, st.none())
 )
@@ -494,7 +494,7 @@ def test_kinds_and_tags_never_change() -> None:
         (Decided(8, 9, ExpireLeases([1, 2])), "95160809099201" + "02"),
         (Decided(8, 9, CheckpointLeases([1, 2])), "95160809179201" + "02"),
         (Envelope(1, 2, 3, LeaveJoint()), "9414010203"),
-        (Envelope(1, 2, 3, ChangeSettings(-1, compaction_mode=CompactionMode.OFF)), "9b18010203ffc000c0c0c0c0"),
+        (Envelope(1, 2, 3, ChangeSettings(-1, compaction_mode=CompactionMode.OFF)), "9c18010203ffc000c0c0c0c0c0"),
         (Envelope(1, 2, 3, ChangeAlarm(AlarmKind.NOSPACE, 4, is_raised=True)), "97190102030104c3"),
         (Envelope(1, 2, 3, ChangeMembers(changes)), "9713010203" + "96" + changes_text + "00c2"),
     ]

@@ -58,7 +58,7 @@ def refused(rules: Rules, command: RulesCommand, error: type[errors.PyraftkvErro
 def test_a_cluster_begins_with_a_quota_and_forgets_history_after_an_hour() -> None:
     """The settings of whoever sets nothing."""
     settings = Rules().settings
-    assert settings == Settings(0, 0, 2, CompactionMode.PERIODIC, 3600, 10_000, 1)
+    assert settings == Settings(0, 0, 2, CompactionMode.PERIODIC, 3600, 10_000, 1, lease_reads=True)
     assert settings.quota_bytes_max == QUOTA_BYTES_DEFAULT == 2 << 30
 
 
@@ -72,8 +72,10 @@ def test_what_is_not_named_stays() -> None:
     """A change sets what it names, counts, and returns the settings after it."""
     rules = Rules()
     rules.apply(ChangeSettings(quota_bytes=7, compaction_mode=CompactionMode.REVISION))
-    result = rules.apply(ChangeSettings(lease_ttl_seconds_min=9, compaction_seconds=60, compaction_revisions=5))
-    assert result.settings == rules.settings == Settings(2, 7, 9, CompactionMode.REVISION, 60, 5, 1)
+    result = rules.apply(
+        ChangeSettings(lease_ttl_seconds_min=9, compaction_seconds=60, compaction_revisions=5, lease_reads=False)
+    )
+    assert result.settings == rules.settings == Settings(2, 7, 9, CompactionMode.REVISION, 60, 5, 1, lease_reads=False)
     assert rules.apply(ChangeSettings()).settings.version == 2
 
 
@@ -218,6 +220,7 @@ steps = st.lists(
             quota_bytes=st.none() | st.integers(-3, 9),
             compaction_mode=st.none() | st.sampled_from(CompactionMode),
             compaction_seconds=st.none() | st.integers(-1, 99),
+            lease_reads=st.none() | st.booleans(),
             if_version=st.none() | st.integers(0, 3),
         ),
     ),

@@ -6,12 +6,24 @@ import argparse
 from typing import Any
 
 from pyraftkv.cli.common import DONE, client
-from pyraftkv.cli.printing import emit, emit_json, header_json, print_rows
+from pyraftkv.cli.printing import emit, emit_json, header_json, print_rows, truth
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
 
-MODES = {mode.name.lower(): mode for mode in CompactionMode}
+MODES: dict[str, CompactionMode] = {mode.name.lower(): mode for mode in CompactionMode}
+WORDS: dict[str, dict[str, Any]] = {
+    "compaction_mode": MODES,
+    "lease_reads": {"true": True, "false": False},
+}
+"""The values of settings that are no numbers."""
 KINDS = {kind.name: kind for kind in AlarmKind if kind is not AlarmKind.NONE}
-SETTINGS = ("quota_bytes", "lease_ttl_seconds_min", "compaction_mode", "compaction_seconds", "compaction_revisions")
+SETTINGS = (
+    "quota_bytes",
+    "lease_ttl_seconds_min",
+    "compaction_mode",
+    "compaction_seconds",
+    "compaction_revisions",
+    "lease_reads",
+)
 """What can be set; the rest of `Settings` is for reading."""
 
 
@@ -71,7 +83,7 @@ async def settings(args: argparse.Namespace) -> int:
 def settings_words(found: Settings) -> dict[str, Any]:
     """Return settings by name, as they are written in an assignment."""
     values = {name: getattr(found, name) for name in (*SETTINGS, "feature_level", "version")}
-    return values | {"compaction_mode": found.compaction_mode.name.lower()}
+    return values | {"compaction_mode": found.compaction_mode.name.lower(), "lease_reads": truth(found.lease_reads)}
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -80,9 +92,10 @@ def assignment(text: str) -> tuple[str, Any]:
     try:
         if name not in SETTINGS:
             raise KeyError(name)
-        return name, MODES[value] if name == "compaction_mode" else int(value)
+        return name, WORDS[name][value] if name in WORDS else int(value)
     except (KeyError, ValueError):
         known = ", ".join(SETTINGS)
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no NAME=VALUE: names are {known}; modes are {', '.join(MODES)}; the rest are whole numbers"
+            f"{text!r} is no NAME=VALUE: names are {known}; modes are {', '.join(MODES)}; the rest are whole numbers,"
+            " lease_reads true or false"
         ) from None

@@ -345,6 +345,7 @@ _RULES: Final[dict[int, Schema]] = {
         compaction_revisions=optional(NATURAL),
         feature_level=optional(NATURAL),
         if_version=optional(NATURAL),
+        lease_reads=optional(BOOLEAN),
     ),
     TAG_CHANGE_ALARM: Schema(ChangeAlarm, kind=choice(AlarmKind), member=NATURAL, is_raised=BOOLEAN),
 }

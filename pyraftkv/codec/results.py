@@ -96,6 +96,7 @@ _SETTINGS = Schema(
     compaction_seconds=NATURAL,
     compaction_revisions=NATURAL,
     feature_level=NATURAL,
+    lease_reads=BOOLEAN,
 )
 _ALARM = Schema(Alarm, kind=choice(AlarmKind), member=NATURAL)
 _RULES = Schema(RulesResult, settings=nested(_SETTINGS), alarms=each(_ALARM), changed=each(_ALARM))

@@ -276,7 +276,7 @@ class Member:
     @property
     def has_lease(self) -> bool:
         """Whether the state, read without an ``await`` from here on, is as fresh as a linearizable read's."""
-        return self.lease is not None and self.lease.holds()
+        return self.lease is not None and self.replica.rules.settings.lease_reads and self.lease.holds()
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 

@@ -136,4 +136,5 @@ def as_first(settings: Settings) -> ChangeSettings:
         compaction_seconds=settings.compaction_seconds,
         compaction_revisions=settings.compaction_revisions,
         if_version=0,
+        lease_reads=settings.lease_reads,
     )

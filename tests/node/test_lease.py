@@ -233,6 +233,19 @@ async def test_a_leader_answers_under_its_lease_without_a_round() -> None:
 
 
 @asynchronous
+async def test_a_cluster_that_is_told_not_to_reads_under_no_lease() -> None:
+    """From the moment that its leader has applied it; and again when it is told so."""
+    async with cluster_of(1, lease_reads=True) as cluster:
+        node = cluster.leader
+        await node.put("k", "v")
+        await until(lambda: has_lease(node))
+        await node.settings.change(lease_reads=False)
+        assert await lease_reads(node) == ({"v"}, 5)
+        await node.settings.change(lease_reads=True)
+        assert await lease_reads(node, 1) == ({"v"}, 0)
+
+
+@asynchronous
 async def test_without_a_clock_that_counts_suspended_time_there_is_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such reads cost a round as any other."""
     monkeypatch.setattr("pyraftkv.node.node.boot_clock", lambda: None)
