@@ -19,6 +19,7 @@ from pyraftkv.sync.faces import (
     Readable,
     Stm,
     Txn,
+    View,
     Watch,
 )
 from pyraftkv.sync.opening import connect, open  # noqa: A004  (pyraftkv.sync.open, as pyraftkv.open)
@@ -36,6 +37,7 @@ __all__ = [
     "Readable",
     "Stm",
     "Txn",
+    "View",
     "Watch",
     "connect",
     "open",

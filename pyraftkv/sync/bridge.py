@@ -40,7 +40,7 @@ def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> C
     """Return the method as one that waits."""
     name = method.__name__
 
-    @wraps(method)
+    @wraps(method, updated=())  # not whether it is abstract
     def call(self: Face, /, *args: P.args, **kwargs: P.kwargs) -> R:
         bound: Callable[P, Coroutine[Any, Any, R]] = getattr(self.target, name)
         return self.portal.run(lambda: bound(*args, **kwargs))
@@ -54,7 +54,7 @@ def making(
     """Return a method that makes something, as one that returns the face of that."""
     name = method.__name__
 
-    @wraps(method)
+    @wraps(method, updated=())  # not whether it is abstract
     def call(self: Face, /, *args: P.args, **kwargs: P.kwargs) -> F:
         made = self.portal.call(lambda: getattr(self.target, name)(*args, **kwargs))
         return kind(made, self.portal)
@@ -68,7 +68,7 @@ def iterating(
     """Return a method that yields, as one that returns an iterator; its items come ``at_once`` from the loop."""
     name = method.__name__
 
-    @wraps(method)
+    @wraps(method, updated=())  # not whether it is abstract
     def call(self: Face, /, *args: P.args, **kwargs: P.kwargs) -> Iteration[R]:
         items = self.portal.call(lambda: aiter(getattr(self.target, name)(*args, **kwargs)))
         return Iteration(items, self.portal, at_once)

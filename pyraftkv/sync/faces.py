@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Self, TypeVar
 
 from pyraftkv import errors, kv
@@ -17,9 +17,10 @@ from pyraftkv.members import MembersFace
 from pyraftkv.node import Node as AsyncNode
 from pyraftkv.node import NodeConfig
 from pyraftkv.store.commands import Compare, Operation
-from pyraftkv.store.values import Event, RangeResult, WatchBatch
+from pyraftkv.store.values import Event, KeyValue, RangeResult, WatchBatch
 from pyraftkv.sync.bridge import AT_ONCE_MAX, Face, Iteration, blocking, iterating, making
 from pyraftkv.sync.portal import Portal
+from pyraftkv.views import VIEW_KEYS_MAX
 
 T = TypeVar("T")
 
@@ -112,6 +113,48 @@ class Stm(Face):
         self.target.delete(key)
 
 
+class View(Face, Mapping[bytes, KeyValue]):
+    """A part of the store as a mapping that is kept current: a context manager (see `pyraftkv.kv.View`)."""
+
+    target: kv.View
+
+    def __getitem__(self, key: Bytes) -> KeyValue:
+        return self.target[key]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.portal.call(lambda: list(self.target)))  # all of one revision, whatever comes meanwhile
+
+    @property
+    def revision(self) -> int:
+        """The revision of which everything is shown. Never falls."""
+        return self.target.revision
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is still kept current."""
+        return self.target.is_live
+
+    at_least = blocking(kv.View.at_least)
+    changes = iterating(kv.View.changes)
+    close = blocking(kv.View.close)
+
+    def wait(self, predicate: Callable[[kv.View], T], *, timeout: float | None = None) -> T:
+        """Wait until ``predicate`` is true of the view, and return what it returned; it is called on the loop's thread.
+
+        Raises `TimeoutError`, and what has ended the view.
+        """
+        return self.portal.run(lambda: self.target.wait(predicate, timeout=timeout))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
 class Members(Face):
     """Who the members are, and changing it (see `pyraftkv.kv.Members`)."""
 
@@ -187,6 +230,19 @@ class KV(Readable):
             lambda: self.target.get_and_watch(key, end, prefix=prefix, prev_kv=prev_kv, timeout=timeout)
         )
         return found, Watch(watch, self.portal)
+
+    def view(
+        self,
+        key: Bytes | None = None,
+        end: Bytes | None = None,
+        *,
+        prefix: Bytes | None = None,
+        keys_max: int = VIEW_KEYS_MAX,
+        timeout: float | None = None,
+    ) -> View:
+        """Return one key, `[key, end)` or a prefix as a mapping that is kept current, to be closed."""
+        view = self.portal.run(lambda: self.target.view(key, end, prefix=prefix, keys_max=keys_max, timeout=timeout))
+        return View(view, self.portal)
 
     def namespace(self, prefix: Bytes) -> KV:
         """Return the keys with ``prefix`` as a store of their own, named by the rest."""

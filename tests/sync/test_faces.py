@@ -25,6 +25,7 @@ HERE = {
     sync.Alarms: kv.Alarms,
     sync.Watch: kv.Watch,
     sync.Stm: kv.Stm,
+    sync.View: kv.View,
     sync.Txn: kv.TxnBuilder,
     sync.Cluster: cluster.Cluster,
 }
@@ -167,6 +168,23 @@ def test_a_watch_of_what_is_compacted_ends_with_its_error(db: sync.KV) -> None:
         with pytest.raises(errors.WatchCancelled) as caught:
             next(batches)
         assert caught.value.compact_revision == revision + 1
+
+
+def test_a_view_is_a_mapping_that_is_kept_current(db: sync.KV) -> None:
+    """Looked at from one thread while another one changes it."""
+    db.put("v/1", "a")
+    with db.view(prefix="v/") as view:
+        changes = view.changes()
+        with pytest.raises(TimeoutError):
+            changes.next(timeout=0.01)
+        view.at_least(db.put("v/2", "b").revision)
+        assert {key: kv.text for key, kv in view.items()} == {b"v/1": "a", b"v/2": "b"}
+        assert view["v/2"].text == "b"
+        assert changes.next(timeout=30).key == b"v/2"
+        db.delete("v/1")
+        assert view.wait(lambda view: len(view) == 1 and sorted(view), timeout=30) == [b"v/2"]
+        assert view.is_live
+    assert not view.is_live
 
 
 def test_what_stands_beside_the_store(nodes: sync.Cluster, db: sync.KV) -> None:
