@@ -14,7 +14,7 @@ from pyraftkv.core.ready import Save
 from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, HardState, Membership, SnapshotMeta
 from pyraftkv.log import FileStorage
 from pyraftkv.log.base import Recovered
-from pyraftkv.sim.disk import SimFS
+from pyraftkv.log.fs import FileSystem
 
 MEMBERS = Membership(voters=frozenset({1, 2, 3}), learners=frozenset({9}))
 SEGMENT_BYTES_MAX = 12 << 10
@@ -82,6 +82,7 @@ class Promise:
 class Driver:
     """Runs lives of one member on one disk, checking at each start what the one before left."""
 
+    path = "/data"
     segment_bytes_max = SEGMENT_BYTES_MAX
     sizes: tuple[int, ...] = (0, 20, 300, 3000)
     """Of what entries carry."""
@@ -105,11 +106,11 @@ class Driver:
         """What was started last."""
         self.repairs: list[str] = []
 
-    async def life(self, fs: SimFS, make_worker, steps: int) -> None:
+    async def life(self, fs: FileSystem, make_worker, steps: int) -> None:
         """Start, check, do ``steps`` random things, close."""
         salts = Random(self.random.random())
         storage = FileStorage(
-            "/data", fs=fs, worker=make_worker, random=salts, segment_bytes_max=self.segment_bytes_max
+            self.path, fs=fs, worker=make_worker, random=salts, segment_bytes_max=self.segment_bytes_max
         )
         recovered = await storage.start(failed=self.failed)
         self.storage = storage
@@ -117,7 +118,7 @@ class Driver:
         if self.owners == [(0, 0)]:
             self.owners.append((77, 1))
             await storage.identify(cluster_id=77, member_id=1)
-            del self.owners[0]
+            self.owners = self.owners[1:]
         for _ in range(steps):
             await self._step(storage)
         await storage.close()
@@ -153,8 +154,8 @@ class Driver:
         read = await storage.read_entries(lo=storage.first_index, hi=last + 1, bytes_max=1 << 30)
         assert read == [entry for entry in old.entries if entry.index >= storage.first_index]
         storage._wal.runs.check()
-        self.states = [State(old.term, old.vote, state.commit, old.base, old.base_term, old.entries)]
         self.completed = 0
+        self.states = [State(old.term, old.vote, state.commit, old.base, old.base_term, old.entries)]
 
     async def _step(self, storage: FileStorage) -> None:
         kind = self.random.choices(

@@ -68,7 +68,7 @@ class Script(Driver):
         cluster_id, member_id = self.owners[-1]
         self.owners.append((cluster_id + 1, member_id))
         await storage.rebind(cluster_id=cluster_id + 1, incarnation=self.random.getrandbits(60))
-        del self.owners[0]
+        self.owners = self.owners[1:]
 
 
 @dataclass

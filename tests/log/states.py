@@ -21,6 +21,7 @@ An image costs as much as a start: its files share their bytes with the moment u
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations, product
@@ -34,6 +35,8 @@ from tests.log.model import Promise
 
 SECTORS_MAX = 4
 """Of so many pending sectors all combinations are met; of more, each one's fates beside two fates of all others."""
+VERSIONS_MAX = 2
+"""So many unsynced writes of the same bytes are met."""
 CHANGES_MAX = 4
 """Of so many pending changes of a directory all orders are met; of more, all single omissions and all prefixes."""
 CHANGING = frozenset({"make_dir", "create", "pwrite", "truncate", "fdatasync", "fsync_dir", "rename", "unlink", "lock"})
@@ -242,7 +245,7 @@ def _byte_ends(durable: bytes, changes: list[tuple[int, bytes] | int], random: R
     Args:
         cuts_max: Cut each sector in no more places.
     """
-    pieces = [piece for change in changes for piece in _pieces(change)]
+    pieces = _recent([piece for change in changes for piece in _pieces(change)])
     ends = {durable: None}
     whole = durable
     for piece in pieces:
@@ -260,6 +263,18 @@ def _byte_ends(durable: bytes, changes: list[tuple[int, bytes] | int], random: R
     del ends[durable]
     ends.pop(whole, None)
     return [durable, *ends, whole] if whole != durable else [durable, *ends]
+
+
+def _recent(pieces: list[tuple[int, bytes] | int]) -> list[tuple[int, bytes] | int]:
+    """Leave out what was written over twice: a file that nobody syncs would have a history without end."""
+    count: Counter[tuple[int, int]] = Counter()
+    kept: list[tuple[int, bytes] | int] = []
+    for piece in reversed(pieces):
+        where = (-1, piece) if isinstance(piece, int) else (piece[0], len(piece[1]))
+        count[where] += 1
+        if count[where] <= VERSIONS_MAX:
+            kept.append(piece)
+    return kept[::-1]
 
 
 def _fates(count: int) -> Iterator[list[int]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -105,6 +107,18 @@ def test_two_processes_on_one_directory(tmp_path):
         writer.kill()
         writer.stdout.read()
     asyncio.run(_check_opens(path))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, and kills by signal")
+def test_a_process_killed_at_any_line_of_the_log(soak):
+    """What it had acknowledged is there, and nothing that was not asked for; the next one starts unaided."""
+    command = [sys.executable, "-m", "tests.log.kills", f"--points={50_000 if soak else 5_000}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["points"] >= 5_000
+    assert counts["lines"] >= 900, done.stdout
 
 
 async def _check_opens(path: str) -> None:
