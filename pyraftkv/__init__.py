@@ -14,7 +14,7 @@ from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
 from pyraftkv.kv import KV, Status, Stm, View
 from pyraftkv.latest import LatestWatch
 from pyraftkv.node import Node, NodeConfig
-from pyraftkv.opening import connect, open, recover, restore_snapshot  # noqa: A004  (pyraftkv.open, as one opens a file)
+from pyraftkv.opening import connect, open, rebuild, recover, restore_snapshot  # noqa: A004  (pyraftkv.open)
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
 from pyraftkv.store.commands import (
     Compare,
@@ -83,6 +83,7 @@ __all__ = [
     "__version__",
     "connect",
     "open",
+    "rebuild",
     "recover",
     "restore_snapshot",
     "snapshot_status",

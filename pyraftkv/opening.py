@@ -1,4 +1,4 @@
-"""The short forms: `open` a node on a data directory, `connect` to a cluster, `recover` one whose quorum is lost."""
+"""The short forms: `open` a node, `connect` to a cluster, `rebuild` a member, `recover` when a quorum is lost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pyraftkv.client import Client
 from pyraftkv.core.membership import DATA_VOTERS_MIN
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
+from pyraftkv.node.rebuilding import Rebuilding, Rebuilt, run_until_level
 from pyraftkv.node.recovery import Agree, Recovery, agreed
 from pyraftkv.node.recovery import recover as recover_storage
 from pyraftkv.roster import complaint_of_name
@@ -156,6 +157,65 @@ async def recover(
         parse_address(advertise)
     storage = FileStorage(data_dir, create=False)
     return await recover_storage(storage, name=name, address=advertise, from_learner=from_learner, agree=agree)
+
+
+async def rebuild(
+    data_dir: str | Path,
+    *,
+    join: str | Iterable[str],
+    name: str | None = None,
+    listen: str | None = None,
+    advertise: str | None = None,
+    tls: TLS | None = None,
+    insecure: bool = False,
+    config: NodeConfig | None = None,
+) -> Rebuilt:
+    """Let the member in ``data_dir``, which does not run and perhaps cannot, come back with what the others have.
+
+    For a directory that is refused as damaged (docs/operations.md). The member is taken out for ever, and comes back as
+    a new one of its name and address: it learns everything, votes as before, and is stopped again. Its old directory
+    is set aside beside the new one. It can be interrupted anywhere: the same call goes on from there.
+
+    Args:
+        data_dir: The damaged directory; it may be gone.
+        join: Other members of its cluster, as a list or as ``"host:port,host:port"``.
+        name: What the member is called, if neither the directory nor the cluster can tell who it was.
+        listen: ``host:port`` to listen on while it learns; where it is reached when None.
+        advertise: ``host:port`` where it is reached from now on; as before when None.
+        tls: Certificates for members and clients.
+        insecure: Allow an address that other machines can reach without TLS.
+        config: Timing and limits.
+
+    Raises:
+        DataDirLocked: The member runs.
+        ForeignDataDir: The directory belongs to another cluster.
+        MemberNotFound: The cluster does not know the member, and no name was given.
+        QuorumAtRisk: Too few would be left to decide anything.
+        Unavailable: No majority answers. Nothing has happened; the quorum may be lost (`recover`).
+        ConfigurationError: Names or addresses that cannot work.
+    """
+    if name is not None:
+        _check_name(name)
+    for address in (listen, advertise):
+        if address is not None:
+            parse_address(address)
+    addresses = _addresses(join)
+    rebuilding = Rebuilding(data_dir, name=name, join=addresses, dialer=TcpDialer(tls=tls))
+    done = await rebuilding.replace(advertise)
+    member = done.member
+    node = open(
+        data_dir,
+        name=member.name,
+        listen=listen or member.address,
+        advertise=member.address,
+        join=addresses,
+        learner=not done.votes,
+        tls=tls,
+        insecure=insecure,
+        config=config,
+    )
+    await run_until_level(node, votes=done.votes)
+    return done
 
 
 async def restore_snapshot(

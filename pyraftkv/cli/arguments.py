@@ -27,6 +27,7 @@ from pyraftkv.cli.membership import (
     move_leader,
 )
 from pyraftkv.cli.printing import emit
+from pyraftkv.cli.rebuilding import rebuild
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
 from pyraftkv.cli.snapshots import snapshot_restore, snapshot_save, snapshot_status
@@ -161,7 +162,7 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add serve, recover and demo."""
+    """Add serve, recover, rebuild and demo."""
     verb = add("serve", serve, "run a member")
     verb.add_argument("--name", default="default", help="this member's name (default)")
     verb.add_argument("--data-dir", help="where its log lives, for ever (NAME.pyraftkv)")
@@ -185,6 +186,14 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--from-learner", action="store_true", help="accept a member that did not vote")
     verb.add_argument("--dry-run", action="store_true", help="show what would be done, and do nothing")
     verb.add_argument("--yes", action="store_true", help="do not ask")
+
+    verb = add("rebuild", rebuild, "a member's directory is damaged: let it come back with what the others have")
+    verb.add_argument("data_dir", metavar="DIR", help="its directory, which is set aside")
+    verb.add_argument("--join", required=True, help="other members of its cluster, host:port,host:port")
+    verb.add_argument("--name", help="what it is called, if neither the directory nor the cluster can tell")
+    verb.add_argument("--listen", help="host:port (where it is reached)")
+    verb.add_argument("--advertise", "--address", help="host:port where it is reached from now on (as before)")
+    verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
 
     verb = add("demo", demo, "kill a leader under load, then everybody; count what was lost")
     verb.add_argument("path", nargs="?", help="a directory tree to load (Python's standard library)")
