@@ -13,7 +13,7 @@ from pyraftkv import Node, errors
 from pyraftkv.cli import main
 from pyraftkv.demo.processes import free_ports
 from pyraftkv.log import FileStorage
-from pyraftkv.log.aside import identity_at, put_in_place
+from pyraftkv.node.aside import identity_at, put_in_place
 from pyraftkv.node.rebuilding import NEW_SUFFIX, Rebuilding
 from pyraftkv.transport import TcpDialer
 from tests.node.support import asynchronous, fast, refused, until

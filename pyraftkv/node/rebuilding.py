@@ -32,7 +32,7 @@ from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
-from pyraftkv.log.aside import identity_at, put_in_place
+from pyraftkv.node.aside import identity_at, put_in_place
 from pyraftkv.node.node import Node
 from pyraftkv.protocol import AddMember, ChangeMembers, MemberChange, MemberInfo, MembersResult, RemoveMember
 from pyraftkv.transport.base import Dialer
