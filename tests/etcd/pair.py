@@ -15,6 +15,7 @@ from pyraftkv.store.commands import (
     Compare,
     CompareTarget,
     DeleteRange,
+    GrantLease,
     PutBatch,
     PutKey,
     RangeQuery,
@@ -27,6 +28,7 @@ from tests.etcd.differences import as_etcd_says, avoided
 from tests.etcd.gateway import Gateway, WatchStream
 from tests.etcd.members import TTL_MIN_SECONDS
 from tests.store import generators
+from tests.store.watching import WatchRules, flags_of
 from tests.store.world import finish, outcome
 
 TTL_SECONDS = 1_000_000
@@ -61,10 +63,11 @@ def varied(rng: Random, asked: Any, by: int) -> Any:
             is_revision = asked.target in {CompareTarget.CREATE, CompareTarget.MOD}
             operand = _moved(asked.operand, by) if is_revision else asked.operand  # type: ignore[arg-type]
             return replace(asked, key=key(asked.key), end=key(asked.end), operand=operand)
+        if isinstance(asked, GrantLease):
+            return replace(asked, ttl=max(asked.ttl, TTL_SECONDS))
         if isinstance(asked, Transaction):
-            return Transaction(
-                *([vary(each) for each in part] for part in (asked.compares, asked.success, asked.failure))
-            )
+            parts = (asked.compares, asked.success, asked.failure)
+            return Transaction(*([vary(each) for each in part] for part in parts))
         return asked
 
     return vary(asked)
@@ -82,11 +85,13 @@ class Watched:
         self.watcher = watcher
         self.stream = stream
         self.is_present = watcher.synced
+        self._rules = WatchRules(watcher.key, watcher.end, **flags_of(watcher))
 
     def drain(self, met: Counter[str]) -> None:
         """Compare all that has happened since the last time. The store has distributed everything."""
         events: list[Event] = []
         while (batch := self.watcher.take(3)) is not None:
+            self._rules.check(batch)
             events += batch.events
         ours = [event for event in events if not self._is_doubtful(event)]
         met["tombstone"] += len(events) - len(ours)
@@ -170,7 +175,8 @@ class Pair:
     def look_at_leases(self) -> None:
         """Compare which leases there are, for how long, and which keys hang on them."""
         leases = self.store.leases
-        assert set(leases) == self.etcd.leases()
+        theirs = self.etcd.leases()
+        assert set(leases) == theirs, f"here: {set(leases)}, etcd: {theirs}"
         for lease in generators.LEASES:
             self.compare(lease, (leases.ttl(lease), leases.keys(lease)), self.etcd.lease(lease))
 
@@ -195,7 +201,8 @@ class Pair:
         rng = self.rng
         if len(self.watched) >= WATCHES_MAX:
             self.unwatch()
-        start = rng.choice([max(0, self.some_revision()), self.store.compact_revision])
+        future = self.store.revision + rng.randrange(1, 20)
+        start = rng.choice([0, max(0, self.some_revision()), self.store.compact_revision, future])
         key, end = rng.choice([*generators.KEYS, b""]), rng.choice(generators.ENDS)
         flags = {"prev_kv": rng.random() < 0.5, **rng.choice([{}, {"no_put": True}, {"no_delete": True}])}
         ours = outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
@@ -229,6 +236,15 @@ class Pair:
             self.store.advance()
         for watched in self.watched:
             watched.drain(self.met)
+            if self.rng.random() < 0.1:
+                self._resume(watched)
+
+    def _resume(self, watched: Watched) -> None:
+        """Go on here with another watcher, from where the first one has come to."""
+        watcher = watched.watcher
+        watcher.cancel()
+        start = watcher.revision + 1
+        watched.watcher = self.store.watch(watcher.key, watcher.end, start_revision=start, **flags_of(watcher))
 
     def command(self) -> None:
         """Do a random command."""

@@ -15,6 +15,9 @@ from pyraftkv.store import Store
 from pyraftkv.store.commands import (
     FROM_KEY,
     Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
     DeleteRange,
     GrantLease,
     PutKey,
@@ -141,8 +144,17 @@ def test_operations_of_a_whole_tree(both: Both) -> None:
     ours, theirs = both.apply(Transaction([], [many] * 10))
     assert ours is errors.RequestTooLarge
     assert [len(nested.responses) for nested in theirs.responses] == [110] * 10
-    too_many = Transaction([], [RangeQuery(b"a", count_only=True)] * 129)
-    assert both.apply(too_many) == (errors.RequestTooLarge, errors.RequestTooLarge)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(128, 0), (129, 0), (100, 28), (100, 29), (1, 127), (1, 128)])
+def test_limits_of_a_transaction(both: Both, outer: int, inner: int) -> None:
+    """A transaction holds 128 comparisons, or operations of a branch; a nested one what its parent has left."""
+    nested = Transaction([], [RangeQuery(b"no")] * inner)
+    ours, theirs = both.apply(Transaction([], [RangeQuery(b"no")] * (outer - 1) + [nested]))
+    assert isinstance(ours, type) == isinstance(theirs, type) == (outer + inner > 128)
+    compare = Compare(CompareTarget.VERSION, CompareResult.EQUAL, b"no", 0)
+    ours, theirs = both.apply(Transaction([compare] * outer, [Transaction([compare] * inner)]))
+    assert isinstance(ours, type) == isinstance(theirs, type) == (outer + inner > 128)
 
 
 def test_an_answer_of_many_bytes(both: Both) -> None:

@@ -19,6 +19,7 @@ from tests.etcd.gateway import Gateway, WatchStream
 from tests.etcd.pair import RECENT_REVISIONS, varied
 from tests.node.support import asynchronous, cluster_of, until
 from tests.store import generators
+from tests.store.watching import WatchRules
 from tests.store.world import outcome
 
 OPERATIONS = 1_500
@@ -79,9 +80,10 @@ def is_askable(request: Any) -> bool:
     return not avoided(request) and not isinstance(request, PutBatch) and getattr(request, "key", b"k") != b""
 
 
-async def collect(watch: Watch, events: list[Event]) -> None:
+async def collect(watch: Watch, events: list[Event], rules: WatchRules) -> None:
     """Keep what a watch gives."""
     async for batch in watch.batches():
+        rules.check(batch)
         events += batch.events
 
 
@@ -101,7 +103,8 @@ async def test_every_face_answers_as_etcd_does(fresh_etcd: int) -> None:
             await watch.synced()
             stream = stack.enter_context(closing(WatchStream(fresh_etcd, key, end, **flags)))
             watched.append((watch, [], stream))
-            stack.callback(tasks.create_task(collect(*watched[-1][:2])).cancel)
+            collecting = collect(watch, watched[-1][1], WatchRules(key, end, **flags))
+            stack.callback(tasks.create_task(collecting).cancel)
         last = [PutKey(b"b", b""), DeleteRange(b"b")]  # each watch leaves out one of them at most
         for number in range(OPERATIONS):
             request = random_request(rng, revision) if number < OPERATIONS - 2 else last[number - OPERATIONS]

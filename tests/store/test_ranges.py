@@ -7,7 +7,16 @@ import pytest
 
 from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest
 from pyraftkv.store import Store, Work
-from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
+from pyraftkv.store.commands import (
+    FROM_KEY,
+    Compact,
+    DeleteRange,
+    GrantLease,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+)
 from pyraftkv.store.ranges import Intervals
 from pyraftkv.store.values import KeyValue
 from tests.store.world import finish
@@ -49,8 +58,10 @@ def test_limit_filter_and_count(versions):
 
 
 def test_keys_only(versions):
-    """Values are left out, also when they were needed to sort."""
-    versions.apply(PutKey(b"s1", b"zz"))
+    """Values are left out, also when they were needed to sort, and leases with them."""
+    versions.apply(GrantLease(7, 600))
+    versions.apply(PutKey(b"s1", b"zz", 7))
+    assert versions.read(RangeQuery(b"s1", keys_only=True)).kvs == [KeyValue(b"s1", b"", 2, 13, 5)]
     query = RangeQuery(b"s", b"t", keys_only=True, sort_target=SortTarget.VALUE, sort_order=SortOrder.DESCEND, limit=1)
     assert versions.read(query).kvs == [KeyValue(b"s1", b"", 2, 13, 5)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound
+from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, LeaseNotFound
 from pyraftkv.store import Store, Work
 from pyraftkv.store.commands import (
     FROM_KEY,
@@ -204,3 +204,39 @@ def test_nothing_of_a_command_under_way_is_seen():
     assert result.responses == [PutResult(202), DeleteResult(202, 200)]
     assert (store.published_revision, store.key_count) == (202, 1)
     store.check()
+
+
+def test_what_fails_first():
+    """The puts of a transaction are judged before its ranges, a key before a lease; of a put alone, the lease first."""
+    store = Store()
+    needy = PutKey(b"k", b"", 7, ignore_value=True)
+    with pytest.raises(LeaseNotFound):
+        store.apply(needy)
+    with pytest.raises(KeyNotFound):
+        store.apply(Transaction([], [RangeQuery(b"a", revision=9), needy]))
+    with pytest.raises(LeaseNotFound):
+        store.apply(Transaction([], [RangeQuery(b"a", revision=9), PutKey(b"k", b"", 7)]))
+    with pytest.raises(FutureRevision):
+        store.apply(Transaction([], [RangeQuery(b"a", revision=9), PutKey(b"k", b"")]))
+
+
+def test_what_was_never_compacted_begins_at_minus_one():
+    """A transaction can read at revision -1 then, and at none before; after a compaction at none below that."""
+    store = Store()
+    assert store.apply(Transaction([], [RangeQuery(b"a", revision=-1)])).succeeded
+    with pytest.raises(Compacted):
+        store.apply(Transaction([], [RangeQuery(b"a", revision=-2)]))
+    store.apply(Compact(1))
+    with pytest.raises(Compacted):
+        store.apply(Transaction([], [RangeQuery(b"a", revision=-1)]))
+
+
+def test_leases_of_a_range_are_compared():
+    """The lease of every key of the range counts."""
+    store = Store()
+    store.apply(GrantLease(7, 600))
+    store.apply(PutKey(b"a", b"", 7))
+    is_seven = Compare(CompareTarget.LEASE, CompareResult.EQUAL, b"a", 7, end=b"c")
+    assert store.apply(Transaction([is_seven])).succeeded
+    store.apply(PutKey(b"b", b""))
+    assert not store.apply(Transaction([is_seven])).succeeded

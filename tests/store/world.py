@@ -11,6 +11,7 @@ from pyraftkv.store.commands import Command, Compact, RangeQuery
 from pyraftkv.store.values import Event, EventType, KvHash
 from tests.store import generators
 from tests.store.model import Model, in_range
+from tests.store.watching import WatchRules, flags_of
 
 
 def outcome(action: Any, *args: Any) -> Any:
@@ -45,6 +46,7 @@ class Follower:
         self.watcher = watcher
         self.start = start
         self.taken_revision = start - 1
+        self.rules = WatchRules(watcher.key, watcher.end, **flags_of(watcher))
         self.cancelled = False
 
     def expected(self, low: int, high: int) -> list[Event]:
@@ -77,6 +79,7 @@ class Follower:
             return False
         if batch is None:
             return False
+        self.rules.check(batch)
         expected = self.expected(self.taken_revision, batch.revision)
         assert len(batch.events) == len(expected)
         for event, wanted in zip(batch.events, expected, strict=True):
