@@ -83,7 +83,7 @@ def run_page(name: str, text: str) -> None:
 
 def run_python(name: str, block: Block, names: dict[str, Any]) -> str:
     """Run a block where its page stands, so that a traceback names the page and the line; return what it prints."""
-    code = compile("\n" * (block.line - 1) + block.body, name, "exec")
+    code = compile("\n" * (block.line - 1) + block.body, name, "exec", dont_inherit=True)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, names)
     return printed.getvalue()
