@@ -61,8 +61,16 @@ class Pair:
         self.sent: list[SnapshotSent] = []
         self.term = 5
         self.is_covered = False
+        self.is_to_witness = False
         config = fast(**{"retry_seconds": 0.02, **changes})
-        self.sender = SnapshotSender(sending, config, send=self.to_receiver, feed=self.sent.append)  # type: ignore[arg-type]
+        self.sender = SnapshotSender(
+            sending,
+            config,
+            send=self.to_receiver,
+            feed=self.sent.append,  # type: ignore[arg-type]
+            is_sound=lambda: True,
+            is_witness=lambda _: self.is_to_witness,
+        )
         self.receiver = SnapshotReceiver(
             receiving,
             send=self.to_sender,
@@ -106,6 +114,20 @@ async def test_a_snapshot_arrives_whole() -> None:
     assert pair.chunks_sent == len(CHUNKS)
     assert await chunks_of(receiving) == CHUNKS
     assert (pair.sender._acks, pair.sender._tasks) == ({}, {})
+    await pair.close()
+
+
+@asynchronous
+async def test_a_witness_is_sent_the_first_chunk_as_the_last() -> None:
+    """There the members stand, and more it does not keep; it has all of it then."""
+    receiving = await stored([b"old"], SnapshotMeta(1, 1, META.membership))
+    pair = Pair(await stored(CHUNKS), receiving)
+    pair.is_to_witness = True
+    pair.sender.start(install())
+    await until(lambda: pair.sent)
+    assert pair.sent == [SnapshotSent(2, True)]
+    assert pair.fed == [install()]
+    assert await chunks_of(receiving) == CHUNKS[:1]
     await pair.close()
 
 
