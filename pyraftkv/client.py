@@ -29,6 +29,7 @@ from pyraftkv.protocol import (
     DiffCall,
     HashCall,
     Hello,
+    LeaseCall,
     MembersCall,
     MembersCommand,
     MembersResult,
@@ -50,9 +51,20 @@ from pyraftkv.roster import MEMBERS_MAX, NAME_CHARACTERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Limits
-from pyraftkv.store.commands import Command, LookQuery, RangeQuery, VersionsQuery
+from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery, VersionsQuery
 from pyraftkv.store.validate import validate
-from pyraftkv.store.values import DiffResult, KvHash, LookResult, PutResult, RangeResult, Result, VersionsResult
+from pyraftkv.store.values import (
+    DiffResult,
+    KvHash,
+    LeaseAnswer,
+    LeaseInfo,
+    LeaseList,
+    LookResult,
+    PutResult,
+    RangeResult,
+    Result,
+    VersionsResult,
+)
 from pyraftkv.transport.base import Connection, Dialer
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
@@ -284,6 +296,17 @@ class Client(Engine):
         else:
             result = await self._ask(lambda id_: DiffCall(id_, query, consistency, seconds), timeout)
         assert isinstance(result, VersionsResult | DiffResult)
+        return result
+
+    def draw_lease_id(self) -> int:
+        """Return an id for a new lease: above 0, at random."""
+        return self._rng.getrandbits(62) + 1
+
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
+        """Renew a lease, or ask about leases. Raises `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        result = await self._ask(lambda id_: LeaseCall(id_, query, seconds), timeout)
+        assert isinstance(result, LeaseInfo | LeaseList)
         return result
 
     def watch_range(
@@ -588,7 +611,7 @@ class Client(Engine):
         """Resolve a write; an answer of the member about itself (closing, overloaded) is no outcome: try elsewhere."""
         if answer.error is None:
             assert answer.result is not None
-            assert not isinstance(answer.result, dict | VersionsResult | DiffResult)
+            assert not isinstance(answer.result, dict | VersionsResult | DiffResult | LeaseInfo | LeaseList)
             self._running().resolve(*key, answer.result)
             self._sessions.acknowledge(self._running())
         elif answer.error[0] in RETRY_ELSEWHERE:

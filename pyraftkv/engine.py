@@ -17,6 +17,7 @@ from pyraftkv.administration import Administered
 from pyraftkv.backup import SavedSnapshot, save
 from pyraftkv.keys import key_of, key_range, mod_revision_is, single_or_range, to_bytes
 from pyraftkv.kv import Bytes, Consistency, Status, Stm, Watch
+from pyraftkv.leases import Leasing
 from pyraftkv.members import MembersFace
 from pyraftkv.namespace import NamespaceWatch, Prefix
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
@@ -28,6 +29,7 @@ from pyraftkv.store.commands import (
     Compare,
     DeleteRange,
     DiffQuery,
+    LeaseQuery,
     LookQuery,
     Operation,
     PutKey,
@@ -44,6 +46,7 @@ from pyraftkv.store.values import (
     DiffResult,
     Event,
     KeyValue,
+    LeaseAnswer,
     LookResult,
     PutResult,
     RangeResult,
@@ -259,7 +262,7 @@ class Pinned(Reader):
         return replace(result, revision=self.revision)
 
 
-class Engine(Reader, Administered):
+class Engine(Reader, Administered, Leasing):
     """The `KV` protocol over what differs: its abstract methods."""
 
     @abstractmethod
@@ -638,6 +641,14 @@ class Namespace(Engine):
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
         return self._prefix.seen(await self._engine.look(self._prefix.look(query), consistency, timeout))
+
+    def draw_lease_id(self) -> int:
+        """Return an id for a new lease; leases are the cluster's."""
+        return self._engine.draw_lease_id()
+
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
+        """Renew a lease, or ask about leases: keys of others that hang on it are left out. Raises `Unavailable`."""
+        return self._prefix.hanging(await self._engine.ask_leases(query, timeout))
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

@@ -35,6 +35,7 @@
     │   ├── ConnectionLost         the connection broke while the write was under way
     │   ├── SessionExpired         the session that made retries exactly-once was evicted
     │   └── NodeFailed             the node stopped with the write under way
+    ├── LeaseLost                  a lease that was held is gone: what was held under it may be somebody else's
     ├── MemberRemoved              this node was removed from its cluster, and stops
     ├── CalledInLoop               a blocking call in a thread that runs an event loop (also a RuntimeError)
     ├── Forked                     the call came from a forked child; what it asks belongs to the parent
@@ -236,6 +237,13 @@ class SessionExpired(MaybeApplied):
 
 class NodeFailed(MaybeApplied):
     """The node stopped with the write under way."""
+
+
+class LeaseLost(PyraftkvError):
+    """A lease that was held is gone, or may be: what was held under it may be somebody else's."""
+
+    defaults: ClassVar[dict[str, Any]] = {"lease": 0}
+    lease: int
 
 
 class MemberRemoved(PyraftkvError):

@@ -8,6 +8,7 @@ read may raise `Unavailable`.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
@@ -23,6 +24,9 @@ from pyraftkv.store.values import (
     DeleteResult,
     Event,
     KeyValue,
+    LeaseGranted,
+    LeaseInfo,
+    LeaseRevoked,
     PutResult,
     RangeResult,
     TxnResult,
@@ -192,6 +196,52 @@ class ClusterSettings(Protocol):
 
         With `if_version`, only if they were changed exactly so often: `SettingsChanged` otherwise.
         """
+        ...
+
+
+class Lease(Protocol):
+    """A lease that is renewed for as long as its block runs; an async context manager.
+
+    Where the block ends, `LeaseLost` is raised if it was lost meanwhile and nothing else went wrong.
+    """
+
+    id: int
+    """For ``put(..., lease=lease.id)``."""
+    ttl: int
+    """Seconds for which it was granted."""
+    lost: asyncio.Event
+    """Set when the lease is gone, or may be: what was held under it may be somebody else's."""
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if the lease is gone, or may be, by the clock at this moment."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class Leases(Protocol):
+    """Leases one by one: keys put under one vanish with it. `KV.lease` holds one by itself."""
+
+    async def grant(self, ttl: float, *, id: int = 0, timeout: float | None = None) -> LeaseGranted:
+        """Grant a lease for `ttl` seconds, or the least there is; under `id`, or at random. Raises `LeaseExists`."""
+        ...
+
+    async def revoke(self, lease: int, *, timeout: float | None = None) -> LeaseRevoked:
+        """End a lease, and delete its keys in one revision. Raises `LeaseNotFound`."""
+        ...
+
+    async def keep_alive(self, lease: int, *, timeout: float | None = None) -> int:
+        """Renew a lease; return for how many seconds. Raises `LeaseNotFound`, `Unavailable`."""
+        ...
+
+    async def time_to_live(self, lease: int, *, keys: bool = False, timeout: float | None = None) -> LeaseInfo:
+        """Return what is left of a lease, and with `keys` what hangs on it; a `ttl` of -1 says that there is none."""
+        ...
+
+    async def list(self, *, timeout: float | None = None) -> list[int]:
+        """Return the ids of all leases, as of now (linearizable)."""
         ...
 
 
@@ -542,6 +592,18 @@ class KV(Readable, Protocol):
     @property
     def members(self) -> Members:
         """Who the members are, and changing it."""
+        ...
+
+    def lease(self, *, ttl: float, id: int = 0, timeout: float | None = None) -> Lease:
+        """Return a lease to be held: ``async with kv.lease(ttl=10) as lease: await kv.put(k, v, lease=lease.id)``.
+
+        Granted when the block is entered (or `id` is held on to), renewed while it runs, revoked at its end.
+        """
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Granting, renewing and revoking leases by hand."""
         ...
 
     @property

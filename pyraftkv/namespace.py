@@ -37,6 +37,8 @@ from pyraftkv.store.values import (
     DeleteResult,
     Event,
     KeyValue,
+    LeaseAnswer,
+    LeaseList,
     LookResult,
     PutResult,
     RangeResult,
@@ -146,6 +148,12 @@ class Prefix:
         """Return the change with the key of the namespace."""
         before, after = change.before, change.after
         return Change(None if before is None else self.bare(before), None if after is None else self.bare(after))
+
+    def hanging(self, answer: LeaseAnswer) -> LeaseAnswer:
+        """Return what a lease is like, with those of its keys that are in the namespace."""
+        if isinstance(answer, LeaseList):
+            return answer
+        return replace(answer, keys=[key[self._length :] for key in answer.keys if key.startswith(self.prefix)])
 
     def bare(self, kv: KeyValue) -> KeyValue:
         """Return the key-value with the key of the namespace."""

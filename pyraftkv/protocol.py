@@ -13,8 +13,16 @@ from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.settings import FEATURE_LEVEL, RulesCommand, RulesResult
-from pyraftkv.store.commands import Compact, DiffQuery, LeaseUpkeep, LoggedCommand, RangeQuery, VersionsQuery
-from pyraftkv.store.values import LoggedResult, LookResult, WatchBatch
+from pyraftkv.store.commands import (
+    Compact,
+    DiffQuery,
+    LeaseQuery,
+    LeaseUpkeep,
+    LoggedCommand,
+    RangeQuery,
+    VersionsQuery,
+)
+from pyraftkv.store.values import LeaseAnswer, LoggedResult, LookResult, WatchBatch
 
 PROTOCOL_VERSION_MIN = 1
 PROTOCOL_VERSION_MAX = 1
@@ -325,6 +333,29 @@ class TransferRequest:
     """Who is to lead; 0: the best of the others."""
 
 
+@record
+class LeaseAsk:
+    """A member passes on to the leader that a lease is to be renewed, or how long it lives still. May be lost."""
+
+    to: int
+    sender: int
+    context: int
+    """Names the question among the sender's own."""
+    lease: int
+    renew: bool
+
+
+@record
+class LeaseTold:
+    """The leader's answer to a `LeaseAsk`. May be lost: whoever asks asks again."""
+
+    to: int
+    sender: int
+    context: int
+    seconds: int
+    """What the lease was granted for, when it was renewed; what is left of it otherwise. 0 or -1: there is none."""
+
+
 # --- What clients ask of a member ----------------------------------------------------------------------------------
 
 
@@ -460,8 +491,18 @@ class CancelCall:
     id: int
 
 
+@record
+class LeaseCall:
+    """Renew a lease, or ask about leases; answered with a `LeaseInfo` or a `LeaseList`."""
+
+    id: int
+    query: LeaseQuery
+    timeout: float
+
+
 Call = (
     OpenSessionCall
+    | LeaseCall
     | WriteCall
     | ReadCall
     | VersionsCall
@@ -483,7 +524,7 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: LoggedResult | LookResult | MembersResult | RulesResult | int | dict[str, Any] | None = None
+    result: LoggedResult | LookResult | LeaseAnswer | MembersResult | RulesResult | int | dict[str, Any] | None = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

@@ -19,6 +19,7 @@ from pyraftkv.protocol import (
     CompactionCall,
     DiffCall,
     HashCall,
+    LeaseCall,
     MembersCall,
     MembersResult,
     MembersUpdate,
@@ -37,8 +38,8 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
-from pyraftkv.store.commands import LookQuery, RangeQuery
-from pyraftkv.store.values import Event, KvHash, LookResult, RangeResult, WatchBatch
+from pyraftkv.store.commands import LeaseQuery, LookQuery, RangeQuery
+from pyraftkv.store.values import Event, KvHash, LeaseAnswer, LookResult, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
 from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
@@ -106,6 +107,8 @@ class Member(Protocol):
     ) -> RangeResult: ...
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult: ...
+
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer: ...
 
     def open_watch(self, call: WatchCall) -> ServedWatch: ...
 
@@ -265,6 +268,7 @@ class ClientConnection:
         | ReadCall
         | VersionsCall
         | DiffCall
+        | LeaseCall
         | WatchCall
         | StatusCall
         | MembersCall
@@ -279,6 +283,8 @@ class ClientConnection:
             work = self._read(call)
         elif isinstance(call, VersionsCall | DiffCall):
             work = self._look(call)
+        elif isinstance(call, LeaseCall):
+            work = self._member.ask_leases(call.query, call.timeout)
         elif isinstance(call, WatchCall):
             work = self._watch(call)
         elif isinstance(call, StatusCall):

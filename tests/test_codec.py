@@ -61,6 +61,9 @@ from pyraftkv.protocol import (
     GenesisOffer,
     HashCall,
     Hello,
+    LeaseAsk,
+    LeaseCall,
+    LeaseTold,
     LeaveJoint,
     MemberInfo,
     MembersCall,
@@ -101,6 +104,8 @@ from pyraftkv.store.commands import (
     DiffQuery,
     ExpireLeases,
     GrantLease,
+    LeaseQuery,
+    LeaseVerb,
     PutBatch,
     PutKey,
     RangeQuery,
@@ -119,6 +124,8 @@ from pyraftkv.store.values import (
     EventType,
     KeyValue,
     LeaseGranted,
+    LeaseInfo,
+    LeaseList,
     LeaseRevoked,
     PutBatchResult,
     PutResult,
@@ -174,6 +181,8 @@ peer_messages = st.one_of(
     st.builds(SnapshotChunk, naturals, naturals, naturals, naturals, naturals, naturals, blobs, booleans),
     st.builds(SnapshotAck, naturals, naturals, naturals, naturals, integers),
     st.builds(TransferRequest, naturals, naturals, naturals),
+    st.builds(LeaseAsk, naturals, naturals, naturals, naturals, booleans),
+    st.builds(LeaseTold, naturals, naturals, naturals, integers),
     st.builds(StateHash, naturals, naturals, naturals, naturals),
 )
 
@@ -274,6 +283,8 @@ differences = st.one_of(
 )
 versions = st.lists(st.builds(Event, st.sampled_from(EventType), kvs), max_size=3)
 look_results = st.one_of(
+    st.builds(LeaseInfo, naturals, integers, naturals, st.lists(blobs, max_size=3)),
+    st.builds(LeaseList, st.lists(naturals, max_size=3)),
     st.builds(VersionsResult, naturals, versions, naturals),
     st.builds(DiffResult, naturals, st.lists(differences, max_size=3), naturals, naturals),
 )
@@ -303,6 +314,7 @@ calls = st.one_of(
     st.builds(StatusCall, naturals),
     st.builds(TransferCall, naturals, texts, seconds),
     st.builds(MembersCall, naturals, seconds),
+    st.builds(LeaseCall, naturals, st.builds(LeaseQuery, st.sampled_from(LeaseVerb), naturals), seconds),
     st.builds(RulesCall, naturals, seconds),
     st.builds(CompactionCall, naturals, naturals, seconds),
     st.builds(HashCall, naturals, integers),
@@ -466,6 +478,8 @@ def test_kinds_and_tags_never_change() -> None:
         15: "ForwardedMembership",
         16: "CommitNotice",
         17: "TransferRequest",
+        19: "LeaseAsk",
+        20: "LeaseTold",
         18: "StateHash",
     }
     changes: list[protocol.MemberChange] = [

@@ -33,6 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "kv",
             "members",
             "administration",
+            "leases",
             "engine",
             "keys",
             "latest",

@@ -17,6 +17,7 @@ from pyraftkv.codec import _wire
 from pyraftkv.codec._wire import pack_run
 from pyraftkv.codec.client import decode_call, decode_reply, encode_call, encode_reply
 from pyraftkv.codec.logged import (
+    LEASES_PER_DECISION_MAX,
     PUT_BATCH_MAX,
     STAMP_BYTES_MAX,
     TRANSACTION_DEPTH_MAX,
@@ -41,6 +42,7 @@ from pyraftkv.codec.results import Outcome, decode_result, decode_table, encode_
 from pyraftkv.errors import FrameError
 
 __all__ = [
+    "LEASES_PER_DECISION_MAX",
     "PUT_BATCH_MAX",
     "STAMP_BYTES_MAX",
     "TRANSACTION_DEPTH_MAX",

@@ -24,6 +24,7 @@ from pyraftkv.codec._wire import (
     Schema,
     Shape,
     array_of,
+    choice,
     map_of,
     nested,
     pack,
@@ -44,6 +45,7 @@ from pyraftkv.protocol import (
     CompactionCall,
     DiffCall,
     HashCall,
+    LeaseCall,
     MembersCall,
     MembersUpdate,
     OpenSessionCall,
@@ -59,8 +61,8 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.store.commands import DiffQuery, VersionsQuery
-from pyraftkv.store.values import DiffResult, Event, EventType, VersionsResult, WatchBatch
+from pyraftkv.store.commands import DiffQuery, LeaseQuery, LeaseVerb, VersionsQuery
+from pyraftkv.store.values import DiffResult, Event, EventType, LeaseInfo, LeaseList, VersionsResult, WatchBatch
 
 # --- Calls ---------------------------------------------------------------------------------------------------------
 
@@ -82,6 +84,7 @@ _DIFF = Schema(
     next_revision=NATURAL,
     next_sub=NATURAL,
 )
+_LEASE_QUERY = Schema(LeaseQuery, verb=choice(LeaseVerb), lease=NATURAL)
 _CALLS: Final[dict[int, Schema]] = {
     1: Schema(OpenSessionCall, id=NATURAL),
     3: Schema(ReadCall, id=NATURAL, query=_QUERY, consistency=TEXT, timeout=SECONDS, at_least=NATURAL),
@@ -104,6 +107,7 @@ _CALLS: Final[dict[int, Schema]] = {
     12: Schema(VersionsCall, id=NATURAL, query=nested(_VERSIONS), consistency=TEXT, timeout=SECONDS),
     13: Schema(DiffCall, id=NATURAL, query=nested(_DIFF), consistency=TEXT, timeout=SECONDS),
     14: Schema(HashCall, id=NATURAL, revision=INTEGER),
+    15: Schema(LeaseCall, id=NATURAL, query=nested(_LEASE_QUERY), timeout=SECONDS),
     9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}
@@ -173,7 +177,7 @@ def _encode_answer(answer: Answer) -> bytes:
         return bytes((KIND_ANSWER_ERROR,)) + pack((call_id, *error_items(answer.error)))
     if isinstance(answer.result, dict):
         return bytes((KIND_ANSWER_MAP,)) + pack((call_id, _bounded_map(answer.result)))
-    if isinstance(answer.result, VersionsResult | DiffResult):
+    if isinstance(answer.result, VersionsResult | DiffResult | LeaseInfo | LeaseList):
         return bytes((KIND_ANSWER_LOOK,)) + pack((call_id, *look_items(answer.result)))
     return bytes((KIND_ANSWER,)) + pack((call_id, *result_items(answer.result)))
 

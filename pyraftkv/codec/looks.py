@@ -1,4 +1,4 @@
-"""What queries of the past come to, to and from bytes: versions and differences, as their types and columns.
+"""What queries of the past and of leases come to, to and from bytes: versions and differences as types and columns.
 
 They are answers alone: no log and no session holds one.
 """
@@ -6,13 +6,28 @@ They are answers alone: no log and no session holds one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, Final
 
-from pyraftkv.codec._wire import BLOB, NATURAL, Malformed, pack_kvs, unpack_kvs
-from pyraftkv.store.values import Change, DiffResult, Event, EventType, LookResult, VersionsResult
+from pyraftkv.codec._wire import BLOB, INTEGER, NATURAL, Malformed, pack_kvs, pack_run, unpack_kvs, unpack_run
+from pyraftkv.store.values import (
+    Change,
+    DiffResult,
+    Event,
+    EventType,
+    LeaseAnswer,
+    LeaseInfo,
+    LeaseList,
+    LookResult,
+    VersionsResult,
+)
 
 TAG_VERSIONS: Final = 1
 TAG_DIFF: Final = 2
+TAG_LEASE_INFO: Final = 3
+TAG_LEASE_LIST: Final = 4
+
+_LEASE = Struct("<Q")
 
 _HAS_BEFORE: Final = 1
 _HAS_AFTER: Final = 2
@@ -21,12 +36,17 @@ _HAS_AFTER: Final = 2
 _EVENT_TYPES: Final = (EventType.PUT, EventType.DELETE)
 
 
-def look_items(result: LookResult) -> tuple[Any, ...]:
+def look_items(result: LookResult | LeaseAnswer) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     if isinstance(result, VersionsResult):
         types = bytes([event.type for event in result.events])
         kvs = pack_kvs([event.kv for event in result.events])
         return TAG_VERSIONS, NATURAL.encode(result.revision), NATURAL.encode(result.next_revision), types, kvs
+    if isinstance(result, LeaseInfo):
+        lease, granted_ttl = NATURAL.encode(result.id), NATURAL.encode(result.granted_ttl)
+        return TAG_LEASE_INFO, lease, INTEGER.encode(result.ttl), granted_ttl, pack_run(result.keys)
+    if isinstance(result, LeaseList):
+        return TAG_LEASE_LIST, b"".join([_LEASE.pack(NATURAL.encode(lease)) for lease in result.ids])
     flags = bytes(
         [
             _HAS_BEFORE * (change.before is not None) | _HAS_AFTER * (change.after is not None)
@@ -39,7 +59,7 @@ def look_items(result: LookResult) -> tuple[Any, ...]:
     return TAG_DIFF, *numbers, flags, before, after
 
 
-def look_from(items: Sequence[Any]) -> LookResult:
+def look_from(items: Sequence[Any]) -> LookResult | LeaseAnswer:
     """Rebuild a result from the items of an array. Raises `Malformed`."""
     tag = NATURAL.decode(items[0] if items else None)
     if tag == TAG_VERSIONS and len(items) == 5:
@@ -48,7 +68,25 @@ def look_from(items: Sequence[Any]) -> LookResult:
     if tag == TAG_DIFF and len(items) == 7:
         revision, next_revision, next_sub = [NATURAL.decode(item) for item in items[1:4]]
         return DiffResult(revision, _changes(*[BLOB.decode(item) for item in items[4:]]), next_revision, next_sub)
+    if tag == TAG_LEASE_INFO and len(items) == 5:
+        lease, granted_ttl = NATURAL.decode(items[1]), NATURAL.decode(items[3])
+        return LeaseInfo(lease, INTEGER.decode(items[2]), granted_ttl, _keys(BLOB.decode(items[4])))
+    if tag == TAG_LEASE_LIST and len(items) == 2:
+        return LeaseList(_leases(BLOB.decode(items[1])))
     raise Malformed(f"{len(items)} items in an answer of the past with tag {tag}")
+
+
+def _keys(run: bytes) -> list[bytes]:
+    keys, end = unpack_run(run)
+    if end != len(run):
+        raise Malformed("bytes after the last key")
+    return keys
+
+
+def _leases(column: bytes) -> list[int]:
+    if len(column) % _LEASE.size:
+        raise Malformed("leases are cut short")
+    return [NATURAL.decode(lease) for (lease,) in _LEASE.iter_unpack(column)]
 
 
 def _events(types: bytes, columns: bytes) -> list[Event]:

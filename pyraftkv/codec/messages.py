@@ -51,9 +51,18 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.types import HOLLOW, NORMAL, Entry, EntryKind, Membership, SnapshotMeta
 from pyraftkv.errors import FrameError, UnsupportedFormat
-from pyraftkv.protocol import GenesisOffer, Hello, SnapshotAck, SnapshotChunk, StateHash, TransferRequest
+from pyraftkv.protocol import (
+    GenesisOffer,
+    Hello,
+    LeaseAsk,
+    LeaseTold,
+    SnapshotAck,
+    SnapshotChunk,
+    StateHash,
+    TransferRequest,
+)
 
-PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest | StateHash
+PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest | StateHash | LeaseAsk | LeaseTold
 """Everything that travels between members after the HELLO."""
 
 KIND_APPEND_REQUEST: Final = 3
@@ -127,6 +136,8 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     15: _message(ForwardedMembership, payload=BLOB, leave=BOOLEAN),
     16: _message(CommitNotice, index=NATURAL, index_term=NATURAL),
     17: Schema(TransferRequest, to=NATURAL, sender=NATURAL, target=NATURAL),
+    19: Schema(LeaseAsk, to=NATURAL, sender=NATURAL, context=NATURAL, lease=NATURAL, renew=BOOLEAN),
+    20: Schema(LeaseTold, to=NATURAL, sender=NATURAL, context=NATURAL, seconds=INTEGER),
     18: Schema(StateHash, to=NATURAL, sender=NATURAL, index=NATURAL, hash=NATURAL),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}

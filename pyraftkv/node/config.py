@@ -27,6 +27,11 @@ class NodeConfig:
     """
     clock_drift_max: float = 0.1
     """How much less time may pass on the clock of a leader than on that of any other member: 0.1 is a tenth."""
+    lease_checkpoint_seconds: float = 300.0
+    """How often a leader writes down what is left of the leases that were granted for longer than this.
+
+    A new leader gives a lease what was written down last: how often leaders change makes no lease of a day immortal.
+    """
     request_timeout_seconds: float = 5.0
     """The deadline of a call that names none."""
     retry_seconds: float = 1.0
@@ -76,6 +81,8 @@ class NodeConfig:
                 )
         if not 0 <= self.clock_drift_max < 1:
             raise errors.ConfigurationError(f"clock_drift_max ({self.clock_drift_max}) must be at least 0, and below 1")
+        if not self.lease_checkpoint_seconds > 0:
+            raise errors.ConfigurationError(f"lease_checkpoint_seconds={self.lease_checkpoint_seconds} must be above 0")
         if self.snapshot_bytes_per_second_max < 0:
             raise errors.ConfigurationError(
                 f"snapshot_bytes_per_second_max ({self.snapshot_bytes_per_second_max}) must be at least 0"

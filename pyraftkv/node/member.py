@@ -51,6 +51,7 @@ from pyraftkv.node.guard import Guard
 from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
+from pyraftkv.node.lease_desk import LeaseDesk
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
@@ -63,6 +64,8 @@ from pyraftkv.protocol import (
     ChangeMembers,
     DecidedCommand,
     Envelope,
+    LeaseAsk,
+    LeaseTold,
     LeaveJoint,
     MembersCommand,
     MembersResult,
@@ -77,6 +80,7 @@ from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand
 from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
+from pyraftkv.store.values import LeaseGranted
 from pyraftkv.transport.base import Transport
 from pyraftkv.witness import WitnessReplica
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
@@ -151,6 +155,7 @@ class Member:
         self._wire_snapshots(storage, transport)
         self._wire_leadership(transport, clock)
         self._wire_upkeep()
+        self.leases = LeaseDesk(self, loop=loop, send=transport.send, config=config)
         self._wire_driver(storage, transport)
         if recovered.snapshot is not None and self._goes_first(replica.membership):
             self.inbox.put(Campaign())
@@ -391,6 +396,8 @@ class Member:
                 self.receiver.received(message)
             elif isinstance(message, StateHash):
                 self.guard.integrity.received(message)
+            elif isinstance(message, LeaseAsk | LeaseTold):
+                self.leases.received(message)
             elif isinstance(message, TransferRequest):
                 self.leadership.requested(message)
             elif isinstance(message, ForwardedMembership):
@@ -422,6 +429,8 @@ class Member:
         resolve = self.writes.resolve
         for effect in effects:
             resolve(effect.session, effect.sequence, effect.outcome)
+            if type(effect.outcome) is LeaseGranted:
+                self.leases.keeper.granted(effect.outcome.id)
         self.sessions.acknowledge(self.writes)
         self.watches.advance()
         self.reads.applied(applied.index)
@@ -493,6 +502,7 @@ class Member:
         if soft.role is not LEADER:
             self.sender.stop_all()
         self.decisions.led()
+        self.leases.led()
         if soft.leader:
             self.writes.resend()
             self.reads.retry()
@@ -566,6 +576,7 @@ class Member:
         await self.taker.close()
         await self.sessions.close()
         await self.upkeep.close()
+        await self.leases.close()
 
     async def take_snapshot(self) -> None:
         """Write a snapshot of the present state now, unless one is being written; wait until it is done.
@@ -613,6 +624,7 @@ class Member:
             self.revisions.scan()
             self.compactions.scan()
             self.upkeep.tend()
+            self.leases.keeper.tend(now, late_seconds=late_seconds)
             if self.taker.is_due and self.is_sound and not self.replica.is_busy and self.applier.is_restored:
                 self._snapshot_if_worth()
             slept_at = loop.time()

@@ -31,22 +31,14 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.node.witness import refuse_other_kind, replica_for
-from pyraftkv.protocol import (
-    Envelope,
-    GenesisOffer,
-    Hello,
-    MembersCommand,
-    MembersResult,
-    SnapshotPart,
-    WatchCall,
-)
+from pyraftkv.protocol import Envelope, GenesisOffer, Hello, MembersCommand, MembersResult, SnapshotPart, WatchCall
 from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.store import Store, Work
-from pyraftkv.store.commands import Command, LookQuery, RangeQuery
-from pyraftkv.store.values import KvHash, LookResult, PutResult, RangeResult, Result
+from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery
+from pyraftkv.store.values import KvHash, LeaseAnswer, LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
 
 T = TypeVar("T")
@@ -495,6 +487,15 @@ class Node(Engine):
         elif consistency not in ("local", "lease"):
             raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
         return member.replica.store
+
+    def draw_lease_id(self) -> int:
+        """Return an id for a new lease: above 0, at random."""
+        return self._rng.getrandbits(62) + 1
+
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
+        """Renew a lease, or ask about leases. Raises `Unavailable`."""
+        member = self._running()
+        return await member.leases.ask(query, member.deadline(timeout))
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

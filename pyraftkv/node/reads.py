@@ -44,7 +44,7 @@ class ReadRounds:
         self._loop = loop
         self._send = send
         self._retry_seconds = retry_seconds
-        self._context = first_context
+        self._context = self.first_context = first_context
         self._gathering: _Round | None = None
         self._sent: dict[int, _Round] = {}
         self._confirmed: list[tuple[int, _Round]] = []

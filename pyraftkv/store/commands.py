@@ -204,6 +204,27 @@ class CheckpointLeases:
     """A lease, the seconds that are left of it (0: all of it), the next lease ..."""
 
 
+class LeaseVerb(IntEnum):
+    """What is asked about leases: none of it is logged."""
+
+    RENEW = 0
+    """Let it live for its full time from now on."""
+    LOOK = 1
+    """How long it lives still."""
+    KEYS = 2
+    """That, and its keys."""
+    LIST = 3
+    """Which there are."""
+
+
+@record
+class LeaseQuery:
+    """A question about leases; the leader knows the answer."""
+
+    verb: LeaseVerb
+    lease: int = 0
+
+
 Operation = PutKey | DeleteRange | RangeQuery | Transaction
 """What may stand in a transaction's branches."""
 

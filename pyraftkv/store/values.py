@@ -128,6 +128,30 @@ class LeaseRevoked:
     """The revision that the deletion made; the current one when there was no key."""
 
 
+@record
+class LeaseInfo:
+    """A lease as of now (etcd, `LeaseTimeToLiveResponse`)."""
+
+    id: int
+    ttl: int
+    """Whole seconds that are left of it; -1: there is no such lease (any more)."""
+    granted_ttl: int
+    """Seconds that it was granted for; 0: there is no such lease."""
+    keys: list[bytes] = field(default_factory=list)
+    """What hangs on it, in order, if that was asked for."""
+
+
+@record
+class LeaseList:
+    """Which leases there are (etcd, `LeaseLeasesResponse`)."""
+
+    ids: list[int]
+    """In the order in which they were granted."""
+
+
+LeaseAnswer = LeaseInfo | LeaseList
+"""What a `LeaseQuery` comes to."""
+
 Result = PutResult | DeleteResult | RangeResult | TxnResult | CompactResult | LeaseGranted | LeaseRevoked
 
 LoggedResult = Result | PutBatchResult

@@ -25,7 +25,7 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.protocol import GenesisOffer, SnapshotAck, SnapshotChunk, StateHash, TransferRequest
+from pyraftkv.protocol import GenesisOffer, LeaseAsk, LeaseTold, SnapshotAck, SnapshotChunk, StateHash, TransferRequest
 
 
 class Lane(IntEnum):
@@ -50,6 +50,8 @@ LANE_OF: Final[dict[type[PeerMessage], Lane]] = {
     CommitNotice: Lane.CONTROL,
     GenesisOffer: Lane.CONTROL,
     TransferRequest: Lane.CONTROL,
+    LeaseAsk: Lane.CONTROL,
+    LeaseTold: Lane.CONTROL,
     StateHash: Lane.CONTROL,
     AppendRequest: Lane.APPENDS,
     AppendResponse: Lane.APPENDS,

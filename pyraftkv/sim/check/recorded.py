@@ -12,8 +12,8 @@ from pyraftkv.kv import Consistency, Status, Watch
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.sim.check.history import History, Op, Request, WatchRecord
-from pyraftkv.store.commands import Command, LookQuery, PutKey, RangeQuery
-from pyraftkv.store.values import Event, LookResult, PutResult, RangeResult, Result, WatchBatch
+from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, PutKey, RangeQuery
+from pyraftkv.store.values import Event, LeaseAnswer, LookResult, PutResult, RangeResult, Result, WatchBatch
 
 R = TypeVar("R", bound=Result)
 
@@ -96,6 +96,14 @@ class RecordedKV(Engine):
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past; not part of the history. Raises as `read`."""
         return await self._engine.look(query, consistency, timeout)
+
+    def draw_lease_id(self) -> int:
+        """Return an id for a new lease."""
+        return self._engine.draw_lease_id()
+
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
+        """Renew a lease, or ask about leases; no history holds it. Raises `Unavailable`."""
+        return await self._engine.ask_leases(query, timeout)
 
     def watch_range(
         self, key: bytes, end: bytes, *, start_revision: int, prev_kv: bool, no_put: bool, no_delete: bool

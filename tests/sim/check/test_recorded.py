@@ -184,6 +184,15 @@ class Oracle(Engine):
     async def read(self, query, consistency, timeout, *, at_least=0):
         return await self._answer()
 
+    async def look(self, query, consistency, timeout):
+        raise NotImplementedError
+
+    def draw_lease_id(self):
+        raise NotImplementedError
+
+    async def ask_leases(self, query, timeout):
+        raise NotImplementedError
+
     def watch_range(self, key, end, **options):
         raise NotImplementedError
 
