@@ -268,6 +268,7 @@ class Member:
             decide=self.decide,
             offered=lambda: self._peers.feature_level,
             first_settings=as_first(settings) if settings is not None else None,
+            emit=self._events.emit,
         )
 
     def _priority(self, member_id: int) -> int:

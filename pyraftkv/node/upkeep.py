@@ -26,8 +26,10 @@ from typing import Any
 from pyraftkv import errors
 from pyraftkv.core import LEADER, Raft
 from pyraftkv.node.compaction import Compactor
+from pyraftkv.node.events import AlarmCleared, AlarmRaised, NodeEvent
 from pyraftkv.protocol import DecidedCommand
 from pyraftkv.replica import Replica
+from pyraftkv.rules import Rules
 from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, Settings
 from pyraftkv.store.commands import Compact
 
@@ -50,6 +52,7 @@ class Upkeep:
         decide: Does something as leader (`Member.decide`).
         offered: The feature level that all members offer; 0 if one of them has not been heard of.
         first_settings: What the cluster is to begin with; None for the defaults.
+        emit: Tells whoever watches over the node.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Upkeep:
         decide: Callable[[DecidedCommand], Coroutine[Any, Any, object]],
         offered: Callable[[], int],
         first_settings: ChangeSettings | None,
+        emit: Callable[[NodeEvent], None],
     ) -> None:
         self._raft = raft
         self._loop = loop
@@ -68,6 +72,9 @@ class Upkeep:
         self._decide = decide
         self._offered = offered
         self._first_settings = first_settings
+        self._emit = emit
+        self._told: list[str] = []
+        """The alarms that this member has told of."""
         self._compactor = Compactor()
         self._deciding: asyncio.Task[None] | None = None
         self._not_before = loop.time()
@@ -77,6 +84,7 @@ class Upkeep:
         now, replica = self._loop.time(), self._replica()
         settings, revision = replica.rules.settings, replica.store.published_revision
         self._compactor.observe(settings, revision=revision, now=now)
+        self._tell(replica.rules)
         is_deciding = self._deciding is not None and not self._deciding.done()
         if self._raft.role is not LEADER or is_deciding or now < self._not_before:
             return
@@ -95,6 +103,18 @@ class Upkeep:
         except (errors.NotApplied, errors.MaybeApplied) as error:
             logger.info("%s came to nothing: %s", type(command).__name__, error)
             self._not_before = self._loop.time() + PAUSE_SECONDS
+
+    def _tell(self, rules: Rules) -> None:
+        """Tell of alarms that came and went, whoever leads. O(1) while there are none."""
+        if rules.is_quiet and not self._told:
+            return
+        before, self._told = self._told, [alarm.text for alarm in rules.alarms]
+        for text in self._told:
+            if text not in before:
+                self._emit(AlarmRaised(text))
+        for text in before:
+            if text not in self._told:
+                self._emit(AlarmCleared(text))
 
     def _next_settings(self, settings: Settings) -> ChangeSettings | None:
         if self._first_settings is not None and settings.version == 0:

@@ -9,6 +9,7 @@ import pytest
 from pyraftkv import Cluster, Node, PutKey, errors
 from pyraftkv.codec import encode_logged
 from pyraftkv.kv import KV
+from pyraftkv.node import AlarmCleared, AlarmRaised
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.upkeep import PAUSE_SECONDS, Upkeep, as_first
 from pyraftkv.protocol import Envelope, Genesis, Hello, MemberInfo
@@ -127,6 +128,30 @@ async def test_a_write_that_is_sent_again_while_there_is_no_room_keeps_its_outco
 
 
 @asynchronous
+async def test_every_member_tells_of_alarms_that_come_and_go() -> None:
+    """Each once, whoever leads: an application hears of it without asking."""
+    async with cluster_of(2) as cluster:
+        follower = cluster.followers[0]
+        heard: list[object] = []
+
+        async def listen() -> None:
+            async for event in follower.events():
+                heard.append(event)  # noqa: PERF401  (they are looked at while more come)
+
+        listening = asyncio.create_task(listen())
+        leader = cluster.leader
+        for kind in (AlarmKind.CORRUPT, AlarmKind.NOSPACE, AlarmKind.CORRUPT):
+            await leader._running().decide(ChangeAlarm(kind, 1, is_raised=True))
+        corrupt = "memberID:1 alarm:CORRUPT"
+        await until(lambda: AlarmRaised(corrupt) in heard)
+        await leader.alarms.disarm(AlarmKind.CORRUPT)
+        await until(lambda: AlarmCleared(corrupt) in heard)
+        assert [heard.count(AlarmRaised(corrupt)), heard.count(AlarmCleared(corrupt))] == [1, 1]
+        listening.cancel()
+        await asyncio.wait([listening])
+
+
+@asynchronous
 async def test_a_corrupt_cluster_changes_nothing() -> None:
     """Until somebody says which state is the right one, and disarms."""
     async with cluster_of(1) as cluster:
@@ -223,6 +248,7 @@ async def test_the_leader_raises_the_feature_level_once_everybody_offers_more() 
             decide=decide,
             offered=lambda: offered[0],
             first_settings=None,
+            emit=lambda _: None,
         )
         upkeep.tend()
         assert decided == []
