@@ -115,6 +115,29 @@ def test_a_value_that_was_put_is_read_again(fresh: Cli) -> None:
     assert fresh("del", "k") == (DONE, "0\n", "")
 
 
+def test_put_keeps_what_it_is_told_to(fresh: Cli) -> None:
+    """`--ignore-value` needs a key that is there, and no value; `--ignore-lease` keeps the lease."""
+    assert fresh("put", "k", "--ignore-value")[0] != DONE
+    assert fresh("put", "k", "1")[0] == DONE
+    assert fresh("put", "k", "2", "--ignore-value")[0] != DONE
+    assert fresh("put", "k", "--ignore-value", "--ignore-lease") == (DONE, "OK\n", "")
+    assert json.loads(fresh("get", "k", "-w", "json")[1])["kvs"][0]["version"] == 2
+
+
+def test_get_leaves_out_other_revisions(fresh: Cli) -> None:
+    """By when keys were changed or created."""
+    for key in ("a", "b", "a"):
+        fresh("put", key, "")
+    first, last = (json.loads(fresh("get", key, "-w", "json")[1])["kvs"][0]["mod_revision"] for key in "ba")
+    for option, key in [
+        (f"--min-mod-rev={last}", "a"),
+        (f"--max-mod-rev={first}", "b"),
+        (f"--min-create-rev={first}", "b"),
+        (f"--max-create-rev={first - 1}", "a"),
+    ]:
+        assert fresh("get", "", "--prefix", "--keys-only", option)[1] == f"{key}\n"
+
+
 def test_what_stood_there_before_is_printed_when_asked_for(fresh: Cli) -> None:
     """`--prev-kv` prints the earlier key and value after the answer."""
     assert fresh("put", "k", "1", "--prev-kv") == (DONE, "OK\n", "")

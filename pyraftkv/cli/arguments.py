@@ -14,7 +14,7 @@ from pyraftkv.backup import BUMP_REVISION
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_hashkv, endpoint_health, endpoint_status
-from pyraftkv.cli.keys import CONSISTENCIES, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
+from pyraftkv.cli.keys import CONSISTENCIES, REVISION_BOUNDS, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
 from pyraftkv.cli.membership import (
     member_add,
     member_demote,
@@ -134,6 +134,8 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("key")
     verb.add_argument("value", nargs="?", default="-", help="'-' or nothing: read it from standard input")
     verb.add_argument("--prev-kv", action="store_true", help="print what stood there before")
+    verb.add_argument("--ignore-value", action="store_true", help="keep the value; give none")
+    verb.add_argument("--ignore-lease", action="store_true", help="keep the lease")
 
     verb = add("get", get, "read a key or a range")
     add_range_arguments(verb)
@@ -144,6 +146,8 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--keys-only", action="store_true")
     verb.add_argument("--count-only", action="store_true")
     verb.add_argument("--print-value-only", action="store_true")
+    for bound in REVISION_BOUNDS:
+        verb.add_argument(f"--{bound}-rev", type=count, default=0, help="leave out keys of other revisions")
     verb.add_argument(
         "--consistency",
         choices=sorted(CONSISTENCIES),

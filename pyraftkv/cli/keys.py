@@ -20,14 +20,25 @@ SORT_TARGETS = {
     "VERSION": SortTarget.VERSION,
 }
 SORT_ORDERS = {"ASCEND": SortOrder.ASCEND, "DESCEND": SortOrder.DESCEND}
+REVISION_BOUNDS = ("min-mod", "max-mod", "min-create", "max-create")
 CONSISTENCIES: dict[str, Consistency] = {"l": "linearizable", "s": "local"}
 
 
 async def put(args: argparse.Namespace) -> int:
     """Set a key."""
-    value = sys.stdin.buffer.read() if args.value == "-" else os.fsencode(args.value)
+    if args.ignore_value and args.value == "-":
+        value = b""
+    else:
+        value = sys.stdin.buffer.read() if args.value == "-" else os.fsencode(args.value)
     async with client(args) as kv:
-        print_put(await kv.put(os.fsencode(args.key), value, prev_kv=args.prev_kv), args.write_out)
+        result = await kv.put(
+            os.fsencode(args.key),
+            value,
+            prev_kv=args.prev_kv,
+            ignore_value=args.ignore_value,
+            ignore_lease=args.ignore_lease,
+        )
+    print_put(result, args.write_out)
     return DONE
 
 
@@ -48,6 +59,10 @@ async def get(args: argparse.Namespace) -> int:
             order=order,
             keys_only=args.keys_only,
             count_only=args.count_only,
+            min_mod_revision=args.min_mod_rev,
+            max_mod_revision=args.max_mod_rev,
+            min_create_revision=args.min_create_rev,
+            max_create_revision=args.max_create_rev,
             consistency=CONSISTENCIES[args.consistency],
         )
     print_range(result, args)
