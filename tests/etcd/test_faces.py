@@ -12,7 +12,16 @@ from typing import Any
 from pyraftkv.engine import Engine
 from pyraftkv.errors import PyraftkvError
 from pyraftkv.kv import Watch
-from pyraftkv.store.commands import Compact, DeleteRange, PutBatch, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import (
+    Compact,
+    DeleteRange,
+    GrantLease,
+    PutBatch,
+    PutKey,
+    RangeQuery,
+    RevokeLease,
+    Transaction,
+)
 from pyraftkv.store.values import Event
 from tests.etcd.differences import as_etcd_says, avoided
 from tests.etcd.gateway import Gateway, WatchStream
@@ -44,6 +53,10 @@ async def ask(kv: Engine, request: Any) -> Any:
             return await kv.txn().when(*request.compares).then(*request.success).otherwise(*request.failure)
         if isinstance(request, Compact):
             return await kv.compact(request.revision)
+        if isinstance(request, GrantLease):
+            return await kv.leases.grant(request.ttl, id=request.id)
+        if isinstance(request, RevokeLease):
+            return await kv.leases.revoke(request.id)
         assert isinstance(request, RangeQuery)
         return await kv.range(
             request.key,
@@ -68,7 +81,8 @@ def random_request(rng: Random, revision: int) -> Any:
     base = max(0, revision - RECENT_REVISIONS)
     if rng.random() < 0.02:
         return Compact(revision - rng.choice([0, 1, 10, 20, -1]))
-    make = rng.choice([generators.put, generators.delete, generators.transaction, generators.query, generators.query])
+    put, delete, transaction, query = generators.put, generators.delete, generators.transaction, generators.query
+    make = rng.choice([put, delete, transaction, query, query, generators.lease_command])
     request = varied(rng, make(rng), base)
     if isinstance(request, RangeQuery):
         request = replace(request, revision=rng.choice([0, 0, -1, revision - 2, revision, revision + 1]))
@@ -85,6 +99,14 @@ async def collect(watch: Watch, events: list[Event], rules: WatchRules) -> None:
     async for batch in watch.batches():
         rules.check(batch)
         events += batch.events
+
+
+async def look_at_leases(kv: Engine, etcd: Gateway) -> None:
+    """Compare which leases there are, for how long, and which keys hang on them."""
+    assert set(await kv.leases.list()) == etcd.leases()
+    for lease in generators.LEASES:
+        info = await kv.leases.time_to_live(lease, keys=True)
+        assert (info.granted_ttl, info.keys) == etcd.lease(lease)
 
 
 @asynchronous
@@ -118,3 +140,4 @@ async def test_every_face_answers_as_etcd_does(fresh_etcd: int) -> None:
         for _, events, stream in watched:
             await until(lambda events=events: events and events[-1].kv.mod_revision >= revision - 1)
             assert events == await asyncio.to_thread(stream.take, len(events))
+        await look_at_leases(rng.choice(faces), etcd)
