@@ -110,6 +110,8 @@ async def test_what_was_interrupted_goes_on(tmp_path: Path) -> None:
     rot(tmp_path / "c")
     rebuilding = Rebuilding(tmp_path / "c", name=None, join=[members["a"]], dialer=TcpDialer())
     first = await rebuilding.replace(None)
+    roles = {row.name: row.role for row in await nodes["a"].members.list()}
+    assert roles == {"a": "voter", "b": "voter", "c": "learner"}  # until it has everything it counts for nothing
     put_in_place(first.aside, tmp_path / f"c{NEW_SUFFIX}.was")
     (tmp_path / "c").rename(tmp_path / f"c{NEW_SUFFIX}")
     (tmp_path / f"c{NEW_SUFFIX}.was").rename(tmp_path / "c")

@@ -63,12 +63,13 @@ class Pair:
         self.is_covered = False
         self.is_to_witness = False
         config = fast(**{"retry_seconds": 0.02, **changes})
+        self.is_sound = True
         self.sender = SnapshotSender(
             sending,
             config,
             send=self.to_receiver,
             feed=self.sent.append,  # type: ignore[arg-type]
-            is_sound=lambda: True,
+            is_sound=lambda: self.is_sound,
             is_witness=lambda _: self.is_to_witness,
         )
         self.receiver = SnapshotReceiver(
@@ -253,6 +254,17 @@ async def test_a_snapshot_that_is_gone_is_given_up() -> None:
     pair.sender.start(install())
     await until(lambda: pair.sent)
     assert pair.sent == [SnapshotSent(2, False)]
+    await pair.close()
+
+
+@asynchronous
+async def test_a_member_whose_state_is_wrong_sends_none() -> None:
+    """Its snapshots may be of the wrong state: the core is told that there is none, and nothing leaves."""
+    pair = Pair(await stored([b"x"]), await stored([]))
+    pair.is_sound = False
+    pair.sender.start(install())
+    assert pair.sent == [SnapshotSent(2, False)]
+    assert not pair.fed
     await pair.close()
 
 
