@@ -218,8 +218,8 @@ def remedy(finding: Finding, report: DirectoryReport) -> str:
     if finding.file.startswith("snap") and report.wal.verdict < CORRUPT and report.snapshot_index:
         return "start the member: it goes on from an older snapshot and the log behind it; then look at the disk"
     words = (
-        "keep the directory as evidence, and look at the disk. While a majority of the others runs, replace this "
-        "member: `pyraftkv member replace`, and start it with an empty directory"
+        "look at the disk. While a majority of the members runs: `pyraftkv rebuild DIR --join HOST:PORT` sets the "
+        "directory aside, and lets the member come back with what the others have"
     )
     if usable:
         words += (
