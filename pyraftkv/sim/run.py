@@ -194,7 +194,9 @@ class Run:
         await asyncio.Event().wait()  # its part is over, but a program that ends would be started again
 
     async def _embedded(self, host: Host, node: Node) -> None:
-        """What a member's own program asks of its node."""
+        """What a member's own program asks of its node. A witness has nothing to say."""
+        if host.name == self.sim.witness:
+            return
         load = self.swarm.workload
         rate = load.operations_per_second * EMBEDDED_SHARE / len(self.sim.addresses)
         life = f"{host.name}/{host.boots}"
@@ -308,7 +310,7 @@ class Run:
             host.kill()
         names = sorted(host.name for host in core)
         revision = await self._write(kv, bound, f"{names} commit")
-        await self._until(lambda: _have_applied(core, revision), bound, f"{names} converge")
+        await self._until(lambda: _have_applied(self._with_state(core), revision), bound, f"{names} converge")
         self.liveness_seconds = sim.now() - began
         if self.liveness_seconds > bound:
             raise sim.failed("liveness", f"{names} took {self.liveness_seconds:.1f} s, over {bound:g}")
@@ -346,6 +348,10 @@ class Run:
         """Return the members that can still start. Whether a rotten disk can be started from shows in the start."""
         return [host for host in self.sim.members if not host.is_out and self.sim.invariants.is_current(host.name)]
 
+    def _with_state(self, hosts: Sequence[Host]) -> list[Host]:
+        """Return those on which more lives than a witness."""
+        return [host for host in hosts if host.name != self.sim.witness]
+
     async def _write(self, kv: Engine, seconds: float, what: str) -> int:
         """Write once, however often it takes; return the revision. Raises `SimFailure`."""
         gives_up_at = self.sim.now() + seconds
@@ -366,10 +372,13 @@ class Run:
             host.start()
         self._stopping = True
         self._last_revision = revision = await self._write(kv, bound, "the last write is committed")
-        await self._until(lambda: _have_applied(self._usable(), revision), bound, "every member has the last write")
+        with_state = self._with_state
+        await self._until(
+            lambda: _have_applied(with_state(self._usable()), revision), bound, "every member has the last write"
+        )
         await self._until(lambda: not self._is_busy(), bound, "clients end, and watches show the last write")
         await self._until(lambda: _are_level(self._usable()), bound, "every member has applied the same log")
-        first, *rest = self._usable()
+        first, *rest = with_state(self._usable())
         facts = _facts(first)
         for host in rest:
             if _facts(host) != facts:

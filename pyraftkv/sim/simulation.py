@@ -95,12 +95,15 @@ class Simulation:
         self.addresses = {f"n{number}": f"n{number}:{PORT}" for number in range(1, count + self.swarm.spares + 1)}
         """Of the members, and of the machines that may become some, by name."""
         self._founders = dict(list(self.addresses.items())[:count])
+        self.witness = list(self._founders)[-1] if self.swarm.witness else ""
+        """The machine of the member that keeps no state."""
         self._joining: set[str] = set()
         """The machines that join a cluster, and are not among its first members."""
         ids = first_ids(self._founders)
         self.hosts: dict[str, Host] = {}
         """Every machine, by name."""
-        self.invariants = RaftInvariants(ids, violated=self.violated)
+        witnesses = {ids[self.witness]} if self.witness else set[int]()
+        self.invariants = RaftInvariants(ids, witnesses=witnesses, violated=self.violated)
         self.traffic = PeerTraffic(now=self.now, observer=self, is_up=self._is_up)
         self.messages = 0
         """Messages between members that arrived."""
@@ -241,6 +244,7 @@ class Simulation:
             host.name,
             members={} if is_joining else self._founders,
             join=others if is_joining else [],
+            witness=host.name == self.witness and not is_joining,
             storage=ObservedStorage(storage, name=host.name, observer=self),
             transport=ObservedTransport(
                 transport,
@@ -359,7 +363,8 @@ class Simulation:
         raft = member.raft
         if self.invariants.observe(name, raft):
             replica = member.replica
-            self.invariants.applied(name, replica.applied_index, replica.store.published_revision)
+            if name != self.witness:
+                self.invariants.applied(name, replica.applied_index, replica.store.published_revision)
             self.invariants.configured(name, raft.applied, raft.membership)
             self._trace_marks(name, raft.role, raft.term, raft.commit, replica.applied_index)
 

@@ -15,6 +15,7 @@ from math import inf, sqrt
 from random import Random
 
 from pyraftkv._record import record
+from pyraftkv.core.membership import DATA_VOTERS_MIN
 from pyraftkv.errors import ConfigurationError
 from pyraftkv.log.segment import BLOCK_BYTES, SEGMENT_BYTES_LIMIT
 from pyraftkv.node import NodeConfig
@@ -81,6 +82,8 @@ class Swarm:
     """Of the cluster when it begins."""
     spares: int = 0
     """Machines besides, which may join it."""
+    witness: bool = False
+    """Whether the last of the first members keeps no state."""
     config: NodeConfig = field(default_factory=NodeConfig)
     segment_bytes_max: int = MIB
     """Of the members' logs."""
@@ -105,6 +108,7 @@ class Swarm:
             self,
             members=1 <= self.members <= MEMBERS_MAX,
             spares=0 <= self.spares <= MEMBERS_MAX,
+            witness=not self.witness or self.members > DATA_VOTERS_MIN,
             segment_bytes_max=BLOCK_BYTES < self.segment_bytes_max <= SEGMENT_BYTES_LIMIT // 2,
             latency_seconds=_is_range(self.latency_seconds),
             bandwidth_bytes=0 <= self.bandwidth_bytes < inf,
@@ -149,6 +153,9 @@ ORDER_SHARE = 0.6
 
 ORDERS_SHARE = 0.25
 """Of the seeds: members come and go there."""
+
+WITNESS_SHARE = 0.15
+"""Of the seeds with three members that nobody changes: one of these is a witness."""
 
 CALM_SHARE = 0.04
 """Of the seeds: nothing goes wrong there, and everything must be perfect."""
@@ -197,6 +204,8 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
     swarm = replace(swarm, config=config)
     if changes_members and random.random() < ORDERS_SHARE:
         swarm = with_orders(swarm, random, random.choice([0.2, 0.4, 0.8]))
+    elif changes_members and swarm.members == DATA_VOTERS_MIN + 1 and random.random() < WITNESS_SHARE:
+        swarm = replace(swarm, witness=True)  # drawn last: all other seeds stay what they were
     return swarm
 
 

@@ -44,7 +44,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from pyraftkv.core import LEADER, MEMBERSHIP, Entry, HardState, Membership, Role, Save, SnapshotMeta
+from pyraftkv.core import HOLLOW, LEADER, MEMBERSHIP, Entry, HardState, Membership, Role, Save, SnapshotMeta
 from pyraftkv.core.describe import describe_message
 from pyraftkv.core.messages import (
     AppendRequest,
@@ -201,17 +201,20 @@ class RaftInvariants:
 
     Args:
         ids: The first members' names and ids.
+        witnesses: Those of them that keep no state.
         violated: Called with the rule that was broken and with what happened, in words. It must not raise: it may be
             called from within the code under test.
     """
 
-    def __init__(self, ids: Mapping[str, int], *, violated: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, ids: Mapping[str, int], *, violated: Callable[[str, str], None], witnesses: Iterable[int] = ()
+    ) -> None:
         self.members = {name: MemberRecord(name, member_id) for name, member_id in ids.items()}
         self._former: list[MemberRecord] = []
         """Members whose machines began anew."""
         self._names = {member_id: name for name, member_id in ids.items()}
         self._violated = violated
-        first = Membership(voters=frozenset(ids.values()))
+        first = Membership(voters=frozenset(ids.values()), witnesses=frozenset(witnesses))
         self.configurations = Configurations(first, violated=violated)
         self._deciders = [first]
         """The configurations by which the last entry was committed."""
@@ -348,6 +351,9 @@ class RaftInvariants:
         for entry in entries:
             key = (entry.index, entry.term)
             value = (entry.payload, before)
+            if entry.kind is HOLLOW:  # Its payload is known to others alone, and so is what it is.
+                before = entry.term
+                continue
             twin = known.setdefault(key, value)
             if twin is not value and twin != value and (twin[0] != entry.payload or None not in (twin[1], before)):
                 what = "another payload" if twin[0] != entry.payload else f"{before} before it, elsewhere {twin[1]}"
