@@ -342,13 +342,12 @@ class WatchStream:
             raise errors.Compacted(compact_revision=compact_revision)
         raise errors.InvalidRequest(answer.get("cancel_reason", ""))
 
-    def take(self, count: int, *, seconds: float = ANSWER_SECONDS_MAX) -> list[Event]:
-        """Return the next ``count`` events; fewer if no more come within ``seconds``, and then the stream is of no use.
+    def take(self, count: int) -> list[Event]:
+        """Return the next ``count`` events; fewer if no more come, and then the stream is of no use.
 
         Raises: `Compacted` if the watch ends for that.
         """
         events: list[Event] = []
-        self._connection.sock.settimeout(seconds)
         with suppress(TimeoutError):
             while len(events) < count:
                 event = next(self._events, None)
