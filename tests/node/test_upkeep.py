@@ -143,9 +143,9 @@ async def test_every_member_tells_of_alarms_that_come_and_go() -> None:
         for kind in (AlarmKind.CORRUPT, AlarmKind.NOSPACE, AlarmKind.CORRUPT):
             await leader._running().decide(ChangeAlarm(kind, 1, is_raised=True))
         corrupt = "memberID:1 alarm:CORRUPT"
-        await until(lambda: AlarmRaised(corrupt) in heard)
+        await until(lambda: AlarmRaised(corrupt) in heard, seconds=5)
         await leader.alarms.disarm(AlarmKind.CORRUPT)
-        await until(lambda: AlarmCleared(corrupt) in heard)
+        await until(lambda: AlarmCleared(corrupt) in heard, seconds=5)
         assert [heard.count(AlarmRaised(corrupt)), heard.count(AlarmCleared(corrupt))] == [1, 1]
         listening.cancel()
         await asyncio.wait([listening])
