@@ -3,7 +3,8 @@
 `FileStorage` (files.py) and `MemoryStorage` (memory.py) implement it. Calls come from one event loop; the disk is
 touched on the writer's and the snapshot writer's threads only, and completions return to the loop through the
 callables given. After the first error of the active log the storage has failed for good: `failed` is called once,
-nothing completes any more, and no file is touched again (durability rule: never retry an fsync).
+nothing completes any more, and no file is touched again (durability rule: never retry an fsync). A disk without room
+is no such error: saves wait, in order, and complete when there is room again; only votes do not wait (`promised`).
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class SnapshotSink(Protocol):
         ...
 
 
+def nothing(*_: object) -> None:
+    """Tell nobody: the listener where nobody listens."""
+
+
 class Storage(Protocol):
     """The durable half of a member."""
 
@@ -81,8 +86,20 @@ class Storage(Protocol):
         """For `status()`: "files", "memory" or, without syncs, "files-without-fsync"."""
         ...
 
-    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+    async def start(
+        self,
+        *,
+        failed: Callable[[BaseException], None],
+        full: Callable[[bool], None] = nothing,
+        promised: Callable[[int], None] = nothing,
+    ) -> Recovered:
         """Open or create everything, count the boot, and return what stood there.
+
+        Args:
+            failed: Called once, when the storage has failed for good.
+            full: Called with True when saves wait for room on the disk, and with False when they no longer do.
+            promised: Called, while that is so, with the number of a save whose term and vote are durable ahead of it;
+                of what the saves up to there hold besides, nothing is.
 
         Raises: `DataDirLocked`, `ForeignDataDir`, `UnsupportedFormat`, `WalCorruption`, `SnapshotCorruption`,
         `StorageFailed`.

@@ -16,7 +16,9 @@ Rules:
 2. While a batch is being synced the next one gathers; the writer takes it without asking the loop.
 3. A save that changes nothing but the commit index is not worth a sync: it rides along with the next batch that is.
    A restart with an older commit index learns the newer one from the leader.
-4. The first error of the active log is the last: `failed` is called, nothing completes any more.
+4. The first error of the active log is the last: `failed` is called, nothing completes any more. But a disk without room
+   only lets saves wait (`full`), in their order, and tries again every `FULL_RETRY_SECONDS`. A vote does not wait: its
+   hard state is written ahead of them into the room that is reserved for that (`promised`).
 5. An error of a snapshot file ends that snapshot and nothing else.
 6. A forked child has the descriptors and none of the threads: every call in it fails, and no save completes.
 """
@@ -36,13 +38,11 @@ from weakref import WeakSet
 from pyraftkv._record import record
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry, HardState, SnapshotMeta
-from pyraftkv.errors import Closed, DataDirLocked, SnapshotCorruption, StorageError, StorageFailed, WalCorruption
-from pyraftkv.log.base import Identity, Recovered
-from pyraftkv.log.fs import FileSystem, OsFileSystem, after_fork_in_child, join, parent
-from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
-from pyraftkv.log.mark import MarkFile
-from pyraftkv.log.recovery import gap, open_wal, refuse_short
-from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, SnapshotWriter, clean, purge
+from pyraftkv.errors import Closed, StorageError, StorageFailed
+from pyraftkv.log.base import Identity, Recovered, nothing
+from pyraftkv.log.directory import Opened, open_directory
+from pyraftkv.log.fs import FileSystem, NoRoom, OsFileSystem, after_fork_in_child, join
+from pyraftkv.log.snapshot import SnapshotReader, SnapshotWriter, purge
 from pyraftkv.log.wal import RESERVE_BYTES, SEGMENT_BYTES_MAX, Wal
 from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory
 
@@ -50,6 +50,9 @@ BATCH_BYTES_MAX = 8 << 20
 """The writer takes no further save into a batch that has this many bytes of payload."""
 QUEUED_SAVES_MAX = 100_000
 """Saves that may wait for a disk that does not answer; one more, and the storage has failed."""
+
+FULL_RETRY_SECONDS = 0.5
+"""How long a full disk is let alone before the batch that waits is tried again."""
 
 T = TypeVar("T")
 Completed = list[tuple[Callable[[int], object], int]]
@@ -72,14 +75,6 @@ class _Rider:
     ticket: int
     number: int
     then: Callable[[int], object]
-
-
-@record
-class _Opened:
-    lock_fd: int
-    identity: IdentityFile
-    wal: Wal
-    recovered: Recovered
 
 
 class FileStorage:
@@ -123,13 +118,14 @@ class FileStorage:
         self._reserve_bytes = reserve_bytes
         self._create = create
         self._strict_tail = strict_tail
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._failure: StorageFailed | None = None
         self._closed = True
         self._abandoned = False
+        self._is_full = False
 
     def __repr__(self) -> str:
-        state = "failed" if self._failure else "closed" if self._closed else "open"
+        state = "failed" if self._failure else "closed" if self._closed else "full" if self._is_full else "open"
         return f"<FileStorage {self.path!r} {state}>"
 
     @property
@@ -156,10 +152,18 @@ class FileStorage:
 
     # --- Start and end ------------------------------------------------------------------------------------------------
 
-    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+    async def start(
+        self,
+        *,
+        failed: Callable[[BaseException], None],
+        full: Callable[[bool], None] = nothing,
+        promised: Callable[[int], None] = nothing,
+    ) -> Recovered:
         assert self._closed, "the storage is started already"
         self._loop = asyncio.get_running_loop()
-        self._failed = failed
+        self._failed, self._filled, self._told_promised = failed, full, promised
+        self._is_full = False
+        self._promise: tuple[HardState, int] | None = None
         self._failure = None
         self._abandoned = False
         self._queue: deque[tuple[Save | _Taken, Callable[[int], object]]] = deque()
@@ -189,97 +193,16 @@ class FileStorage:
         _open_storages.add(self)
         return opened.recovered
 
-    def _open(self) -> _Opened:
-        fs, path = self._fs, self.path
-        if not self._create:
-            self._check_used()
-        fs.make_dir(path)
-        # Even if it stood there: the process that made it may have been killed before it could do this.
-        fs.fsync_dir(parent(path))
-        try:
-            lock_fd = fs.lock(join(path, "LOCK"))
-        except BlockingIOError as error:
-            raise DataDirLocked(f"{path} is in use by another process") from error
-        try:
-            wal_dir, snap_dir = join(path, "wal"), join(path, "snap")
-            fs.make_dir(wal_dir)
-            fs.make_dir(snap_dir)
-            fs.fsync_dir(path)
-            fs.fsync_dir(snap_dir)
-            identity = IdentityFile(fs, path)
-            if not identity.load():
-                if any(name.endswith(".wal") for name in fs.listdir(wal_dir)):
-                    reason = "neither identity slot can be read"
-                    raise WalCorruption(f"{path}: {reason}", segment="identity.a", reason=reason)
-                identity.mint(self._random)
-            assert identity.identity is not None
-            wal, repaired = open_wal(
-                fs,
-                wal_dir,
-                identity=identity.identity,
-                random=self._random,
-                segment_bytes_max=self._segment_bytes_max,
-                reserve_bytes=self._reserve_bytes,
-                marks=MarkFile(fs, path, incarnation=identity.identity.mark),
-                strict_tail=self._strict_tail,
-            )
-            try:
-                snapshot, mended = self._choose_snapshot(wal, snap_dir)
-                clean(fs, snap_dir, named=wal.snapshots)
-                lo = snapshot.index + 1 if snapshot is not None else 1
-                entries = wal.read(lo=lo, hi=wal.last_index + 1, bytes_max=1 << 62)
-                booted = identity.count_boot()
-            except BaseException:
-                wal.close()
-                raise
-        except BaseException:
-            fs.close(lock_fd)
-            raise
-        repairs = "; ".join(filter(None, [repaired, mended]))
-        return _Opened(
-            lock_fd, identity, wal, Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs)
+    def _open(self) -> Opened:
+        return open_directory(
+            self._fs,
+            self.path,
+            random=self._random,
+            segment_bytes_max=self._segment_bytes_max,
+            reserve_bytes=self._reserve_bytes,
+            create=self._create,
+            strict_tail=self._strict_tail,
         )
-
-    def _check_used(self) -> None:
-        """Raise `StorageError` if no member was ever started here."""
-        try:
-            names = self._fs.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            names = []
-        if not set(names) & {*SLOT_NAMES, "wal"}:
-            raise StorageError(f"{self.path} is no member's data directory")
-
-    def _choose_snapshot(self, wal: Wal, directory: str) -> tuple[SnapshotMeta | None, str]:
-        """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
-
-        Without any snapshot the log alone must reach back to its first entry.
-        """
-        damage: SnapshotCorruption | None = None
-        refuse_short(wal)
-        for meta in reversed(wal.snapshots.copy()):
-            if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
-                raise damage or gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
-            try:
-                reader = SnapshotReader(self._fs, directory, term=meta.term, index=meta.index)
-                try:
-                    reader.verify()
-                finally:
-                    reader.close()
-            except SnapshotCorruption as error:
-                damage = damage or error
-                wal.forget_snapshot(meta)
-                self._set_aside(error.path)
-            else:
-                return meta, f"passed over a damaged snapshot: {damage}" if damage else ""
-        if wal.first_index != 1:
-            raise damage or gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
-        return None, f"passed over a damaged snapshot: {damage}" if damage else ""
-
-    def _set_aside(self, path: str) -> None:
-        try:
-            self._fs.rename(path, path + BROKEN_SUFFIX)
-        except FileNotFoundError:
-            return
 
     def abandon(self) -> None:
         self._abandoned = True
@@ -293,7 +216,7 @@ class FileStorage:
         _open_storages.discard(self)
         if self._failure is None and not self._abandoned:
             if self._lagging is not None:
-                self._queue.append((Save(0, self._lagging, [], None), _nothing))
+                self._queue.append((Save(0, self._lagging, [], None), nothing))
             await self._settle(self._writer, self._write_everything)
         await self._settle(self._snapshotter, self._abort_sinks)
         await self._settle(self._reader, self._close_readers)
@@ -368,10 +291,13 @@ class FileStorage:
             return
         if state is not None:
             self._promised = (state.term, state.vote)
+            self._promise = (state, save.number)
         elif self._lagging is not None:
             save = Save(save.number, self._lagging, save.entries, save.snapshot)
         self._lagging = None
         self._enqueue(save, then if save.snapshot is None else partial(self._replaced, then))
+        if self._is_full and state is not None:
+            self._write_ahead()
 
     def _ride(self, save: Save, then: Callable[[int], None]) -> None:
         if save.hard_state is not None:
@@ -390,7 +316,11 @@ class FileStorage:
         self._queued_count += 1
         self._queue.append((item, then))
         # The writer lowers the flag before it looks at the queue, so whatever it does not see raises it again.
-        if not self._scheduled:
+        if not self._is_full:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._queue and not self._scheduled:
             self._scheduled = True
             self._writer.submit(self._write_queued, self._written)
 
@@ -398,12 +328,14 @@ class FileStorage:
         """Write one batch of what is queued. Runs on the writer."""
         self._scheduled = False
         queue = self._queue
+        items: list[tuple[Save | _Taken, Callable[[int], object]]] = []
         saves: list[Save] = []
         taken: list[SnapshotMeta] = []
         completed: Completed = []
         size_bytes = 0
         while queue and size_bytes < BATCH_BYTES_MAX and not self._abandoned:
             item, then = queue.popleft()
+            items.append((item, then))
             if isinstance(item, Save):
                 saves.append(item)
                 size_bytes += sum([len(entry.payload) for entry in item.entries])
@@ -412,7 +344,11 @@ class FileStorage:
                 taken.append(item.meta)
                 completed.append((then, 0))
         if completed:
-            self._wal.append(saves, taken=taken)
+            try:
+                self._wal.append(saves, taken=taken)
+            except NoRoom:
+                queue.extendleft(reversed(items))
+                raise
         if queue and not self._scheduled and not self._abandoned:
             self._scheduled = True
             self._writer.submit(self._write_queued, self._written)
@@ -421,9 +357,14 @@ class FileStorage:
     def _written(self, completed: Completed | None, error: BaseException | None) -> None:
         if self._failure is not None or self._abandoned:
             return
+        if isinstance(error, NoRoom):
+            self._wait_for_room(error)
+            return
         if completed is None:
             self._fail(error)
             return
+        if self._is_full:
+            self._set_full(full=False)
         last = len(completed) - 1
         for position, (then, number) in enumerate(completed):
             # A completion stands for the earlier ones of the same listener.
@@ -433,6 +374,44 @@ class FileStorage:
         while self._riders and self._riders[0].ticket <= self._completed_count:
             rider = self._riders.popleft()
             rider.then(rider.number)
+        self._schedule()  # what came while the disk was full has waited for nobody else
+
+    # --- A full disk --------------------------------------------------------------------------------------------------
+
+    def _wait_for_room(self, error: NoRoom) -> None:
+        """Let saves wait; what was voted does not."""
+        if self._closed:
+            return
+        if not self._is_full:
+            _log.error("%s: no room on the disk, saves wait for it: %s", self.path, error)
+            self._set_full(full=True)
+        self._write_ahead()
+        self._loop.call_later(FULL_RETRY_SECONDS, self._try_again, self._opened)
+
+    def _set_full(self, *, full: bool) -> None:
+        self._is_full = full
+        self._filled(full)
+
+    def _try_again(self, opened: Opened | None) -> None:
+        if opened is self._opened and not self._closed and not self._abandoned and self._failure is None:
+            self._schedule()
+
+    def _write_ahead(self) -> None:
+        """Make the newest term and vote durable, ahead of the saves that wait."""
+        promise = self._promise
+        if promise is not None:
+            state, number = promise
+            self._writer.submit(partial(self._wal.promise, state), partial(self._ahead, number))
+
+    def _ahead(self, number: int, _: None, error: BaseException | None) -> None:
+        if self._failure is not None or self._abandoned:
+            return
+        if error is None:
+            self._told_promised(number)
+        elif isinstance(error, NoRoom):
+            _log.warning("%s: there is no room even for a vote: %s", self.path, error)
+        else:
+            self._fail(error)
 
     def _fail(self, error: BaseException | None) -> StorageFailed:
         """Fail for good, once; return what every later call raises."""
@@ -472,7 +451,7 @@ class FileStorage:
         finally:
             # On the reader, behind whatever still reads there; `close` takes care of those it finds.
             if reader is not None and not self._closed:
-                self._reader.submit(partial(self._close_reader, reader), _nothing)
+                self._reader.submit(partial(self._close_reader, reader), nothing)
 
     def _open_reader(self, meta: SnapshotMeta) -> SnapshotReader:
         reader = SnapshotReader(self._fs, join(self.path, "snap"), term=meta.term, index=meta.index)
@@ -534,7 +513,7 @@ class FileStorage:
     def _replaced(self, then: Callable[[int], None], number: int) -> None:
         """A received snapshot replaced the log."""
         then(number)
-        self._reader.submit(self._purge, _nothing)
+        self._reader.submit(self._purge, nothing)
 
     def _purge(self) -> None:
         """Remove what the snapshots in use replaced. Runs on the reader, so that no read loses its file."""
@@ -612,10 +591,6 @@ class FileSnapshotSink:
         self._ended = True
         if self._writer is not None:
             await self._storage.run_snapshot_job(partial(self._storage.end_snapshot, self._writer, keep=False))
-
-
-def _nothing(*_: object) -> None:
-    """The completion of a job that nobody waits for."""
 
 
 _open_storages: WeakSet[FileStorage] = WeakSet()

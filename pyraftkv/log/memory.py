@@ -14,7 +14,7 @@ from random import Random, SystemRandom
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry, HardState, SnapshotMeta
 from pyraftkv.errors import Closed, ForeignDataDir, SnapshotCorruption
-from pyraftkv.log.base import Identity, Recovered
+from pyraftkv.log.base import Identity, Recovered, nothing
 
 ENTRY_OVERHEAD_BYTES = 48
 """What an entry counts in `log_bytes` besides its payload, so that the figure is like that of files."""
@@ -63,8 +63,14 @@ class MemoryStorage:
     def log_bytes(self) -> int:
         return self._log_bytes
 
-    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
-        del failed  # memory does not fail
+    async def start(
+        self,
+        *,
+        failed: Callable[[BaseException], None],
+        full: Callable[[bool], None] = nothing,
+        promised: Callable[[int], None] = nothing,
+    ) -> Recovered:
+        del failed, full, promised  # memory does not fail
         self._life += 1
         self._open = True
         self._abandoned = False

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import Entry, Save, SnapshotMeta
-from pyraftkv.log.base import Identity, Recovered, SnapshotSink, Storage
+from pyraftkv.log.base import Identity, Recovered, SnapshotSink, Storage, nothing
 from pyraftkv.protocol import Hello
 from pyraftkv.sim.faults import LinkFault
 from pyraftkv.transport.base import Connection, Dialer, Handler, Transport
@@ -78,8 +78,14 @@ class ObservedStorage:
     def log_bytes(self) -> int:
         return self._storage.log_bytes
 
-    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
-        recovered = await self._storage.start(failed=failed)
+    async def start(
+        self,
+        *,
+        failed: Callable[[BaseException], None],
+        full: Callable[[bool], None] = nothing,
+        promised: Callable[[int], None] = nothing,
+    ) -> Recovered:
+        recovered = await self._storage.start(failed=failed, full=full, promised=promised)
         self._observer.started(self._name, recovered)
         return recovered
 

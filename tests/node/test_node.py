@@ -36,9 +36,9 @@ class FailingStorage(MemoryStorage):
         self.reads_fail = False
         self._failed: Callable[[BaseException], None] | None = None
 
-    async def start(self, *, failed: Callable[[BaseException], None]) -> Recovered:
+    async def start(self, *, failed: Callable[[BaseException], None], **listeners: Any) -> Recovered:
         self._failed = failed
-        return await super().start(failed=failed)
+        return await super().start(failed=failed, **listeners)
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:
         if not self.is_failing:

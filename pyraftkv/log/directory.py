@@ -1,0 +1,149 @@
+"""Opening a data directory: its lock, its identity, its log, and the newest snapshot that is whole.
+
+In this order, so that nothing is believed before what vouches for it: the lock says that nobody else writes here, the
+identity whose the log may be, the log which snapshots count. The start is counted last: one that was refused was none.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from pyraftkv._record import record
+from pyraftkv.core.types import SnapshotMeta
+from pyraftkv.errors import DataDirLocked, SnapshotCorruption, StorageError, WalCorruption
+from pyraftkv.log.base import Recovered
+from pyraftkv.log.fs import FileSystem, join, parent
+from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
+from pyraftkv.log.mark import MarkFile
+from pyraftkv.log.recovery import gap, open_wal, refuse_short
+from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, clean
+from pyraftkv.log.wal import Wal
+
+
+@record
+class Opened:
+    """A directory that is this process's."""
+
+    lock_fd: int
+    identity: IdentityFile
+    wal: Wal
+    recovered: Recovered
+
+
+def open_directory(
+    fs: FileSystem,
+    path: str,
+    *,
+    random: Random,
+    segment_bytes_max: int,
+    reserve_bytes: int,
+    create: bool,
+    strict_tail: bool,
+) -> Opened:
+    """Open a data directory, or make it; arguments as for `FileStorage`.
+
+    Raises: `DataDirLocked`, `ForeignDataDir`, `UnsupportedFormat`, `WalCorruption`, `SnapshotCorruption`, `OSError`.
+    """
+    if not create:
+        _check_used(fs, path)
+    fs.make_dir(path)
+    # Even if it stood there: the process that made it may have been killed before it could do this.
+    fs.fsync_dir(parent(path))
+    try:
+        lock_fd = fs.lock(join(path, "LOCK"))
+    except BlockingIOError as error:
+        raise DataDirLocked(f"{path} is in use by another process") from error
+    try:
+        identity = _identity(fs, path, random)
+        assert identity.identity is not None
+        wal, repaired = open_wal(
+            fs,
+            join(path, "wal"),
+            identity=identity.identity,
+            random=random,
+            segment_bytes_max=segment_bytes_max,
+            reserve_bytes=reserve_bytes,
+            marks=MarkFile(fs, path, incarnation=identity.identity.mark),
+            strict_tail=strict_tail,
+        )
+        try:
+            recovered = _recover(fs, path, identity, wal, repaired)
+        except BaseException:
+            wal.close()
+            raise
+    except BaseException:
+        fs.close(lock_fd)
+        raise
+    return Opened(lock_fd, identity, wal, recovered)
+
+
+def _check_used(fs: FileSystem, path: str) -> None:
+    """Raise `StorageError` if no member was ever started here."""
+    try:
+        names = fs.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        names = []
+    if not set(names) & {*SLOT_NAMES, "wal"}:
+        raise StorageError(f"{path} is no member's data directory")
+
+
+def _identity(fs: FileSystem, path: str, random: Random) -> IdentityFile:
+    """Return whose directory it is, and make what it consists of; mint an identity if there is no log either."""
+    wal_dir, snap_dir = join(path, "wal"), join(path, "snap")
+    fs.make_dir(wal_dir)
+    fs.make_dir(snap_dir)
+    fs.fsync_dir(path)
+    fs.fsync_dir(snap_dir)
+    identity = IdentityFile(fs, path)
+    if not identity.load():
+        if any(name.endswith(".wal") for name in fs.listdir(wal_dir)):
+            reason = "neither identity slot can be read"
+            raise WalCorruption(f"{path}: {reason}", segment="identity.a", reason=reason)
+        identity.mint(random)
+    return identity
+
+
+def _recover(fs: FileSystem, path: str, identity: IdentityFile, wal: Wal, repaired: str) -> Recovered:
+    """Choose the snapshot, read the log after it, and count the start."""
+    snap_dir = join(path, "snap")
+    snapshot, mended = _choose_snapshot(fs, snap_dir, wal)
+    clean(fs, snap_dir, named=wal.snapshots)
+    lo = snapshot.index + 1 if snapshot is not None else 1
+    entries = wal.read(lo=lo, hi=wal.last_index + 1, bytes_max=1 << 62)
+    booted = identity.count_boot()
+    repairs = "; ".join(filter(None, [repaired, mended]))
+    return Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs)
+
+
+def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[SnapshotMeta | None, str]:
+    """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
+
+    Without any snapshot the log alone must reach back to its first entry.
+    """
+    damage: SnapshotCorruption | None = None
+    refuse_short(wal)
+    for meta in reversed(wal.snapshots.copy()):
+        if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
+            raise damage or gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
+        try:
+            reader = SnapshotReader(fs, directory, term=meta.term, index=meta.index)
+            try:
+                reader.verify()
+            finally:
+                reader.close()
+        except SnapshotCorruption as error:
+            damage = damage or error
+            wal.forget_snapshot(meta)
+            _set_aside(fs, error.path)
+        else:
+            return meta, f"passed over a damaged snapshot: {damage}" if damage else ""
+    if wal.first_index != 1:
+        raise damage or gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
+    return None, f"passed over a damaged snapshot: {damage}" if damage else ""
+
+
+def _set_aside(fs: FileSystem, path: str) -> None:
+    try:
+        fs.rename(path, path + BROKEN_SUFFIX)
+    except FileNotFoundError:
+        return
