@@ -663,11 +663,11 @@ class Client(Engine):
             self._send(codec.encode_call(CancelCall(watch.id)))
 
 
-DECLINED = {"Closed", "Overloaded", "NoLeader", "Quarantined"}
+DECLINED = {"Closed", "Overloaded", "NoLeader", "Quarantined", "DiskFull"}
 """Answers that say that this member, at least, did not take the write."""
 
-LEAVE_MEMBER = {"Closed", "NodeFailed", "NoState", "Quarantined"}
-"""Answers of a member that goes away, is a witness, or is not to be trusted: another one may know better."""
+LEAVE_MEMBER = {"Closed", "NodeFailed", "NoState", "Quarantined", "DiskFull"}
+"""Answers of a member that goes away, has no state or no room, or is not to be trusted: another may know better."""
 
 ASK_AGAIN = LEAVE_MEMBER | {"Overloaded", "NoLeader", "ReadTimeout", "WriteTimeout"}
 """Answers that say nothing about what was asked: it is asked again until its own deadline."""

@@ -24,6 +24,7 @@
     │       ├── LearnerNotReady    the learner has not caught up, and cannot vote yet
     │       ├── NoLeader           no leader within the deadline, and nothing was sent to one
     │       ├── Overloaded         a named queue is full
+    │       ├── DiskFull           this member's disk is full; another member's may not be
     │       ├── Contended          what a transaction had read was changed again and again until its deadline
     │       ├── ReadTimeout        a read was not answered in time (reads change nothing)
     │       ├── Quarantined        this member's state is not what the others' is: ask another one
@@ -193,6 +194,10 @@ class Overloaded(Unavailable):
 
 class Contended(Unavailable):
     """What the transaction had read was changed by others, again and again, until its deadline."""
+
+
+class DiskFull(Unavailable):
+    """This member's disk is full: nothing was proposed. Another member may have room."""
 
 
 class ReadTimeout(Unavailable):

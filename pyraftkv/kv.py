@@ -84,6 +84,8 @@ class Status:
     """Of `db_size_bytes`, what the keys that exist take; the rest is history, which goes with compaction."""
     quota_bytes: int = 0
     """What the store may hold before writes are refused; 0: anything."""
+    slow_saves: int = 0
+    """Saves since the start that its disk took longer than a second for."""
 
 
 @record

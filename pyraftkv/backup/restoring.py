@@ -203,8 +203,12 @@ async def _fill(storage: FileStorage, replica: Replica, member: MemberInfo) -> N
             saved.set_exception(error)
             saved.exception()  # whoever waits for it gets it; perhaps nobody does
 
+    def filled(is_full: bool) -> None:  # noqa: FBT001  (the storage's listener)
+        if is_full:
+            failed(errors.StorageFailed("the disk is full: nothing was restored"))
+
     cluster_id = replica.roster.cluster_id
-    await storage.start(failed=failed)
+    await storage.start(failed=failed, full=filled)
     try:
         await storage.identify(cluster_id=cluster_id, member_id=member.id)
         meta = SnapshotMeta(replica.applied_index, replica.applied_term, replica.membership)

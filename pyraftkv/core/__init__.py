@@ -27,6 +27,7 @@ from pyraftkv.core.ready import (
     SnapshotSent,
     SnapshotTaken,
     SoftState,
+    TermSaved,
     Tick,
     TransferLeadership,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "SoftState",
     "Status",
     "Stored",
+    "TermSaved",
     "Tick",
     "TransferLeadership",
     "Transition",

@@ -108,6 +108,7 @@ class RaftBase:
         "_save_number",
         "_saved_number",
         "_soft_reported",
+        "_term_saved_number",
         "_term_start",
         "_ticks",
         "_timed_out",
@@ -187,6 +188,8 @@ class RaftBase:
         """The last save that completed."""
         self._hard_number = 0
         """The save that carries the newest term and vote."""
+        self._term_saved_number = 0
+        """Up to this save term and vote are on disk, if nothing else."""
         self._hard_dirty = False
         """Whether term or vote changed since the last save was handed out."""
 
@@ -249,6 +252,11 @@ class RaftBase:
 
     @property
     def _term_is_saved(self) -> bool:
+        return not self._hard_dirty and self._hard_number <= max(self._saved_number, self._term_saved_number)
+
+    @property
+    def _vote_is_saved(self) -> bool:
+        """Whether the own vote counts: it is saved, and so is everything before it (`TermSaved` is not enough)."""
         return not self._hard_dirty and self._saved_number >= self._hard_number
 
     def _send(self, message: Message) -> None:

@@ -56,6 +56,7 @@ from pyraftkv.core.ready import (
     SnapshotSent,
     SnapshotTaken,
     SoftState,
+    TermSaved,
     Tick,
     TransferLeadership,
 )
@@ -327,8 +328,12 @@ class Raft(FollowerRules, ElectionRules):
         if self.role is LEADER:
             if self._log.saved > self._log.commit:
                 self._maybe_commit()
-        elif self.role is CANDIDATE and self._term_is_saved and self.id not in self._votes:
+        elif self.role is CANDIDATE and self._vote_is_saved and self.id not in self._votes:
             self._count_own_vote()
+
+    def _on_term_saved(self, saved: TermSaved) -> None:
+        assert saved.number <= self._save_number, "only what was handed out can have been saved"
+        self._term_saved_number = max(self._term_saved_number, saved.number)
 
     def _on_applied(self, applied: Applied) -> None:
         self._log.applied_to(applied.index)
@@ -362,6 +367,7 @@ class Raft(FollowerRules, ElectionRules):
         ProposeMembership: _on_propose_membership,
         ReadIndex: _on_read_index,
         Saved: _on_saved,
+        TermSaved: _on_term_saved,
         Applied: _on_applied,
         Fetched: ElectionRules._on_fetched,
         SnapshotTaken: _on_snapshot_taken,

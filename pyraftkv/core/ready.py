@@ -160,6 +160,16 @@ class Saved:
 
 
 @record
+class TermSaved:
+    """Term and vote of every save up to and including `number` are on disk; there is no room for what else they hold.
+
+    What promises nothing but that may leave. A member's own vote does not count by it: who cannot save is not to lead.
+    """
+
+    number: int
+
+
+@record
 class Applied:
     """Every entry up to and including `index` is applied."""
 
@@ -234,6 +244,7 @@ Input = (
     | ProposeMembership
     | ReadIndex
     | Saved
+    | TermSaved
     | Applied
     | Fetched
     | SnapshotTaken

@@ -16,9 +16,9 @@ Rules:
 2. While a batch is being synced the next one gathers; the writer takes it without asking the loop.
 3. A save that changes nothing but the commit index is not worth a sync: it rides along with the next batch that is.
    A restart with an older commit index learns the newer one from the leader.
-4. The first error of the active log is the last: `failed` is called, nothing completes any more. But a disk without room
-   only lets saves wait (`full`), in their order, and tries again every `FULL_RETRY_SECONDS`. A vote does not wait: its
-   hard state is written ahead of them into the room that is reserved for that (`promised`).
+4. The first error of the active log is the last: `failed` is called, nothing completes any more.
+   But a disk without room only lets saves wait (`full`), in their order; they are tried every `FULL_RETRY_SECONDS`. A
+   vote does not wait: its hard state is written ahead of them, where room is reserved for that (`promised`).
 5. An error of a snapshot file ends that snapshot and nothing else.
 6. A forked child has the descriptors and none of the threads: every call in it fails, and no save completes.
 """

@@ -276,8 +276,12 @@ class Wal:
             return
         try:
             zero(self.fs, tail.fd, self._room_end, wanted + GROWTH_FACTOR * self._reserve_bytes)
-        finally:
+        except NoRoom:
             self._room_end = max(self._room_end, self.fs.size(tail.fd))
+            if self._room_end < wanted:
+                raise
+        else:
+            self._room_end = wanted + GROWTH_FACTOR * self._reserve_bytes
 
     def _encode(
         self, encoder: BatchEncoder, saves: Sequence[Save]

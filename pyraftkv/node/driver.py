@@ -11,9 +11,23 @@ from collections import deque
 from collections.abc import Callable
 
 from pyraftkv.codec import PeerMessage
-from pyraftkv.core import FOLLOWER, EntryFetch, Fetched, Input, InstallSnapshot, Raft, Ready, Saved, SoftState, Tick
+from pyraftkv.core import (
+    FOLLOWER,
+    EntryFetch,
+    Fetched,
+    Input,
+    InstallSnapshot,
+    Raft,
+    Ready,
+    Saved,
+    SoftState,
+    TermSaved,
+    Tick,
+)
+from pyraftkv.core.messages import AppendResponse, VoteRequest
 from pyraftkv.log.base import Storage
 from pyraftkv.node.applier import Applier
+from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.reads import ReadRounds
@@ -38,6 +52,7 @@ class Driver:
         writes: PendingWrites,
         snapshots: SnapshotSender,
         lease: LeaderLease | None,
+        disk: DiskHealth,
         led: Callable[[SoftState], None],
         returned: Callable[[list[bytes]], None],
     ) -> None:
@@ -51,6 +66,8 @@ class Driver:
         self._writes = writes
         self._snapshots = snapshots
         self._lease = lease
+        self._disk = disk
+        disk.release = self._promised
         self._led = led
         self._returned = returned
         self._saved_number = 0
@@ -158,6 +175,9 @@ class Driver:
         """
         self._saved_number = number
         saves = self._saves
+        if saves:
+            now = self._loop.time()
+            self._disk.saved(now - saves[0][1], now=now)
         while saves and saves[0][0] <= number:
             saves.popleft()
         released: list[PeerMessage] = []
@@ -169,6 +189,17 @@ class Driver:
             self._inbox.put(Saved(number), urgent=False)
         else:
             self.deliver(Saved(number))
+
+    def _promised(self, number: int) -> None:
+        """The disk is full, but term and vote of a save are on it: what promises nothing else may leave."""
+        released: list[PeerMessage] = []
+        for held, messages in self._held:
+            if held <= number:
+                released += [message for message in messages if not _promises_entries(message)]
+                messages[:] = [message for message in messages if _promises_entries(message)]
+        if released:
+            self._transport.send(released)
+        self.deliver(TermSaved(number))
 
     def _handle_rare(self, ready: Ready) -> None:
         if ready.rejected_proposals:
@@ -184,3 +215,8 @@ class Driver:
             fetch = await self._fetches.get()
             entries = await self._storage.read_entries(lo=fetch.lo, hi=fetch.hi, bytes_max=fetch.bytes_max)
             self._inbox.put(Fetched(fetch.lo, entries))
+
+
+def _promises_entries(message: PeerMessage) -> bool:
+    """Whether a message says that entries are on disk, of an append or of the log that a candidate stands for."""
+    return isinstance(message, AppendResponse | VoteRequest)

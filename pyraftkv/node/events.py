@@ -29,7 +29,7 @@ class HandoverBegun:
     member_id: int
     name: str
     reason: str
-    """"asked", "priority", "closing", "quarantine", or what this member loses its time to: "event loop", "disk"."""
+    """"asked", "priority", "closing", "quarantine", "disk full", or what it loses its time to: "event loop", "disk"."""
 
 
 @record

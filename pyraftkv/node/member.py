@@ -45,6 +45,7 @@ from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.changes import ChangeDesk, returned_to
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.decisions import Decisions
+from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
 from pyraftkv.node.guard import Guard
@@ -120,6 +121,7 @@ class Member:
         config: NodeConfig,
         rng: random.Random,
         members_changed: Callable[[Roster], object],
+        disk: DiskHealth,
         clock: Callable[[], float] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -128,6 +130,7 @@ class Member:
         self._events = events
         self._config = config
         self._rng = rng
+        self.disk = disk
         self._members_changed = members_changed
         self._storage = storage
         self._is_closed = False
@@ -172,6 +175,7 @@ class Member:
             writes=self.writes,
             snapshots=self.sender,
             lease=self.lease,
+            disk=self.disk,
             led=self._led,
             returned=self._returned,
         )
@@ -320,7 +324,7 @@ class Member:
         rules = self.replica.rules
         if not rules.is_quiet:
             rules.admit(_ANY_PUT)
-        self._check_lag()
+        self._check_itself()
 
     def examine(self, command: LoggedCommand | MembersCommand | RulesCommand) -> None:
         """Refuse what is wrong in itself, and everything if this member is too far behind. Raises `NotApplied`.
@@ -332,10 +336,11 @@ class Member:
         """
         if not isinstance(command, MembersCommand | RulesCommand):
             self.replica.store.validate(command)
-        self._check_lag()
+        self._check_itself()
 
-    def _check_lag(self) -> None:
+    def _check_itself(self) -> None:
         self.guard.integrity.check()
+        self.disk.check()
         lag = self.raft.commit - self.replica.applied_index
         if lag > APPLY_LAG_ENTRIES_MAX:
             raise errors.Overloaded(f"this member has {lag} committed entries to apply, over {APPLY_LAG_ENTRIES_MAX}")
@@ -611,6 +616,7 @@ class Member:
             if reason is not None:
                 self.leadership.give_up(reason)
             self.leadership.tend()
+            self.disk.tend(now, again_seconds=self._config.election_timeout_seconds, give_up=self.leadership.give_up)
             self.single_copy.tend()
             if self._duty is not None:
                 self._duty.tend()

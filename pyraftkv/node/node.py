@@ -21,6 +21,7 @@ from pyraftkv.node import recovery
 from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
 from pyraftkv.node.identity import roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
@@ -103,6 +104,7 @@ class Node(Engine):
         self._rng = rng or random.Random()
         self._clock = clock or boot_clock()
         self._events = EventHub()
+        self._disk = DiskHealth(name)
         self._clients = ClientPort(self)
         self._hello: Hello | None = None
         self._peers: Peers | None = None
@@ -185,7 +187,9 @@ class Node(Engine):
             raise
 
     async def _start(self) -> None:
-        recovered = await self._storage.start(failed=self._storage_failed)
+        recovered = await self._storage.start(
+            failed=self._storage_failed, full=self._disk.filled, promised=self._disk.promised
+        )
         if recovered.repaired:
             logger.warning("%s: %s", self.name, recovered.repaired)
         await self._join(await recovery.finish(self._storage, recovered))
@@ -284,6 +288,7 @@ class Node(Engine):
             config=self.config,
             rng=self._rng,
             members_changed=self._members_changed,
+            disk=self._disk,
             clock=self._clock,
         )
         loops: Loops = {**member.loops(), "offers": partial(self._offers.run, self._peers, own)}
@@ -553,7 +558,7 @@ class Node(Engine):
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""
         member = self._present()
-        return member.guard.alarms + member.single_copy.alarms
+        return self._disk.alarms + member.guard.alarms + member.single_copy.alarms
 
     async def transfer_leadership(self, to: str | None = None, *, timeout: float | None = None) -> str:
         """Let the member of that name lead, or the best of the others; return who leads now.

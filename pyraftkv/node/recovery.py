@@ -174,7 +174,7 @@ class _Survivor:
         self._saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Self:
-        self._recovered = await self._storage.start(failed=self._failed)
+        self._recovered = await self._storage.start(failed=self._failed, full=self._filled)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -185,6 +185,10 @@ class _Survivor:
         if not self._saved.done():
             self._saved.set_exception(error)
             self._saved.exception()  # whoever waits for it gets it; perhaps nobody does
+
+    def _filled(self, is_full: bool) -> None:  # noqa: FBT001  (the storage's listener)
+        if is_full:
+            self._failed(errors.StorageFailed("the disk is full: nothing was recovered"))
 
     async def read(self) -> None:
         """Apply everything that stands in the log, but for a recovery at its very end.

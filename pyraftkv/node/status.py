@@ -44,6 +44,7 @@ def status_of(member: Member, *, hello: Hello, peers: Peers, storage: str, alarm
         peers=_peer_statuses(raft, peers),
         alarms=[alarm.text for alarm in rules.alarms] + alarms,
         db_in_use_bytes=store.in_use_bytes,
+        slow_saves=member.disk.slow_saves,
         quota_bytes=rules.settings.quota_bytes_max or 0,
     )
 

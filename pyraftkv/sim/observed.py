@@ -41,6 +41,7 @@ class StorageObserver(Protocol):
     def identified(self, name: str, member_id: int) -> None: ...
     def saving(self, name: str, save: Save) -> None: ...
     def completed(self, name: str, number: int) -> None: ...
+    def promised(self, name: str, number: int) -> None: ...
 
 
 class ObservedStorage:
@@ -85,7 +86,11 @@ class ObservedStorage:
         full: Callable[[bool], None] = nothing,
         promised: Callable[[int], None] = nothing,
     ) -> Recovered:
-        recovered = await self._storage.start(failed=failed, full=full, promised=promised)
+        def promised_observed(number: int) -> None:
+            self._observer.promised(self._name, number)
+            promised(number)
+
+        recovered = await self._storage.start(failed=failed, full=full, promised=promised_observed)
         self._observer.started(self._name, recovered)
         return recovered
 

@@ -439,6 +439,10 @@ class Simulation:
         """A member's storage has completed saves."""
         self.invariants.completed(name, number)
 
+    def promised(self, name: str, number: int) -> None:
+        """A member's storage has made a term and a vote durable, ahead of the saves that wait for room."""
+        self.invariants.promised(name, number)
+
     def arrived(self, source: str, target: str, message: PeerMessage, *, sent_at: float) -> None:
         """A message between members arrived."""
         self.messages += 1

@@ -7,6 +7,7 @@ import pytest
 from pyraftkv.core import Raft
 from pyraftkv.core.messages import (
     AppendRequest,
+    AppendResponse,
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
@@ -14,7 +15,7 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.core.ready import Applied, Campaign, Saved, Tick
+from pyraftkv.core.ready import Applied, Campaign, Saved, TermSaved, Tick
 from pyraftkv.core.types import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, PRE_CANDIDATE, Entry, Membership
 from tests.core.cluster import Cluster
 from tests.core.machines import ELECTION_TICKS, append, lead, machine, only, snapshot, step, step_all, voters
@@ -254,6 +255,34 @@ def test_the_own_vote_counts_only_for_the_candidacy_it_was_saved_in() -> None:
     assert raft.role is LEADER
     step(raft, Saved(first.save.number))
     assert raft.role is LEADER, "a completion that comes twice means nothing"
+
+
+def test_the_own_vote_does_not_count_while_there_is_no_room() -> None:
+    """Term and vote are on disk ahead of an append: it stands as a candidate, and leads when everything is saved."""
+    raft = machine(size=1)
+    step(raft, AppendRequest(1, 2, 1, 0, 0, [Entry(1, 1, b"")], 0))
+    first = raft.ready()
+    raft.feed([Campaign()])
+    second = raft.ready()
+    assert first.save is None
+    assert second.save is not None
+    step(raft, TermSaved(second.save.number), Saved(second.save.number - 1))
+    assert raft.role is CANDIDATE
+    step(raft, Saved(second.save.number))
+    assert raft.role is LEADER
+
+
+def test_a_term_that_is_saved_ahead_may_be_spoken_of() -> None:
+    """The disk is full: what promises the new term alone leaves at once, an acknowledgement of entries does not."""
+    raft = machine(size=3)
+    ready = step(raft, Heartbeat(1, 2, 2, 0, 7))
+    assert ready.save is not None
+    assert ready.messages == []
+    raft.feed([TermSaved(ready.save.number)])
+    assert step(raft, Heartbeat(1, 2, 2, 0, 8)).messages == [HeartbeatResponse(2, 1, 2, 8)]
+    ready = step(raft, AppendRequest(1, 2, 2, 0, 0, [Entry(1, 2, b"")], 0))
+    assert ready.messages == []
+    assert [type(message) for message in ready.messages_after_save] == [AppendResponse]
 
 
 # --- Clusters --------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from pyraftkv.core.types import LEADER
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Identity, Recovered
 from pyraftkv.node.bootstrap import genesis_entry, genesis_of
+from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.events import EventHub
 from pyraftkv.node.member import Member
 from pyraftkv.node.peers import Peers
@@ -95,6 +96,7 @@ class Driven:
             config=FAST,
             rng=random.Random(member_id),
             members_changed=lambda _: None,
+            disk=DiskHealth("a"),
         )
 
     async def rest(self) -> list[PeerMessage]:

@@ -46,6 +46,9 @@ class Notes:
     def completed(self, name: str, number: int) -> None:
         self.lines.append(f"{name} has saved {number}")
 
+    def promised(self, name: str, number: int) -> None:
+        self.lines.append(f"{name} has promised {number}")
+
     def arrived(self, source: str, target: str, message: PeerMessage, *, sent_at: float) -> None:
         self.lines.append(f"{source}->{target} {term_of(message)} of {sent_at}")
 

@@ -168,7 +168,12 @@ class MemberRecord:
         self.completed.take(save)
         state = save.hard_state
         if state is not None:
-            self.term, self.vote, self.commit = state.term, state.vote, state.commit
+            self.promise(state)
+            self.commit = state.commit
+
+    def promise(self, state: HardState) -> None:
+        """Count a term and a vote as saved. What was saved ahead of its turn is not taken back in turn."""
+        self.term, self.vote = max((self.term, self.vote), (state.term, state.vote))
 
     def give(self, save: Save) -> None:
         """Note what is handed to the storage."""
@@ -187,7 +192,7 @@ class MemberRecord:
         for save in self.pending:
             log.take(save)
             if save.hard_state is not None:
-                term, vote = save.hard_state.term, save.hard_state.vote
+                term, vote = max((term, vote), (save.hard_state.term, save.hard_state.vote))
             yield log, term, vote
 
     def holds(self, hard_state: HardState, log: TermLog) -> bool:
@@ -340,6 +345,15 @@ class RaftInvariants:
         pending = member.pending
         while pending and pending[0].number <= number:
             member.finish(pending.popleft())
+        if member.vote:
+            self._note_vote(member, member.term, member.vote)
+
+    def promised(self, name: str, number: int) -> None:
+        """The storage says that term and vote of the save of that number are on disk."""
+        member = self.members[name]
+        for save in member.pending:
+            if save.number <= number and save.hard_state is not None:
+                member.promise(save.hard_state)
         if member.vote:
             self._note_vote(member, member.term, member.vote)
 
