@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyraftkv import errors
 from pyraftkv._record import record
-from pyraftkv.core import PAYLOAD_BYTES_MAX
+from pyraftkv.core import PAYLOAD_BYTES_MAX, Config
 from pyraftkv.rules import complaint_of_settings
 from pyraftkv.settings import Settings
 
@@ -112,3 +112,18 @@ class NodeConfig:
         A promise is so many ticks of its giver's, of which the first may come at once.
         """
         return (self.election_ticks - 1) * self.tick_seconds * (1 - self.clock_drift_max)
+
+
+def core_config(member_id: int, config: NodeConfig, *, witness: bool) -> Config:
+    """Return what a member's machine needs to know of its node's configuration."""
+    return Config(
+        id=member_id,
+        witness=witness,
+        heartbeat_ticks=config.heartbeat_ticks,
+        election_ticks=config.election_ticks,
+        lease_reads=config.lease_reads,
+        append_bytes_max=config.append_bytes_max,
+        uncommitted_bytes_max=config.uncommitted_bytes_max,
+        committed_bytes_max=config.apply_backlog_bytes_max,
+        log_cache_bytes_max=config.log_cache_bytes_max,
+    )

@@ -25,7 +25,6 @@ from pyraftkv.core import (
     PAYLOAD_BYTES_MAX,
     Applied,
     Campaign,
-    Config,
     Input,
     InstallSnapshot,
     Membership,
@@ -43,7 +42,7 @@ from pyraftkv.node.applier import Applier
 from pyraftkv.node.awakening import Awakening
 from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.changes import ChangeDesk, returned_to
-from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.config import NodeConfig, core_config
 from pyraftkv.node.decisions import Decisions
 from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.driver import Driver
@@ -140,7 +139,7 @@ class Member:
         self.inbox = inbox = Inbox(loop)
         witness = isinstance(replica, WitnessReplica)
         floor = replica.floor if isinstance(replica, WitnessReplica) else 0
-        self.raft = Raft(_core_config(member_id, config, witness=witness), stored=_stored(recovered, floor), rng=rng)
+        self.raft = Raft(core_config(member_id, config, witness=witness), stored=_stored(recovered, floor), rng=rng)
         self.sessions = sessions = SessionKeeper(
             register=self._register, situation=lambda: "no leader answered in time"
         )
@@ -678,20 +677,6 @@ def _is_forwardable(payload: bytes) -> bool:
     if isinstance(logged, Envelope):
         return not isinstance(logged.command, ChangeMembers | LeaveJoint)
     return isinstance(logged, RegisterSession)
-
-
-def _core_config(member_id: int, config: NodeConfig, *, witness: bool) -> Config:
-    return Config(
-        id=member_id,
-        witness=witness,
-        heartbeat_ticks=config.heartbeat_ticks,
-        election_ticks=config.election_ticks,
-        lease_reads=config.lease_reads,
-        append_bytes_max=config.append_bytes_max,
-        uncommitted_bytes_max=config.uncommitted_bytes_max,
-        committed_bytes_max=config.apply_backlog_bytes_max,
-        log_cache_bytes_max=config.log_cache_bytes_max,
-    )
 
 
 def _stored(recovered: Recovered, floor: int) -> Stored:
