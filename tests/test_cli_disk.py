@@ -97,7 +97,7 @@ def test_damage_has_its_own_status(cli: Cli, data: Path) -> None:
     (finding,) = report["findings"]
     assert (status, report["verdict"], finding["offset"]) == (CORRUPT, "corrupt", batch.start)
     assert finding["lost"][0] == finding["last_good_index"] + 1
-    assert "member replace" in finding["remedy"]
+    assert "pyraftkv rebuild" in finding["remedy"]
     status, out, err = cli("wal", "dump", str(data))
     assert status == CORRUPT
     assert len(out.splitlines()) < report["wal"]["segments"][0]["records"] + 1

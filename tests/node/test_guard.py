@@ -106,7 +106,7 @@ async def test_a_leader_that_differs_hands_over():
         corrupt(wrong)
         good = cluster.followers[0]
         await fill(good)
-        await until(lambda: not wrong.is_leader)
+        await until(lambda: not wrong.is_leader, seconds=5)
         await until(lambda: is_sound(wrong))
         await cluster.wait_for_leader()
         await good.put("k", "v", timeout=20)

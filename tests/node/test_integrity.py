@@ -134,9 +134,10 @@ def test_two_that_differ_are_split():
 def test_a_learner_is_wrong_by_the_voters_word_and_nobody_by_a_learners():
     """Learners compare themselves with the voters, and do not count."""
     judge = Judge()
-    judge.replica.roster.membership = Membership(voters=frozenset({2}), learners=frozenset({1, 3}))
+    judge.replica.roster.membership = Membership(voters=frozenset({2}), learners=frozenset({1, 3, 4, 5}))
     own = judge.reach()
-    judge.hear(3, own ^ 1)
+    for learner in (3, 4, 5):
+        judge.hear(learner, own ^ 1)
     assert judge.reasons == []
     judge.hear(2, own ^ 1)
     assert len(judge.reasons) == 1
