@@ -255,6 +255,10 @@ class MemberRemoved(PyraftkvError):
     """This node was removed from its cluster. Its directory belongs to nobody: join with an empty one."""
 
 
+class LockNotAcquired(PyraftkvError, TimeoutError):
+    """What was waited for was not free in time: nothing is held, and the block does not run."""
+
+
 class CalledInLoop(PyraftkvError, RuntimeError):
     """A blocking call would stop the event loop that this thread runs; nothing was asked."""
 

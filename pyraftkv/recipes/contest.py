@@ -1,0 +1,117 @@
+"""`Contest`: a row of contenders, the order of which everybody agrees on. Locks and elections stand on it.
+
+Each contender has a key of its own below a common prefix, under its lease. The order of the keys' *create revisions* is
+the order of the contenders (etcd, `concurrency.Mutex`), and a create revision is never given twice: it is the fencing
+token, for whatever stands outside the store to tell an older holder from a newer one.
+
+Who waits for one seat watches one key alone, that of the contender before it: when somebody leaves, one other is woken
+up, and not all of them.
+
+1. A contender's write was sent, and its answer lost. It looks for its key: the key is named by its lease, so nobody
+   else can have made it, and it joins the row where the key stands.
+2. The contender before goes, and is not the first: it gave up. Then there may be another one before that, so the row
+   is looked at again.
+3. A contender's own key was deleted by an operator, or its lease was lost while it waited. It is out of the row: it
+   does not hold what it waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
+from pyraftkv.kv import KV, Bytes, Lease
+from pyraftkv.recipes.names import prefix_end
+from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, SortOrder, SortTarget
+from pyraftkv.store.values import KeyValue, RangeResult
+
+
+class Contest:
+    """One contender's place in the row.
+
+    Args:
+        kv: The store.
+        row: The prefix of all contenders' keys.
+        lease: What the contender's key hangs on.
+        kind: A part of the key after the prefix, for contenders of several kinds.
+    """
+
+    def __init__(self, kv: KV, row: str, lease: Lease, *, kind: str = "") -> None:
+        self._kv = kv
+        self._row = row
+        self.lease = lease
+        """What the contender's key hangs on."""
+        self.key = f"{row}{kind}{lease.id:016x}"
+        """The contender's own key."""
+        self.token = 0
+        """The create revision of the key, once it stands there: it rises from holder to holder."""
+
+    @property
+    def guard(self) -> Compare:
+        """What a transaction compares so that it is done only while the key stands there."""
+        return Compare(CompareTarget.CREATE, CompareResult.EQUAL, self.key.encode(), self.token)
+
+    async def join(self, value: Bytes, *, timeout: float | None = None) -> None:
+        """Stand at the end of the row. Raises as `KV.create`."""
+        try:
+            result = await self._kv.create(self.key, value, lease=self.lease.id, timeout=timeout)
+        except (KeyExists, MaybeApplied):
+            own = await self._own(timeout)
+            if own is None:
+                raise
+            self.token = own.create_revision
+        else:
+            self.token = result.revision
+
+    async def wait(self, *, behind: str = "", seats: int = 1, timeout: float | None = None) -> None:
+        """Wait until fewer than ``seats`` of a kind (of any, by default) stand before this contender.
+
+        Raises: `LeaseLost`, `Unavailable`; `TimeoutError` after ``timeout`` seconds, without a wait if that is 0.
+        """
+        row = self._row + behind
+        found = await self._before(row, seats)
+        async with asyncio.timeout(timeout if len(found.kvs) >= seats else None):
+            while len(found.kvs) >= seats:
+                first, last = (found.kvs[0].key, None) if seats == 1 else (row, prefix_end(row))
+                await change(self._kv, first, last, revision=found.revision, no_put=True)
+                found = await self._before(row, seats)
+        await self.check()
+
+    async def _before(self, row: str, seats: int) -> RangeResult:
+        return await self._kv.range(
+            prefix=row,
+            max_create_revision=self.token - 1,
+            sort=SortTarget.CREATE,
+            order=SortOrder.DESCEND,
+            limit=seats,
+            keys_only=True,
+        )
+
+    async def check(self, *, timeout: float | None = None) -> None:
+        """Raise `LeaseLost` unless the contender's key stands where it stood."""
+        self.lease.check()
+        own = await self._own(timeout)
+        if own is None or own.create_revision != self.token:
+            raise LeaseLost(f"{self.key} was deleted: its holder is out of the row", lease=self.lease.id)
+
+    async def leave(self) -> None:
+        """Step out of the row. Raises `NotApplied`, `MaybeApplied`: then the lease's end does it."""
+        if self.token:
+            await self._kv.delete(self.key)
+
+    async def _own(self, timeout: float | None) -> KeyValue | None:
+        found = await self._kv.get(self.key, timeout=timeout)
+        return found if found is not None and found.lease == self.lease.id else None
+
+
+async def change(kv: KV, start: Bytes, end: Bytes | None = None, *, revision: int, no_put: bool = False) -> None:
+    """Wait until a key or a range changes after ``revision``, or nobody can say any more: look again.
+
+    With ``no_put``, until something there is deleted. Raises `Unavailable`.
+    """
+    with suppress(WatchCancelled):
+        async with kv.watch(start, end, start_revision=revision + 1, no_put=no_put) as watch:
+            async for _ in watch:
+                return
+        raise Closed("the watch has ended")

@@ -1,0 +1,57 @@
+"""`RateLimiter`: so many in a stretch of time, over all programs that use it, in the order in which they came."""
+
+from __future__ import annotations
+
+from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired
+from pyraftkv.kv import KV
+from pyraftkv.recipes.contest import Contest
+from pyraftkv.recipes.names import inside
+from pyraftkv.recipes.session import TTL_DEFAULT, Session
+from pyraftkv.store.commands import PutKey
+
+
+class RateLimiter:
+    """At most ``limit`` permits in any ``seconds``: ``await limiter.acquire()``.
+
+    A permit is a key under a lease that nobody renews, so it is the cluster that tells the time, and no caller's clock.
+
+    Args:
+        kv: The store.
+        name: Who gives the same name (and limit) means the same limiter.
+        limit: How many permits, 1 at least.
+        seconds: Whole seconds for which a permit counts: at least the cluster's least time of a lease (2 s).
+        ttl: Seconds after which somebody who waits and is gone is forgotten.
+    """
+
+    def __init__(self, kv: KV, name: str, *, limit: int, seconds: int, ttl: float = TTL_DEFAULT) -> None:
+        if type(limit) is not int or limit < 1:
+            raise InvalidRequest(f"limit= is how many permits there are, 1 at least: not {limit!r}")
+        self._kv = kv
+        self._name = name
+        self._row = inside(name, "permits/")
+        self._limit = limit
+        self._seconds = seconds
+        self._ttl = ttl
+
+    async def acquire(self, *, timeout: float | None = None) -> None:
+        """Wait for a permit, and take it.
+
+        Raises: `LockNotAcquired` after ``timeout`` seconds (0: without a wait); `LeaseLost`, `NotApplied`,
+        `MaybeApplied`: then a permit may be gone for nothing.
+        """
+        async with Session(self._kv, ttl=self._ttl) as session:
+            contest = Contest(self._kv, self._row, session.lease)
+            await contest.join(b"")
+            try:
+                await contest.wait(seats=self._limit, timeout=timeout)
+            except TimeoutError:
+                raise LockNotAcquired(f"{self._name!r} had no permit within {timeout} s") from None
+            # From here on it is the permit's own lease that the key hangs on: the session's end leaves it alone.
+            lease = await self._kv.leases.grant(self._seconds)
+            result = await self._kv.txn().when(contest.guard).then(PutKey(contest.key.encode(), b"", lease=lease.id))
+            if not result.succeeded:
+                raise LeaseLost(f"{self._name!r}: the place in the row was lost")
+
+    async def count(self) -> int:
+        """Return how many permits count at the moment, and how many wait for one. Raises `Unavailable`."""
+        return (await self._kv.range(prefix=self._row, count_only=True)).count

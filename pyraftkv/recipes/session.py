@@ -1,0 +1,53 @@
+"""`Session`: a lease that several recipes share, and whose loss ends the block that runs under it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pyraftkv.errors import InvalidRequest
+from pyraftkv.kv import KV, Lease
+from pyraftkv.recipes.body import Body
+
+TTL_DEFAULT = 10.0
+"""Seconds after which the others go on without somebody who is gone."""
+
+
+class Session:
+    """An asynchronous context manager: ``async with Session(kv, ttl=10) as session``.
+
+    It is entered once. Losing its lease cancels the block at its next ``await``, and raises `LeaseLost`. What was put
+    under the lease vanishes at the end of the block.
+
+    Args:
+        kv: The store.
+        ttl: Seconds that it lives when nobody renews it.
+        timeout: Seconds that it may take to begin.
+    """
+
+    def __init__(self, kv: KV, *, ttl: float = TTL_DEFAULT, timeout: float | None = None) -> None:
+        self.kv = kv
+        """The store that it is a session of."""
+        self._lease = kv.lease(ttl=ttl, timeout=timeout)
+        self._body: Body | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session of {self._lease!r}>"
+
+    @property
+    def lease(self) -> Lease:
+        """What it holds: for ``put(..., lease=session.lease.id)``."""
+        return self._lease
+
+    async def __aenter__(self) -> Self:
+        if self._body is not None:
+            raise InvalidRequest("a session is entered once")
+        await self._lease.__aenter__()
+        self._body = Body(self._lease)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        assert self._body is not None
+        try:
+            self._body.leave(kind)
+        finally:
+            await self._lease.__aexit__(kind, *exc)

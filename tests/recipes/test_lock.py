@@ -1,0 +1,333 @@
+"""Locks: one holder at a time, in order; what becomes of who loses it, gives up, or is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pyraftkv import KV, Cluster, PutKey, errors
+from pyraftkv.recipes import Lock, RWLock, Session
+from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
+
+
+def test_one_at_a_time_in_the_order_in_which_they_came() -> None:
+    """And the token rises."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        held: list[tuple[int, int]] = []
+        inside = 0
+
+        async def worker(number: int) -> None:
+            nonlocal inside
+            await asyncio.sleep(number)
+            async with Lock(kv, "a", ttl=TTL, value=str(number)) as lock:
+                inside += 1
+                assert inside == 1
+                held.append((number, lock.token))
+                await asyncio.sleep(5)
+                inside -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(4):
+                group.create_task(worker(number))
+            await asyncio.sleep(3.5)
+            assert [each.text for each in await Lock(kv, "a").contenders()] == ["0", "1", "2", "3"]
+        assert [number for number, _ in held] == [0, 1, 2, 3]
+        assert sorted(held) == sorted(held, key=lambda each: each[1])
+        await nothing_is_left(kv, "a")
+
+    virtually(scenario, members=3)
+
+
+def test_whoever_leaves_wakes_up_one_other() -> None:
+    """The third one hears nothing when the first one goes."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        order: list[str] = []
+
+        async def hold(name: str, seconds: float) -> None:
+            async with Lock(kv, "a", ttl=TTL):
+                order.append(name)
+                await asyncio.sleep(seconds)
+
+        async with asyncio.TaskGroup() as group:
+            for name, seconds in (("one", 5.0), ("two", 5.0), ("three", 0.0)):
+                group.create_task(hold(name, seconds))
+                await soon(lambda: True)
+                await asyncio.sleep(0.5)
+            watched = [watch.call.key for watch in kv._running().watches._watches.values()]
+            assert len(watched) == 2
+            assert len(set(watched)) == 2
+        assert order == ["one", "two", "three"]
+
+    virtually(scenario)
+
+
+def test_a_lock_that_is_not_free_raises_and_its_block_does_not_run() -> None:
+    """At once, or after its timeout; and nothing is left of the attempt."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Lock(kv, "a", ttl=TTL):
+            for timeout in (0, 2.5):
+                began = now()
+                with pytest.raises(errors.LockNotAcquired):
+                    async with Lock(kv, "a", ttl=TTL, timeout=timeout):
+                        pytest.fail("the block runs")
+                assert timeout <= now() - began < timeout + 0.5
+                assert len(await Lock(kv, "a").contenders()) == 1
+                assert len(await kv.leases.list()) == 1
+        async with Lock(kv, "a", ttl=TTL, timeout=0):
+            pass
+
+    virtually(scenario)
+
+
+def test_losing_the_lease_cancels_the_block() -> None:
+    """It ends with `LeaseLost` at its next await, and whoever waits has the lock with a later token."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        tokens = []
+        with pytest.raises(errors.LeaseLost):
+            async with Lock(kv, "a", ttl=TTL) as lock:
+                tokens.append(lock.token)
+                (lease,) = await kv.leases.list()
+                await kv.leases.revoke(lease)
+                await asyncio.sleep(100)
+                pytest.fail("the block goes on")
+        assert now() < 50
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        async with Lock(kv, "a", ttl=TTL) as lock:
+            tokens.append(lock.token)
+        assert tokens == sorted(set(tokens))
+
+    virtually(scenario)
+
+
+def test_a_holder_that_is_cut_off_knows_before_the_next_one_holds() -> None:
+    """By its own clock, whatever the cluster does."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv, holder = cluster.leader, cluster.followers[0]
+        lost: list[float] = []
+
+        async def hold() -> None:
+            try:
+                async with Lock(holder, "a", ttl=TTL, value="holder"):
+                    cluster.network.isolate(holder.address)
+                    await asyncio.sleep(1000)
+            except errors.LeaseLost:
+                lost.append(now())
+
+        holding = asyncio.ensure_future(hold())
+        await asyncio.sleep(0.5)
+        async with Lock(kv, "a", ttl=TTL, value="next"):
+            assert lost
+            assert lost[0] <= now() < lost[0] + 2 * TTL
+        await holding
+
+    virtually(scenario, members=3)
+
+
+def test_cancelling_from_outside_is_no_loss() -> None:
+    """`CancelledError` stays what it is, and the lock is free at once."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        entered = asyncio.Event()
+
+        async def hold() -> None:
+            async with Lock(kv, "a", ttl=TTL):
+                entered.set()
+                await asyncio.sleep(1000)
+
+        task = asyncio.ensure_future(hold())
+        await entered.wait()
+        task.cancel()
+        await refused(task, asyncio.CancelledError)
+        async with Lock(kv, "a", ttl=TTL, timeout=0):
+            pass
+
+    virtually(scenario)
+
+
+def test_a_transaction_with_the_guard_is_done_while_the_lock_is_held() -> None:
+    """By `commit`, or by hand; afterwards it is not done, and says so."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Lock(kv, "a", ttl=TTL) as lock:
+            await lock.commit(PutKey(b"x", b"1"))
+            guard = lock.guard
+            await lock.check()
+            await kv.delete((await lock.contenders())[0].key)
+            await refused(lock.check(), errors.LeaseLost)
+            await refused(lock.commit(PutKey(b"x", b"2")), errors.LeaseLost)
+            assert not (await kv.txn().when(guard).then(PutKey(b"x", b"3"))).succeeded
+        found = await kv.get("x")
+        assert found is not None
+        assert found.text == "1"
+        for lost in (lambda: lock.token, lambda: lock.guard):
+            with pytest.raises(errors.LeaseLost):
+                lost()
+
+    virtually(scenario)
+
+
+def test_entering_again() -> None:
+    """Only where it was asked for, and by the task that holds it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Lock(kv, "a", ttl=TTL) as once:
+            with pytest.raises(errors.InvalidRequest):
+                await once.__aenter__()
+        lock = Lock(kv, "a", ttl=TTL, reentrant=True)
+        async with lock, lock:
+            token = lock.token
+            async with lock:
+                assert lock.token == token
+            assert lock.token == token
+            await refused(asyncio.ensure_future(enter(lock)), errors.InvalidRequest)
+        await nothing_is_left(kv, "a")
+        async with lock:
+            assert lock.token > token
+
+    virtually(scenario)
+
+
+async def enter(lock: Lock) -> None:
+    """Enter a lock in another task."""
+    async with lock:
+        pass
+
+
+def test_several_locks_under_one_session() -> None:
+    """One lease; each is free when its block ends, and all when the session is lost."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        with pytest.raises(errors.LeaseLost):
+            async with Session(kv, ttl=TTL) as session, Lock(session, "a") as a:
+                async with Lock(session, "b") as b:
+                    assert a.token < b.token
+                    assert len(await kv.leases.list()) == 1
+                async with Lock(kv, "b", ttl=TTL, timeout=0):
+                    pass
+                await kv.leases.revoke(session.lease.id)
+                await asyncio.sleep(1000)
+        async with Lock(kv, "a", ttl=TTL, timeout=0):
+            pass
+        await nothing_is_left(kv, "a")
+
+    virtually(scenario)
+
+
+def test_after_a_holder_that_died_the_lock_stays_free_for_its_delay() -> None:
+    """And not after one that released it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Lock(kv, "a", ttl=TTL, delay=20):
+            pass
+        began = now()
+        with pytest.raises(errors.LeaseLost):
+            async with Lock(kv, "a", ttl=TTL, delay=20):
+                assert now() - began < 1
+                await kv.leases.revoke((await kv.leases.list())[0])
+                await asyncio.sleep(1000)
+        began = now()
+        async with Lock(kv, "a", ttl=TTL, delay=20):
+            assert now() - began >= 20
+        began = now()
+        async with Lock(kv, "a", ttl=TTL, delay=20):
+            assert now() - began < 1
+
+    virtually(scenario)
+
+
+def test_readers_share_and_writers_do_not() -> None:
+    """In the order in which they came: a reader behind a writer waits, so no writer is starved."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        lock = RWLock(kv, "a", ttl=TTL)
+        seen: list[str] = []
+
+        async def hold(name: str) -> None:
+            async with lock.read() if name.startswith("r") else lock.write():
+                seen.append(f"+{name}")
+                await asyncio.sleep(10)
+                seen.append(f"-{name}")
+
+        async with asyncio.TaskGroup() as group:
+            for name in ("r1", "r2", "w1", "r3", "r4", "w2"):
+                group.create_task(hold(name))
+                await asyncio.sleep(1)
+        assert seen == ["+r1", "+r2", "-r1", "-r2", "+w1", "-w1", "+r3", "+r4", "-r3", "-r4", "+w2", "-w2"]
+        await nothing_is_left(kv, "a")
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("name", ["", "a//b", "a/", "//"])
+def test_a_name_that_could_meet_another_is_refused(name: str) -> None:
+    """And the lock `a` has nothing to do with the lock `a/b`."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        with pytest.raises(errors.InvalidRequest):
+            Lock(kv, name)
+        async with Lock(kv, "a", ttl=TTL), Lock(kv, "a/b", ttl=TTL, timeout=0):
+            pass
+
+    virtually(scenario)
+
+
+async def take(kv: KV) -> None:
+    """Hold a lock for a moment, as programs do."""
+    async with Lock(kv, "a", ttl=TTL) as lock:
+        await lock.commit(PutKey(b"done", b"%d" % lock.token))
+
+
+async def take_late(kv: KV) -> None:
+    """The same behind somebody who holds it for a second."""
+    first = asyncio.ensure_future(hold(kv))
+    await asyncio.sleep(0.5)
+    try:
+        await take(kv)
+    finally:
+        first.cancel()
+
+
+async def hold(kv: KV) -> None:
+    """Hold the lock for a second."""
+    async with Lock(kv, "a", ttl=TTL):
+        await asyncio.sleep(1)
+
+
+async def take_with_delay(kv: KV) -> None:
+    """Hold a lock with a delay."""
+    async with Lock(kv, "a", ttl=TTL, delay=1) as lock:
+        await lock.commit(PutKey(b"done", b"%d" % lock.token))
+
+
+@pytest.mark.parametrize("operation", [take, take_late, take_with_delay])
+def test_cancelled_anywhere_it_leaves_nothing_behind(operation: object) -> None:
+    """What it did it did once or not at all, and the next one has the lock as soon as its ttl is over."""
+
+    async def check(kv: KV, ended: bool) -> None:  # noqa: FBT001
+        found = await kv.get("done")
+        assert found is not None or not ended
+        assert found is None or found.version == 1
+        await nothing_is_left(kv, "a")
+        async with Lock(kv, "a", ttl=TTL, timeout=5, delay=1 if operation is take_with_delay else 0):
+            pass
+
+    assert cancel_everywhere(operation, check) > 5  # type: ignore[arg-type]
