@@ -24,6 +24,10 @@ from pyraftkv.store.commands import (
 from pyraftkv.store.values import KeyValue, RangeResult
 
 
+COUNT_MAX = 100
+"""Participants of a double barrier: one transaction compares the keys of all of them."""
+
+
 class Barrier:
     """Whoever comes waits while it is there: `hold` puts it up, `lift` takes it away (etcd, `recipes.Barrier`)."""
 
@@ -60,6 +64,8 @@ class DoubleBarrier:
        the barrier is not open. Only one of them is done.
     3. The next round's first participant comes while this one's are leaving. The barrier is open, but not for those who
        stand behind the last of its round: it waits until everybody has left.
+    4. All of a round die while they are inside. Whoever comes next finds the barrier open for nobody that is there, and
+       closes it.
 
     Args:
         store: The store; or a `Session`.
@@ -127,6 +133,8 @@ class DoubleBarrier:
         revision, waiting, last = await self._look()
         if last >= contest.token:
             return True
+        if await self._close_if_over(waiting, last):
+            return False
         if not last and len(waiting) >= self._count:
             await self._begin(waiting[: self._count])
             return False  # look again: somebody may have gone
@@ -176,11 +184,17 @@ class DoubleBarrier:
             revision, waiting, last = await self._look()
             if last < token:
                 return
-            if not waiting or waiting[0].create_revision > last:
-                is_ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, self._open, b"%d" % last)
-                await self._kv.txn().when(is_ours).then(DeleteRange(self._open))
+            if await self._close_if_over(waiting, last):
                 return
             await change(self._kv, self._row, prefix_end(self._row), revision=revision, no_put=True)
+
+    async def _close_if_over(self, waiting: Sequence[KeyValue], last: int) -> bool:
+        """Close the barrier if nobody of its round is left; return whether that is so. Whoever sees it does it."""
+        if not last or (waiting and waiting[0].create_revision <= last):
+            return False
+        is_ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, self._open, b"%d" % last)
+        await self._kv.txn().when(is_ours).then(DeleteRange(self._open))
+        return True
 
     async def _leave(self, kind: type[BaseException] | None, *exc: object) -> None:
         session, contest = self._session, self._contest
@@ -190,7 +204,3 @@ class DoubleBarrier:
             await session.__aexit__(kind, *exc)
         elif contest is not None:
             await contest.leave()
-
-
-COUNT_MAX = 100
-"""Participants of a double barrier: one transaction compares the keys of all of them."""

@@ -13,6 +13,13 @@ from pyraftkv.store.commands import PutKey, SortOrder, SortTarget
 from pyraftkv.store.values import KeyValue
 
 
+class _Unseen:
+    """The type of what no leader is."""
+
+
+_UNSEEN = _Unseen()
+
+
 class Election:
     """An election of that name, for candidates and for those who follow (etcd, `concurrency.Election`).
 
@@ -53,20 +60,19 @@ class Election:
 
         Who reads slowly sees the latest, and not everybody in between. Raises as `KV.view`.
         """
-        before: object = _UNSEEN
+        before: KeyValue | _Unseen | None = _UNSEEN
         async with await self._kv.view(prefix=self._row) as view:
             while True:
-                (leader,) = await view.wait(partial(_other_leader, before=before))
+                found = await view.wait(partial(_other_leader, before=before))
+                assert found is not None, "a view waits for what is true"
+                (leader,) = found
                 yield leader
                 before = leader
 
 
-def _other_leader(view: View, *, before: object) -> tuple[KeyValue | None] | None:
+def _other_leader(view: View, *, before: KeyValue | _Unseen | None) -> tuple[KeyValue | None] | None:
     leader = min(view.values(), key=lambda kv: kv.create_revision, default=None)
     return None if leader == before else (leader,)
-
-
-_UNSEEN = object()
 
 
 class Leadership(Holding):

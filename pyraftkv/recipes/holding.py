@@ -119,8 +119,10 @@ class Holding:
         assert session is not None
         self._session = self._contest = None
         try:
-            await self._ended(session, contest)
-            await self._leave(session, contest, kind, *exc)
+            try:
+                await self._ended(session, contest)
+            finally:  # whatever becomes of that: a session that is not left is renewed for ever
+                await self._leave(session, contest, kind, *exc)
         finally:
             self._owner = None
 

@@ -92,7 +92,7 @@ def test_losing_the_lease_cancels_the_block() -> None:
     async def scenario(cluster: Cluster) -> None:
         kv = cluster.leader
         tokens = []
-        with pytest.raises(errors.LeaseLost):
+        with pytest.raises(errors.LeaseLost):  # noqa: PT012 - the block is what raises
             async with Lock(kv, "a", ttl=TTL) as lock:
                 tokens.append(lock.token)
                 (lease,) = await kv.leases.list()
@@ -213,7 +213,7 @@ def test_several_locks_under_one_session() -> None:
 
     async def scenario(cluster: Cluster) -> None:
         kv = cluster.leader
-        with pytest.raises(errors.LeaseLost):
+        with pytest.raises(errors.LeaseLost):  # noqa: PT012 - the block is what raises
             async with Session(kv, ttl=TTL) as session, Lock(session, "a") as a:
                 async with Lock(session, "b") as b:
                     assert a.token < b.token
@@ -237,7 +237,7 @@ def test_after_a_holder_that_died_the_lock_stays_free_for_its_delay() -> None:
         async with Lock(kv, "a", ttl=TTL, delay=20):
             pass
         began = now()
-        with pytest.raises(errors.LeaseLost):
+        with pytest.raises(errors.LeaseLost):  # noqa: PT012 - the block is what raises
             async with Lock(kv, "a", ttl=TTL, delay=20):
                 assert now() - began < 1
                 await kv.leases.revoke((await kv.leases.list())[0])
@@ -322,7 +322,7 @@ async def take_with_delay(kv: KV) -> None:
 def test_cancelled_anywhere_it_leaves_nothing_behind(operation: object) -> None:
     """What it did it did once or not at all, and the next one has the lock as soon as its ttl is over."""
 
-    async def check(kv: KV, ended: bool) -> None:  # noqa: FBT001
+    async def check(kv: KV, ended: bool) -> None:
         found = await kv.get("done")
         assert found is not None or not ended
         assert found is None or found.version == 1
