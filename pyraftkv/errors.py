@@ -36,6 +36,7 @@
     │   ├── ConnectionLost         the connection broke while the write was under way
     │   ├── SessionExpired         the session that made retries exactly-once was evicted
     │   └── NodeFailed             the node stopped with the write under way
+    ├── LockNotAcquired            a lock, a place or a permit was not free in time
     ├── LeaseLost                  a lease that was held is gone: what was held under it may be somebody else's
     ├── MemberRemoved              this node was removed from its cluster, and stops
     ├── CalledInLoop               a blocking call in a thread that runs an event loop (also a RuntimeError)
@@ -255,7 +256,7 @@ class MemberRemoved(PyraftkvError):
     """This node was removed from its cluster. Its directory belongs to nobody: join with an empty one."""
 
 
-class LockNotAcquired(PyraftkvError, TimeoutError):
+class LockNotAcquired(PyraftkvError):
     """What was waited for was not free in time: nothing is held, and the block does not run."""
 
 

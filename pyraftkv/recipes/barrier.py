@@ -23,7 +23,6 @@ from pyraftkv.store.commands import (
 )
 from pyraftkv.store.values import KeyValue, RangeResult
 
-
 COUNT_MAX = 100
 """Participants of a double barrier: one transaction compares the keys of all of them."""
 

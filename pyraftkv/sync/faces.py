@@ -13,6 +13,7 @@ from pyraftkv.cluster import Cluster as AsyncCluster
 from pyraftkv.engine import Engine, Reader
 from pyraftkv.engine import Txn as AsyncTxn
 from pyraftkv.kv import Bytes
+from pyraftkv.leases import HeldLease, LeasesFace
 from pyraftkv.members import MembersFace
 from pyraftkv.node import Node as AsyncNode
 from pyraftkv.node import NodeConfig
@@ -155,6 +156,51 @@ class View(Face, Mapping[bytes, KeyValue]):
         self.close()
 
 
+class Lease(Face):
+    """A lease that is renewed for as long as its block runs: a context manager (see `pyraftkv.kv.Lease`).
+
+    No block of a thread can be cancelled: ask `check` before every step that must not be taken without the lease.
+    """
+
+    target: HeldLease
+
+    @property
+    def id(self) -> int:
+        """Of the lease: for ``put(..., lease=lease.id)``."""
+        return self.target.id
+
+    @property
+    def ttl(self) -> int:
+        """Seconds for which it was granted."""
+        return self.target.ttl
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease is gone, or may be."""
+        return self.target.lost.is_set()
+
+    def check(self) -> None:
+        """Raise `LeaseLost` if the lease is gone, or may be, by the clock at this moment."""
+        self.portal.call(self.target.check)
+
+    def __enter__(self) -> Self:
+        self.portal.run(self.target.__aenter__)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.portal.run(lambda: self.target.__aexit__(*exc))
+
+
+class Leases(Face):
+    """Leases one by one (see `pyraftkv.kv.Leases`)."""
+
+    grant = blocking(LeasesFace.grant)
+    revoke = blocking(LeasesFace.revoke)
+    keep_alive = blocking(LeasesFace.keep_alive)
+    time_to_live = blocking(LeasesFace.time_to_live)
+    list = blocking(LeasesFace.list)
+
+
 class Members(Face):
     """Who the members are, and changing it (see `pyraftkv.kv.Members`)."""
 
@@ -204,6 +250,8 @@ class KV(Readable):
     history = iterating(Engine.history, at_once=AT_ONCE_MAX)
     diff = iterating(Engine.diff, at_once=AT_ONCE_MAX)
 
+    lease = making(Engine.lease, Lease)
+
     def transact(self, work: Callable[[Stm], T], *, timeout: float | None = None) -> T:
         """Call ``work`` until what it read and wrote can be done as one transaction; return what it returned.
 
@@ -252,6 +300,11 @@ class KV(Readable):
     def members(self) -> Members:
         """Who the members are, and changing it."""
         return Members(self.target.members, self.portal)
+
+    @property
+    def leases(self) -> Leases:
+        """Granting, renewing and revoking leases by hand."""
+        return Leases(self.target.leases, self.portal)
 
     @property
     def settings(self) -> ClusterSettings:
@@ -373,9 +426,12 @@ class Cluster(Living):
     target: AsyncCluster
 
     @classmethod
-    def in_memory(cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None) -> Self:
+    def in_memory(
+        cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None, witness: bool = False
+    ) -> Self:
         """Make a cluster of ``size`` nodes; it starts when it is entered."""
-        return cls(AsyncCluster.in_memory(size, config=config, seed=seed), "pyraftkv-cluster")
+        cluster = AsyncCluster.in_memory(size, config=config, seed=seed, witness=witness)
+        return cls(cluster, "pyraftkv-cluster")
 
     client = making(AsyncCluster.client, KV)
 
@@ -398,9 +454,11 @@ class Cluster(Living):
         """Wait until somebody leads. Raises `TimeoutError`."""
         return self._face(self.portal.run(lambda: self.target.wait_for_leader(timeout=timeout)))
 
-    def add(self, name: str = "", *, learner: bool = False, timeout: float = 30.0) -> Node:
+    def add(self, name: str = "", *, learner: bool = False, witness: bool = False, timeout: float = 30.0) -> Node:
         """Let another node join the running cluster, and wait until it votes (or is a learner); return it."""
-        return self._face(self.portal.run(lambda: self.target.add(name, learner=learner, timeout=timeout)))
+        return self._face(
+            self.portal.run(lambda: self.target.add(name, learner=learner, witness=witness, timeout=timeout))
+        )
 
     def remove(self, node: Node | str, *, force: bool = False) -> None:
         """Take a node out of the cluster, for ever, and stop it. Raises `QuorumAtRisk` unless ``force``."""

@@ -20,6 +20,7 @@ from pyraftkv.sync.bridge import Face
 HERE = {
     sync.KV: kv.KV,
     sync.Readable: kv.Readable,
+    sync.Leases: kv.Leases,
     sync.Members: kv.Members,
     sync.ClusterSettings: kv.ClusterSettings,
     sync.Alarms: kv.Alarms,
@@ -185,6 +186,23 @@ def test_a_view_is_a_mapping_that_is_kept_current(db: sync.KV) -> None:
         assert view.wait(lambda view: len(view) == 1 and sorted(view), timeout=30) == [b"v/2"]
         assert view.is_live
     assert not view.is_live
+
+
+def test_a_lease_is_held_for_a_block(db: sync.KV) -> None:
+    """What hangs on it vanishes with it; who lost it is told where the block asks, and where it ends."""
+    with db.lease(ttl=30) as lease:
+        db.put("k", "v", lease=lease.id)
+        lease.check()
+        assert db.leases.list() == [lease.id]
+        assert db.leases.time_to_live(lease.id, keys=True).keys == [b"k"]
+        assert 0 < lease.ttl <= 30
+    assert db.get("k") is None
+    with pytest.raises(errors.LeaseLost), db.lease(ttl=2) as lease:  # noqa: PT012 - the block is what raises
+        db.leases.revoke(lease.id)
+        while not lease.is_lost:
+            pass
+        with pytest.raises(errors.LeaseLost):
+            lease.check()
 
 
 def test_what_stands_beside_the_store(nodes: sync.Cluster, db: sync.KV) -> None:

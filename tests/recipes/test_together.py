@@ -1,0 +1,271 @@
+"""Semaphores, barriers and rates: what several programs do together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from itertools import pairwise
+
+import pytest
+
+from pyraftkv import KV, Cluster, errors
+from pyraftkv.recipes import Barrier, DoubleBarrier, RateLimiter, Semaphore
+from pyraftkv.recipes.barrier import COUNT_MAX
+from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, virtually
+
+
+def test_a_semaphore_has_so_many_holders_and_no_more() -> None:
+    """In the order in which they came."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        inside: list[int] = []
+        order: list[int] = []
+        most = 0
+
+        async def worker(number: int) -> None:
+            nonlocal most
+            await asyncio.sleep(number / 10)
+            async with Semaphore(kv, "gpu", limit=3, ttl=TTL):
+                inside.append(number)
+                order.append(number)
+                most = max(most, len(inside))
+                await asyncio.sleep(random.Random(number).uniform(1, 5))
+                inside.remove(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(9):
+                group.create_task(worker(number))
+        assert most == 3
+        assert order == list(range(9))
+        await nothing_is_left(kv, "gpu")
+
+    virtually(scenario, members=3)
+
+
+def test_a_semaphore_has_one_limit() -> None:
+    """Whoever means another one is told."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Semaphore(kv, "gpu", limit=1, ttl=TTL):
+            with pytest.raises(errors.InvalidRequest, match="for 1 holders, not for 2"):
+                async with Semaphore(kv, "gpu", limit=2, ttl=TTL):
+                    pytest.fail("it holds")
+            with pytest.raises(errors.LockNotAcquired):
+                async with Semaphore(kv, "gpu", limit=1, ttl=TTL, timeout=0):
+                    pytest.fail("it holds")
+        with pytest.raises(errors.InvalidRequest):
+            Semaphore(kv, "gpu", limit=0)
+
+    virtually(scenario)
+
+
+def test_a_barrier_holds_everybody_until_it_is_lifted() -> None:
+    """Whoever comes afterwards does not wait."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        barrier = Barrier(kv, "gate")
+        await barrier.wait()
+        await barrier.hold()
+        await barrier.hold()
+        waiting = [asyncio.ensure_future(barrier.wait()) for _ in range(3)]
+        await refused(barrier.wait(timeout=5), TimeoutError)
+        assert not any(task.done() for task in waiting)
+        await barrier.lift()
+        await asyncio.gather(*waiting)
+        await barrier.wait(timeout=1)
+
+    virtually(scenario)
+
+
+def test_a_double_barrier_begins_and_ends_together_round_after_round() -> None:
+    """Nobody is in while somebody of the round is missing, nor out while somebody is in."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        rng = random.Random(7)
+        log: list[tuple[str, int, float]] = []
+
+        async def participant(number: int) -> None:
+            await asyncio.sleep(rng.uniform(0, 3))
+            async with DoubleBarrier(kv, "dance", count=3, ttl=TTL):
+                log.append(("in", number, now()))
+                await asyncio.sleep(rng.uniform(0.5, 5))
+                log.append(("work", number, now()))
+            log.append(("out", number, now()))
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(9):
+                group.create_task(participant(number))
+        at = {(what, number): when for what, number, when in log}
+        rounds: list[list[int]] = []
+        for what, number, _ in log:
+            if what == "in":
+                if not rounds or len(rounds[-1]) == 3:
+                    rounds.append([])
+                rounds[-1].append(number)
+        assert sorted(map(len, rounds)) == [3, 3, 3]
+        for members in rounds:
+            assert max(at["in", each] for each in members) <= min(at["work", each] for each in members)
+            assert max(at["work", each] for each in members) <= min(at["out", each] for each in members)
+        for earlier, later in pairwise(rounds):
+            assert max(at["work", each] for each in earlier) <= min(at["in", each] for each in later)
+        await nothing_is_left(kv, "dance")
+        assert (await kv.range(prefix="dance//")).kvs == []
+
+    virtually(scenario, members=3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_it_opens_for_all_or_for_none(seed: int) -> None:
+    """Though one gives up at about the moment at which the last one comes."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        rng = random.Random(seed)
+        entered: list[int] = []
+        came = rng.uniform(1.99, 2.01)
+
+        async def participant(number: int, *, after: float, timeout: float | None) -> None:
+            await asyncio.sleep(after)
+            try:
+                async with DoubleBarrier(kv, "dance", count=3, ttl=TTL, timeout=timeout):
+                    entered.append(number)
+            except errors.LockNotAcquired:
+                pass
+
+        tasks = [
+            asyncio.ensure_future(participant(1, after=0, timeout=2.0)),
+            asyncio.ensure_future(participant(2, after=0, timeout=None)),
+            asyncio.ensure_future(participant(3, after=came, timeout=20)),
+        ]
+        await tasks[0]
+        await tasks[2]
+        assert sorted(entered) in ([], [1, 2, 3])
+        tasks[1].cancel()
+
+    virtually(scenario, members=3, seed=seed)
+
+
+def test_who_dies_before_it_opens_is_none_of_the_round() -> None:
+    """The others wait for somebody else."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        entered: list[str] = []
+
+        async def participant(name: str) -> None:
+            async with DoubleBarrier(kv, "dance", count=2, ttl=TTL):
+                entered.append(name)
+
+        dead = asyncio.ensure_future(participant("dead"))
+        await asyncio.sleep(0.5)
+        await kv.leases.revoke((await kv.leases.list())[0])
+        await refused(dead, errors.LeaseLost)
+        first = asyncio.ensure_future(participant("first"))
+        await asyncio.sleep(5)
+        assert entered == []
+        await participant("second")
+        await first
+        assert sorted(entered) == ["first", "second"]
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("count", [0, COUNT_MAX + 1, 1.5])
+def test_a_barrier_for_a_count_that_cannot_be_is_refused(count: int) -> None:
+    """One transaction compares them all."""
+
+    async def scenario(cluster: Cluster) -> None:
+        with pytest.raises(errors.InvalidRequest):
+            DoubleBarrier(cluster.leader, "dance", count=count)
+
+    virtually(scenario)
+
+
+def test_the_largest_barrier_opens() -> None:
+    """As many as one transaction can compare."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        entered: list[int] = []
+
+        async def participant(number: int) -> None:
+            async with DoubleBarrier(kv, "dance", count=COUNT_MAX, ttl=60):
+                entered.append(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(COUNT_MAX):
+                group.create_task(participant(number))
+        assert len(entered) == COUNT_MAX
+
+    virtually(scenario)
+
+
+def test_no_more_permits_than_the_rate_allows() -> None:
+    """In any stretch of that length; nobody's clock but the cluster's counts."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        got: list[float] = []
+
+        async def worker() -> None:
+            limiter = RateLimiter(kv, "mail", limit=3, seconds=10, ttl=TTL)
+            for _ in range(3):
+                await limiter.acquire()
+                got.append(now())
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(worker())
+        assert len(got) == 12
+        for at in range(len(got) - 3):
+            assert got[at + 3] - got[at] > 9.5
+        assert got[-1] - got[0] < 60
+        with pytest.raises(errors.LockNotAcquired):
+            await RateLimiter(kv, "mail", limit=3, seconds=10).acquire(timeout=0)
+        assert await RateLimiter(kv, "mail", limit=3, seconds=10).count() == 3
+        await asyncio.sleep(15)
+        assert await RateLimiter(kv, "mail", limit=3, seconds=10).count() == 0
+
+    virtually(scenario, members=3)
+
+
+async def use(kv: KV) -> None:
+    """Hold a semaphore for a moment."""
+    async with Semaphore(kv, "x", limit=1, ttl=TTL):
+        pass
+
+
+async def dance(kv: KV) -> None:
+    """Begin and end together with one other."""
+    other = asyncio.ensure_future(dance_alone(kv))
+    try:
+        await dance_alone(kv)
+    finally:
+        other.cancel()
+
+
+async def dance_alone(kv: KV) -> None:
+    """Be one of two."""
+    async with DoubleBarrier(kv, "x", count=2, ttl=TTL):
+        await asyncio.sleep(0.1)
+
+
+async def permit(kv: KV) -> None:
+    """Take a permit."""
+    await RateLimiter(kv, "x", limit=1, seconds=3, ttl=TTL).acquire()
+
+
+@pytest.mark.parametrize("operation", [use, dance, permit])
+def test_cancelled_anywhere_nothing_is_left_behind(operation: object) -> None:
+    """And the next one can do the same."""
+
+    async def check(kv: KV, ended: bool) -> None:
+        await nothing_is_left(kv, "x")
+        async with asyncio.timeout(30):
+            await operation(kv)  # type: ignore[operator]
+
+    assert cancel_everywhere(operation, check) > 5  # type: ignore[arg-type]
