@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
+from pyraftkv.errors import Compacted, InvalidRequest
 from pyraftkv.store import Store, Watcher
 from pyraftkv.store.commands import (
     FROM_KEY,
@@ -71,6 +74,16 @@ def varied(rng: Random, asked: Any, by: int) -> Any:
         return asked
 
     return vary(asked)
+
+
+def watch_outcome(action: Callable[[], Any]) -> Any:
+    """As `outcome`, but who is refused history that is gone is told where it begins."""
+    try:
+        return action()
+    except Compacted as error:
+        return "compacted", error.compact_revision
+    except InvalidRequest as error:
+        return type(error)
 
 
 class Watched:
@@ -205,14 +218,14 @@ class Pair:
         start = rng.choice([0, max(0, self.some_revision()), self.store.compact_revision, future])
         key, end = rng.choice([*generators.KEYS, b""]), rng.choice(generators.ENDS)
         flags = {"prev_kv": rng.random() < 0.5, **rng.choice([{}, {"no_put": True}, {"no_delete": True}])}
-        ours = outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
-        theirs = outcome(lambda: WatchStream(self.port, key, end, start_revision=start, **flags))
+        ours = watch_outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
+        theirs = watch_outcome(lambda: WatchStream(self.port, key, end, start_revision=start, **flags))
         if isinstance(ours, Watcher) and isinstance(theirs, WatchStream):
             self.operations += 1
             self.watched.append(Watched(ours, theirs, self.store.compact_revision))
             return
         if isinstance(theirs, WatchStream):  # it says so a moment later
-            theirs = outcome(theirs.take, 1)
+            theirs = watch_outcome(partial(theirs.take, 1))
         self.compare((key, end, start, self.store), ours, theirs)
 
     def unwatch(self) -> None:

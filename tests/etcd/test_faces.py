@@ -31,7 +31,7 @@ from tests.store import generators
 from tests.store.watching import WatchRules
 from tests.store.world import outcome
 
-OPERATIONS = 1_500
+OPERATIONS = 800
 SEED = 7
 WATCHED: list[tuple[tuple[bytes, bytes], dict[str, bool]]] = [
     ((b"a", b"c"), {}),

@@ -27,6 +27,7 @@ def run(port: int, seed: int, operations: int) -> Pair:
     return pair
 
 
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_the_store_answers_as_etcd_does(etcd: int, soak: bool, seed: int) -> None:
     """Whatever is asked, in whatever order: key-value, transactions, leases, compaction and watches, mixed."""
@@ -35,6 +36,7 @@ def test_the_store_answers_as_etcd_does(etcd: int, soak: bool, seed: int) -> Non
         assert min(pair.met[name] for name in ("nested revision", "ties", "lease of keys only")) > 0
 
 
+@pytest.mark.timeout(3_600)
 def test_hypothesis_finds_no_difference(etcd: int) -> None:
     """The same, with steps that Hypothesis can shorten to the fewest that differ."""
 
