@@ -188,3 +188,29 @@ async def test_each_watch_ends_with_an_error_of_its_own() -> None:
     one, two = [await refused(reader, errors.Closed) for reader in readers]
     assert one is not two
     assert len(hub) == 0
+
+
+@asynchronous
+async def test_ten_thousand_watchers() -> None:
+    """As many as a node takes: half of them of one key, each other of a key of its own; each hears what is its own."""
+    store = Store()
+    hub = hub_of(store)
+    half = watches.WATCHES_MAX // 2
+    keys = [b"shared"] * half + [b"own/%d" % number for number in range(half)]
+    opened = [hub.open(call(key)) for key in keys]
+    readers = [asyncio.create_task(take(watch, 1)) for watch in opened]
+    await asyncio.sleep(0)
+    woken = []
+    for key in (b"own/7", b"shared", b"nobody's"):
+        put(store, key)
+        hub.advance()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        woken.append(sum(reader.done() for reader in readers))
+    assert woken == [1, 1 + half, 1 + half]
+    for reader in readers:
+        reader.cancel()
+    await asyncio.wait(readers)
+    for watch in opened:
+        await watch.close()
+    assert len(hub) == 0
