@@ -157,21 +157,24 @@ def _sequence(kind: type[list[Any] | tuple[Any, ...]], item: _Shape) -> _Shape:
     def encode(value: Any, path: str) -> list[Any]:
         if type(value) is not kind:
             raise _Misfit(path, f"{type(value).__name__} where {kind.__name__} is meant")
-        return [item.encode(each, f"{path}[{place}]") for place, each in enumerate(value)]
+        items: list[Any] = list(value)
+        return [item.encode(each, f"{path}[{place}]") for place, each in enumerate(items)]
 
     def decode(value: Any, path: str) -> Any:
         if type(value) is not list:
             raise _Misfit(path, f"{type(value).__name__} where a list is meant")
-        return kind(item.decode(each, f"{path}[{place}]") for place, each in enumerate(value))
+        items: list[Any] = value
+        return kind(item.decode(each, f"{path}[{place}]") for place, each in enumerate(items))
 
     return _Shape(encode, decode)
 
 
 def _mapping(item: _Shape) -> _Shape:
     def convert(how: Callable[[Any, str], Any], value: Any, path: str) -> dict[str, Any]:
-        if type(value) is not dict or not all(type(key) is str for key in value):
+        table: dict[Any, Any] = value if type(value) is dict else {None: value}
+        if not all(type(key) is str for key in table):
             raise _Misfit(path, "no dict with keys of text")
-        return {key: how(each, f"{path}[{key!r}]") for key, each in value.items()}
+        return {key: how(each, f"{path}[{key!r}]") for key, each in table.items()}
 
     return _Shape(
         lambda value, path: convert(item.encode, value, path), lambda value, path: convert(item.decode, value, path)
@@ -213,14 +216,15 @@ class _Model:
     def decode(self, value: Any, path: str) -> Any:
         if type(value) is not dict:
             raise _Misfit(path, f"{type(value).__name__} where {self.kind.__name__} is meant")
-        missing = sorted(self.required - value.keys())
+        table: dict[str, Any] = value
+        missing = sorted(self.required - table.keys())
         if missing:
             raise _Misfit(_below(path, missing[0]), "missing, and it has no default")
-        extra = sorted(value.keys() - self.fields.keys())
+        extra = sorted(table.keys() - self.fields.keys())
         if extra and self.unknown == "refuse":
             raise _Misfit(_below(path, extra[0]), f"{self.kind.__name__} has no such field")
         given = {
-            name: shape.decode(value[name], _below(path, name)) for name, shape in self.fields.items() if name in value
+            name: shape.decode(table[name], _below(path, name)) for name, shape in self.fields.items() if name in table
         }
         try:
             return self.kind(**given)
@@ -274,7 +278,7 @@ class _Compiler:
             return _mapping(self.shape(arguments[1], path))
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _enum(hint)
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             model = self.model(hint)
             return _Shape(model.encode, model.decode)
         raise errors.InvalidRequest(f"{path}: {hint!r} cannot stand in a typed value")

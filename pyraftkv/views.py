@@ -244,10 +244,11 @@ class LiveView(View):
         """Take over everything at once, unless it is older than what there is."""
         if found.revision < self._revision:
             return
-        before, after = self._kvs, SortedDict({kv.key: kv for kv in found.kvs})
-        keys = before.keys() | after.keys()
+        before: dict[bytes, KeyValue] = dict(self._kvs)
+        after = {kv.key: kv for kv in found.kvs}
+        keys = sorted(before.keys() | after.keys())
         changes = [Change(before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
-        self._kvs = after
+        self._kvs = SortedDict(after)
         self._move(changes, found.revision)
 
     def _move(self, changes: list[Change], revision: int) -> None:
