@@ -1,0 +1,1 @@
+"""Data directories as versions have written them: every later version must open them, and find everything."""
