@@ -51,7 +51,7 @@ CHECKPOINTS_MAX = 8
 TABLES_FACTOR = 0x9E37_79B9_7F4A_7C15
 """Odd: spreads the tables' hash over that of the state."""
 
-SNAPSHOT_VERSION = 7
+SNAPSHOT_VERSION = 8
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""

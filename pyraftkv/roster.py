@@ -187,7 +187,7 @@ class Roster:
             _rows(self.members.values()),
             [*map(sorted, sets), m.auto_leave],
             self.next_id,
-            _rows(self.genesis.members) if self.genesis is not None else [],
+            [_rows(self.genesis.members), self.genesis.witnesses] if self.genesis is not None else [],
             self.last_change,
         ]
 
@@ -199,7 +199,7 @@ class Roster:
         roster.members = {row[0]: MemberInfo(*row) for row in rows}
         voters, outgoing, learners, learners_next, witnesses = map(frozenset, sets)
         roster.membership = Membership(voters, outgoing, learners, learners_next, auto_leave, witnesses)
-        roster.genesis = Genesis(roster.cluster_id, [MemberInfo(*row) for row in first]) if first else None
+        roster.genesis = Genesis(roster.cluster_id, [MemberInfo(*row) for row in first[0]], first[1]) if first else None
         return roster
 
 

@@ -119,6 +119,7 @@ def test_of_a_leaders_snapshot_it_has_the_members_and_no_floor() -> None:
     replica = restored(snapshot, chunks[:1])
     assert (replica.floor, replica.membership) == (0, log.data.membership)
     assert replica.roster.plain() == log.data.roster.plain()
+    assert replica.roster.genesis == GENESIS
     with pytest.raises(errors.StorageError):
         restored(snapshot, chunks)
     with pytest.raises(errors.StorageError, match="empty"):
