@@ -15,6 +15,7 @@ from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_hashkv, endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, REVISION_BOUNDS, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
+from pyraftkv.cli.leases import lease_grant, lease_id, lease_keep_alive, lease_list, lease_revoke, lease_time_to_live
 from pyraftkv.cli.membership import (
     member_add,
     member_demote,
@@ -136,6 +137,9 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--prev-kv", action="store_true", help="print what stood there before")
     verb.add_argument("--ignore-value", action="store_true", help="keep the value; give none")
     verb.add_argument("--ignore-lease", action="store_true", help="keep the lease")
+    verb.add_argument(
+        "--lease", metavar="ID", type=lease_id, default=0, help="the lease that it vanishes with (hexadecimal)"
+    )
 
     verb = add("get", get, "read a key or a range")
     add_range_arguments(verb)
@@ -234,6 +238,25 @@ def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--name")
     verb.add_argument("--address", help="host:port that the others dial")
     verb.add_argument("--priority", type=count, help="how much it is preferred as leader")
+
+
+def add_lease_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
+    """Add lease."""
+    actions = verbs.add_parser("lease", help="keys that vanish with their owner").add_subparsers(
+        metavar="grant|revoke|keep-alive|timetolive|list", required=True
+    )
+    add = add_to(actions)
+    add("grant", lease_grant, "grant a lease").add_argument("ttl", metavar="TTL", type=int, help="seconds")
+    named = {
+        "revoke": add("revoke", lease_revoke, "end a lease, and delete its keys"),
+        "keep-alive": add("keep-alive", lease_keep_alive, "renew a lease until it is gone"),
+        "timetolive": add("timetolive", lease_time_to_live, "what is left of a lease"),
+    }
+    for verb in named.values():
+        verb.add_argument("lease", metavar="ID", type=lease_id, help="of the lease, hexadecimal")
+    named["keep-alive"].add_argument("--once", action="store_true", help="renew it once")
+    named["timetolive"].add_argument("--keys", action="store_true", help="and what hangs on it")
+    add("list", lease_list, "which leases there are")
 
 
 def add_upkeep_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
@@ -359,6 +382,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="list|add|replace|remove|promote|demote|update", required=True
     )
     add_membership_verbs(add_to(member))
+    add_lease_verbs(verbs, add_to)
     add_upkeep_verbs(verbs, add_to)
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")

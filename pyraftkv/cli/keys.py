@@ -34,6 +34,7 @@ async def put(args: argparse.Namespace) -> int:
         result = await kv.put(
             os.fsencode(args.key),
             value,
+            lease=args.lease,
             prev_kv=args.prev_kv,
             ignore_value=args.ignore_value,
             ignore_lease=args.ignore_lease,
