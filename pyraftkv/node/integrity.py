@@ -130,14 +130,16 @@ class Integrity:
 
     def _tell(self, checkpoint: Checkpoint) -> None:
         membership = self._replica().membership
+        if self._own in membership.witnesses:
+            return
         others = sorted((membership.members - membership.witnesses) - {self._own})
         self._send([StateHash(other, self._own, checkpoint.index, checkpoint.hash) for other in others])
 
     def _judge(self, index: int) -> None:
-        own = self._replica().hash_at(index)
-        if own is None or self.reason:
+        membership, own = self._replica().membership, self._replica().hash_at(index)
+        if own is None or self.reason or self._own in membership.witnesses:
             return
-        holders = _holders(self._replica().membership)
+        holders = _holders(membership)
         votes = self._votes(index, holders)
         right = _majority(votes, len(holders))
         if right is not None and right != own:

@@ -131,6 +131,17 @@ def test_two_that_differ_are_split():
     assert not [message for message in judge.sent if message.to == 3]
 
 
+def test_a_witness_keeps_out_of_it():
+    """It keeps no state: it tells nothing, and is not wrong."""
+    judge = Judge()
+    judge.replica.roster.membership = Membership(voters=frozenset({1, 2, 3}), witnesses=frozenset({1}))
+    own = judge.reach()
+    for sender in (2, 3):
+        judge.hear(sender, own ^ 1)
+    judge.integrity.tend(REPEAT_SECONDS)
+    assert (judge.sent, judge.reasons, judge.splits) == ([], [], [])
+
+
 def test_a_learner_is_wrong_by_the_voters_word_and_nobody_by_a_learners():
     """Learners compare themselves with the voters, and do not count."""
     judge = Judge()
