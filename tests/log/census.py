@@ -32,7 +32,7 @@ from tests.log.states import Moment, Recorder
 
 STATES = 2_000
 """Of each scenario, unless told otherwise."""
-IMAGES_MIN = 40
+IMAGES_MIN = 6
 """Of each moment at least, if there are as many."""
 DEEP_EVERY = 16
 AGAIN_EVERY = 1_500
@@ -44,10 +44,15 @@ AGAIN_IMAGES_MAX = 10
 
 
 class Census:
-    """Examines the crash states of one scenario."""
+    """Examines the crash states of one scenario.
 
-    def __init__(self, scenario: Scenario, random: Random) -> None:
+    Args:
+        cuts_starts: Whether starts are cut too, which costs more than all else.
+    """
+
+    def __init__(self, scenario: Scenario, random: Random, *, cuts_starts: bool) -> None:
         self.scenario = scenario
+        self._cuts_starts = cuts_starts
         self.random = random
         self.counts: Counter[str] = Counter()
         self._seen: set[tuple[int, tuple[object, ...]]] = set()
@@ -80,9 +85,9 @@ class Census:
             self.counts["torn"] += "torn bytes" in opened.recovered.repaired
             if self.states % DEEP_EVERY == 0:
                 self._deep(image.mount(), promise, recording)
-            if self.states % AGAIN_EVERY == 0:
+            if self._cuts_starts and self.states % AGAIN_EVERY == 0:
                 self._again(image.put, promise)
-        if self.counts["moments"] % KILLED_EVERY == 0:
+        if self._cuts_starts and self.counts["moments"] % KILLED_EVERY == 0:
             self._again(moment.put_as_killed, promise)
 
     def _start(self, fs: SimFS, promise: Promise) -> Any:
@@ -128,11 +133,11 @@ class Census:
                 self._start(image.mount(), promise)
 
 
-def take(name: str, *, states: int, seed: int) -> Counter[str]:
+def take(name: str, *, states: int, seed: int, cuts_starts: bool = True) -> Counter[str]:
     """Examine ``states`` crash states of a scenario at least; return what was counted."""
     random = Random(f"{name} {seed}")
     scenario = SCENARIOS[name]
-    census = Census(scenario, random)
+    census = Census(scenario, random, cuts_starts=cuts_starts)
     began = process_time()
     while census.states < states:
         life = random.getrandbits(32)

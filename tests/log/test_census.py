@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from tests.log.census import take
 from tests.log.model import Promise, State
 from tests.log.scenarios import SCENARIOS
 from tests.log.states import Moment, Recorder
@@ -33,6 +34,12 @@ def test_there_are_enough():
     """Every scenario, and 200,000 states."""
     assert STATES.keys() == SCENARIOS.keys()
     assert sum(STATES.values()) >= 200_000
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_some_crash_states_are_recovered(name):
+    """A few hundred, in this process: what `tests.log.census` is about, in short."""
+    assert take(name, states=200, seed=3, cuts_starts=False)["states"] >= 200
 
 
 @pytest.mark.timeout(900)
