@@ -162,6 +162,12 @@ def test_the_mark_is_one_write_without_a_sync() -> None:
     assert len(fs.disk.file("/data/mark")) == MARK_BYTES
 
 
+def test_the_name_of_the_mark_is_durable() -> None:
+    """Its bytes may lag behind; a file that vanishes with the power would say nothing about the whole log."""
+    fs = make(3)
+    assert "mark" in fs.disk.durable_copy().mount().listdir("/data")
+
+
 def test_a_mark_that_cannot_be_written_stays_behind(caplog: pytest.LogCaptureFixture) -> None:
     """It is told once, its file is let alone, and the log goes on."""
     fs = make(3)

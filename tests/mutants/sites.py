@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Hunk, Mutant
 
 CALLS = frozenset({"crc32", "fdatasync", "fsync", "fsync_dir"})
 ROOMS = ("pyraftkv/log", "pyraftkv/transport")
@@ -51,17 +51,16 @@ def _lines(tree: ast.AST) -> set[int]:
 
 def changed(mutants: Iterable[Mutant], root: Path) -> set[tuple[str, int]]:
     """Return the lines that one of the mutants changes: path and line. Of a patch that does not apply: none."""
-    return {place for mutant in mutants for hunk in mutant.hunks for place in _changed(root, hunk.path, hunk)}
+    return {place for mutant in mutants for hunk in mutant.hunks for place in _changed(hunk, root)}
 
 
-def _changed(root: Path, path: str, hunk: object) -> Iterator[tuple[str, int]]:
-    before, after = hunk.before, hunk.after
-    text = (root / path).read_text(encoding="utf-8")
-    found = re.search("^" + re.escape(before), text, re.MULTILINE)
+def _changed(hunk: Hunk, root: Path) -> Iterator[tuple[str, int]]:
+    text = (root / hunk.path).read_text(encoding="utf-8")
+    found = re.search("^" + re.escape(hunk.before), text, re.MULTILINE)
     if found is None:
         return
     first = text.count("\n", 0, found.start()) + 1
-    matcher = SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
+    matcher = SequenceMatcher(None, hunk.before.splitlines(), hunk.after.splitlines(), autojunk=False)
     for kind, start, stop, _, _ in matcher.get_opcodes():
         if kind != "equal":
-            yield from ((path, first + line) for line in range(start, stop))
+            yield from ((hunk.path, first + line) for line in range(start, stop))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.__main__ import main, table
-from tests.mutants.mutant import PATCHES, PENDING, Mutant, PatchError, load, node_id_of, parse, seed_of
+from tests.mutants.mutant import PATCHES, PENDING, Hunk, Mutant, PatchError, load, node_id_of, parse, seed_of
 from tests.mutants.refit import refit
 from tests.mutants.runner import ROOT, Result, Verdict, run_all
+from tests.mutants.sites import changed, sites
 
 HANG_SECONDS = 6.0
 """Long enough to start pytest on a busy machine."""
@@ -39,6 +40,34 @@ def test_every_patch_applies(mutants: list[Mutant], tmp_path: Path) -> None:
             complaints.append(str(error))
     assert complaints == []
     assert len(mutants) >= 90
+
+
+ON_WINDOWS = 'elif sys.platform == "win32":  # pragma: no cover\n            os.fsync(fd)'
+"""The one sync that no test on this system can miss."""
+
+
+def test_every_sync_and_every_checksum_has_a_mutant(mutants: list[Mutant]) -> None:
+    """Whoever writes a new one writes the patch that deletes it, or is told here."""
+    known = changed(mutants, ROOT)
+    every = sites(ROOT)
+    assert len(every) >= 30
+    naked = [site for site in every if (site.path, site.line) not in known]
+    windows = (ROOT / "pyraftkv/log/fs.py").read_text(encoding="utf-8")
+    only_there = windows.count("\n", 0, windows.index(ON_WINDOWS)) + 2
+    assert [site for site in naked if (site.path, site.line) != ("pyraftkv/log/fs.py", only_there)] == []
+
+
+def test_a_new_sync_is_found(tmp_path: Path) -> None:
+    """By whatever name it is called, and only where a mutant changes its own line."""
+    room = tmp_path / "pyraftkv" / "log"
+    room.mkdir(parents=True)
+    (tmp_path / "pyraftkv" / "transport").mkdir()
+    lines = ["def save(fs, fd):", "    fs.write(fd)", "    fs.fdatasync(fd)", "    return crc32(b'')", ""]
+    (room / "new.py").write_text("\n".join(lines), encoding="utf-8")
+    assert [(site.line, site.text) for site in sites(tmp_path)] == [(3, "fs.fdatasync(fd)"), (4, "return crc32(b'')")]
+    hunk = Hunk("pyraftkv/log/new.py", "\n".join(lines[1:4]) + "\n", "\n".join([lines[1], lines[3]]) + "\n")
+    mutant = Mutant("x", "A rule.", "A source", "sim 1", hangs=False, pending=False, hunks=(hunk,))
+    assert changed([mutant], tmp_path) == {("pyraftkv/log/new.py", 3)}
 
 
 BEFORE = "def vote(term):\n    term = int(term)\n    if term < 1:\n        return False\n    return True\n"
