@@ -45,6 +45,7 @@ bench: $(VENV)/.installed-bench ## Measure replicated puts, beside a real etcd a
 soak: $(VENV)/.installed-test ## Run the random tests long; with MINUTES=60, go on with the simulator's seeds for an hour
 	@$(BIN)/python -m $(if $(MINUTES),tests.soak --minutes $(MINUTES),pytest --soak --timeout=3600) $(ARGS)
 	@$(if $(MINUTES),$(BIN)/python -m tests.soak.etcd)
+	@$(if $(MINUTES),$(BIN)/python -m tests.soak.crashes)
 
 clean: ## Remove the virtual environment, caches and reports
 	rm -rf $(VENV) build dist htmlcov bench-results .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

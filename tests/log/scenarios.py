@@ -8,7 +8,7 @@ from random import Random
 
 from pyraftkv.log import FileStorage
 from pyraftkv.log.segment import BLOCK_BYTES
-from pyraftkv.sim.disk import SimDisk
+from pyraftkv.sim.disk import DiskFaults, SimDisk
 from tests.log.disks import until_crash
 from tests.log.model import Driver
 from tests.log.states import Moment, Recorder
@@ -81,10 +81,13 @@ class Recording:
     disk: SimDisk
 
 
-def record(scenario: Scenario, seed: int, *, crashes: bool = False) -> Recording:
+def record(scenario: Scenario, seed: int, *, crashes: bool = False, faults: DiskFaults | None = None) -> Recording:
     """Run a scenario and remember every moment of it.
 
     Args:
+        scenario: What is done.
+        seed: Decides about sizes and indexes.
+        faults: What is wrong with the disk from the first operation on.
         crashes: Every life but the last ends with a power failure that loses what was not synced.
     """
     driver = Script(scenario, seed)
@@ -96,6 +99,7 @@ def record(scenario: Scenario, seed: int, *, crashes: bool = False) -> Recording
         operations.append(operation)
 
     disk = Recorder(Random(seed), watch)
+    disk.fault = faults or DiskFaults()
 
     async def lives() -> None:
         for steps in scenario.lives:

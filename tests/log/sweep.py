@@ -2,10 +2,11 @@
 
 python -m tests.log.sweep [errors ...] [--seed S]
 
-After each failure the power goes, the disk is whole again, and a start must find what was promised: in every image of
-`Moment.images` that is asked for, and after a crash in the middle of the start that mends it. While the disk fails,
-nothing that was not durable may be acknowledged, a storage that failed touches no file again, and what a caller is told
-is an error with a name: never that there is damage, because there is none.
+A sync fails in one of the five ways of `SyncFailure`, in turn. After each failure the power goes, the disk is whole
+again, and a start must find what was promised: in every image of `Moment.images` that is asked for, and after a crash
+in the middle of the start that mends it. While the disk fails, nothing that was not durable may be acknowledged, a
+storage that failed touches no file again, and what a caller is told is an error with a name: never that there is
+damage, because there is none.
 
 The last line printed is a JSON object: how many failures of each error there were.
 """
@@ -24,6 +25,7 @@ from pyraftkv.errors import Closed, ForeignDataDir, SnapshotCorruption, StorageE
 from pyraftkv.log import FileStorage
 from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.sim.disk import DiskError, DiskFaults, SimDisk
+from pyraftkv.sim.inode import SyncFailure
 from tests.log.disks import until_crash
 from tests.log.scenarios import Scenario, Script
 from tests.log.states import Moment, Recorder
@@ -114,7 +116,8 @@ class Ordeal(Script):
 def run(name: str, *, seed: int, nth: int, is_lasting: bool, again: bool) -> tuple[bool, Ordeal]:
     """Let the ``nth`` operation fail. Return whether there was one, and what came of it."""
     code, operations = ERRORS[name]
-    rules = [DiskError(operations, nth=nth, code=code, is_lasting=is_lasting and bool(code))]
+    how = list(SyncFailure)[(nth + seed) % len(SyncFailure)]
+    rules = [DiskError(operations, nth=nth, code=code, is_lasting=is_lasting and bool(code), sync_failure=how)]
     if is_lasting and not code:
         rules.append(DiskError(operations, nth=nth + 1, code=errno.ENOSPC, is_lasting=True))
     touched: list[str] = []
