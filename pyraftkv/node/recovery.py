@@ -35,7 +35,7 @@ from typing import Self
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
-from pyraftkv.core import MEMBERSHIP, Entry, HardState, Membership, Save
+from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, HardState, Membership, Save
 from pyraftkv.log.base import Identity, Recovered, Storage
 from pyraftkv.node.applier import STEP_BUDGET, restore
 from pyraftkv.protocol import MemberInfo, Recover
@@ -199,6 +199,10 @@ class _Survivor:
         snapshot, commit, entries = recovered.snapshot, recovered.hard_state.commit, recovered.entries
         if not recovered.identity.member_id or not (snapshot or entries):
             raise errors.StorageError("the directory holds nothing: its member has never been part of a cluster")
+        own = recovered.identity.member_id
+        is_hollow = any(entry.kind is HOLLOW for entry in entries)
+        if is_hollow or (snapshot is not None and own in snapshot.membership.witnesses):
+            raise errors.StorageError("the directory is a witness's, which keeps no keys: recover another member")
         self._begun = own_recovery(replace(recovered, entries=entries[-1:]))
         if snapshot is not None:
             self._replica = await restore(snapshot, self._storage.read_snapshot(snapshot))

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from pyraftkv import Node, PutKey, codec, errors
-from pyraftkv.core import MEMBERSHIP, Entry, HardState, Membership, Save, SnapshotMeta
+from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, HardState, Membership, Save, SnapshotMeta
 from pyraftkv.log import FileStorage, MemoryStorage
 from pyraftkv.log.base import Identity, Recovered, Storage
 from pyraftkv.log.segment import BLOCK_BYTES
@@ -220,6 +220,15 @@ async def test_a_long_command_is_applied_in_slices() -> None:
 
 
 # --- Who is refused ------------------------------------------------------------------------------------------------
+
+
+@asynchronous
+async def test_a_witness_is_refused() -> None:
+    """Of what it does not have nothing can be made, whoever is lost; its directory stays what it is."""
+    log = [*entries()[:2], Entry(3, 2, b"", HOLLOW)]
+    storage = await prepared(MemoryStorage(), log, member=3, known=3)
+    with pytest.raises(errors.StorageError, match="witness"):
+        await recover(storage)
 
 
 @asynchronous
