@@ -12,6 +12,7 @@ from pyraftkv.core.ready import Save
 from pyraftkv.core.types import HardState
 from pyraftkv.errors import StorageFailed
 from pyraftkv.log import FileStorage
+from pyraftkv.log import files as files_module
 from pyraftkv.log.base import Identity
 from pyraftkv.log.files import FULL_RETRY_SECONDS
 from pyraftkv.log.fs import NoRoom
@@ -266,6 +267,27 @@ def test_saves_wait_for_room_in_their_order() -> None:
         await storage.close()
         recovered = await simulated(fs, segment_bytes_max=SEGMENT_BYTES).start(failed=unexpected)
         assert (recovered.hard_state, recovered.entries) == (HardState(2, 3, 2), entries(1, 208))
+
+    run(main())
+
+
+def test_saves_that_wait_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are more than one batch: what found no room is tried again before what came after it."""
+    monkeypatch.setattr(files_module, "BATCH_BYTES_MAX", 100)
+
+    async def main() -> None:
+        fs, done = blank(), []
+        storage = simulated(fs, reserve_bytes=RESERVE_BYTES, segment_bytes_max=SEGMENT_BYTES)
+        await storage.start(failed=unexpected)
+        fill(fs)
+        for number in range(3):
+            storage.save(Save(number, None, entries(200 * number + 1, 200), None), done.append)
+        await _rest()
+        assert done == []
+        heal(fs)
+        await asyncio.sleep(FULL_RETRY_SECONDS + 0.1)
+        assert done == [0, 1, 2]
+        await storage.close()
 
     run(main())
 

@@ -8,6 +8,7 @@ from pyraftkv import errors
 from pyraftkv.core.messages import AppendRequest, AppendResponse, VoteRequest, VoteResponse
 from pyraftkv.core.types import Entry
 from pyraftkv.node.disk import DISK_FULL, SLOW_SAVE_SECONDS, WARNING_SECONDS, DiskHealth
+from pyraftkv.store.commands import PutKey
 from tests.node.support import asynchronous
 from tests.node.test_driver import driven
 
@@ -75,6 +76,19 @@ async def test_a_vote_that_is_durable_leaves_before_what_acknowledges_entries() 
         assert await follower.rest() == [VoteResponse(3, 2, 4, False, True)]
         assert await follower.after_a_save() == [AppendResponse(1, 2, 2, 2, False, 0, 0)]
         assert await follower.after_a_save() == []
+
+
+@asynchronous
+async def test_a_member_whose_disk_is_full_takes_no_writes() -> None:
+    """Neither its own nor clients'; with room again it does."""
+    async with driven(2) as follower:
+        member = follower.member
+        member.disk.filled(True)
+        for admit in (member.admit_put, lambda: member.admit(PutKey(b"k", b"v"))):
+            with pytest.raises(errors.DiskFull):
+                admit()
+        member.disk.filled(False)
+        member.admit_put()
 
 
 @asynchronous
