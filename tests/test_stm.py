@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pyraftkv import PutKey, errors
 from pyraftkv.engine import Engine
 from pyraftkv.kv import Stm
+from pyraftkv.sim.simulation import Simulation
 from pyraftkv.stm import COMPARES_MAX, Attempt
 from tests.node.support import asynchronous, cluster_of, refused
 from tests.test_engine import faces, open_face
@@ -275,3 +277,51 @@ def test_money_is_neither_made_nor_lost(seed: int) -> None:
             assert sum(int(kv.text) for kv in found.kvs) == 500, seed
 
     main()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_transactions_under_faults(seed: int) -> None:
+    """Members lose power and history is compacted meanwhile: a counter counts each success once."""
+
+    async def main(sim: Simulation) -> None:
+        rng = random.Random(seed)
+        done = maybe = 0
+
+        async def add(tx: Stm) -> None:
+            found = await tx.get("counter")
+            others = await tx.range(prefix="by/")
+            assert sum(int(each.text) for each in others) == (int(found.text) if found is not None else 0), seed
+            own = {each.key: int(each.text) for each in others}.get(b"by/%d" % (len(others) % 3), 0)
+            tx.put("counter", str(int(found.text) + 1 if found is not None else 1))
+            tx.put(b"by/%d" % (len(others) % 3), str(own + 1))
+
+        async def work(kv: Engine) -> None:
+            nonlocal done, maybe
+            for _ in range(15):
+                try:
+                    await kv.transact(add, timeout=20)
+                    done += 1
+                except errors.MaybeApplied:
+                    maybe += 1
+                except errors.Unavailable:
+                    pass
+                if rng.random() < 0.2:
+                    with contextlib.suppress(errors.NotApplied, errors.MaybeApplied):
+                        await kv.compact((await kv.status()).revision, timeout=5)
+                await asyncio.sleep(0.05)
+
+        async with sim.client() as one, sim.client() as two:
+            workers = [asyncio.create_task(work(kv.namespace("app/"))) for kv in (one, two)]
+            while not all(worker.done() for worker in workers):
+                await asyncio.sleep(rng.uniform(0.2, 1.0))
+                host = rng.choice(sim.members)
+                host.power_loss()
+                host.start()
+            await asyncio.gather(*workers)
+            counter = await one.get("app/counter", timeout=20)
+            assert counter is not None
+            assert done <= int(counter.text) <= done + maybe, (seed, done, maybe)
+            assert done > 10, seed
+
+    with Simulation(seed=seed) as sim:
+        sim.run(main, until=600)
