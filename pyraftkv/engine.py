@@ -21,6 +21,7 @@ from pyraftkv.leases import Leasing
 from pyraftkv.members import MembersFace
 from pyraftkv.namespace import NamespaceWatch, Prefix
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
+from pyraftkv.reading import SCAN_PAGE_DEFAULT, Pinned, Reader
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.stm import transact
 from pyraftkv.store.commands import (
@@ -34,8 +35,6 @@ from pyraftkv.store.commands import (
     Operation,
     PutKey,
     RangeQuery,
-    SortOrder,
-    SortTarget,
     Transaction,
     VersionsQuery,
 )
@@ -62,15 +61,6 @@ T = TypeVar("T")
 
 REQUEST_BYTES_MAX = 3 * 512 * 1024
 """The largest key and value (or transaction) in one request: 1.5 MiB, as etcd's default."""
-
-SCAN_PAGE_MAX = 100_000
-SCAN_PAGE_DEFAULT = 1000
-
-
-def _revision(at_least: int) -> int:
-    if type(at_least) is not int or at_least < 0:
-        raise errors.InvalidRequest(f"at_least= is a revision, not {at_least!r}")
-    return at_least
 
 
 class Txn:
@@ -132,134 +122,6 @@ class EventStream(ABC):
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-
-class Reader(ABC):
-    """Reading, in terms of how to answer one query."""
-
-    @abstractmethod
-    async def read(
-        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
-    ) -> RangeResult:
-        """Answer a query, from no state before revision ``at_least``.
-
-        Raises: `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
-        """
-
-    async def get(
-        self,
-        key: Bytes,
-        *,
-        revision: int = 0,
-        consistency: Consistency = "linearizable",
-        at_least: int = 0,
-        timeout: float | None = None,
-    ) -> KeyValue | None:
-        """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
-        query = RangeQuery(key_of(key), revision=revision)
-        result = await self.read(query, consistency, timeout, at_least=_revision(at_least))
-        return result.kvs[0] if result.kvs else None
-
-    async def range(
-        self,
-        start: Bytes = b"",
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        revision: int = 0,
-        limit: int = 0,
-        sort: SortTarget = SortTarget.KEY,
-        order: SortOrder = SortOrder.NONE,
-        keys_only: bool = False,
-        count_only: bool = False,
-        min_mod_revision: int = 0,
-        max_mod_revision: int = 0,
-        min_create_revision: int = 0,
-        max_create_revision: int = 0,
-        consistency: Consistency = "linearizable",
-        at_least: int = 0,
-        timeout: float | None = None,
-    ) -> RangeResult:
-        """Read `[start, end)`, every key from `start` on when `end` is None, or every key with `prefix`."""
-        first, last = key_range(start, end, prefix)
-        query = RangeQuery(
-            first,
-            last,
-            revision=revision,
-            limit=limit,
-            sort_target=sort,
-            sort_order=order,
-            keys_only=keys_only,
-            count_only=count_only,
-            min_mod_revision=min_mod_revision,
-            max_mod_revision=max_mod_revision,
-            min_create_revision=min_create_revision,
-            max_create_revision=max_create_revision,
-        )
-        return await self.read(query, consistency, timeout, at_least=_revision(at_least))
-
-    async def scan(
-        self,
-        start: Bytes = b"",
-        end: Bytes | None = None,
-        *,
-        prefix: Bytes | None = None,
-        revision: int = 0,
-        page: int = SCAN_PAGE_DEFAULT,
-        consistency: Consistency = "linearizable",
-    ) -> AsyncIterator[KeyValue]:
-        """Iterate over a range of any size, page by page, all at one revision.
-
-        A page that is too large to travel is asked for again in smaller pages.
-        """
-        if not 1 <= page <= SCAN_PAGE_MAX:
-            raise errors.InvalidRequest(f"page is 1 to {SCAN_PAGE_MAX}, not {page}")
-        first, last = key_range(start, end, prefix)
-        async with aclosing(self.pages(RangeQuery(first, last, revision=revision, limit=page), consistency)) as pages:
-            async for result in pages:
-                for kv in result.kvs:
-                    yield kv
-
-    async def pages(
-        self, query: RangeQuery, consistency: Consistency, timeout: float | None = None
-    ) -> AsyncGenerator[RangeResult]:
-        """Answer a query that is limited to a page, page by page, all at the revision of the first one."""
-        while True:
-            try:
-                result = await self.read(query, consistency, timeout)
-            except errors.RequestTooLarge:
-                if query.limit == 1:
-                    raise
-                query = replace(query, limit=max(1, query.limit // 8))
-                continue
-            yield result
-            if not result.more:
-                return
-            query = replace(query, key=result.kvs[-1].key + b"\0", revision=query.revision or result.revision)
-
-
-class Pinned(Reader):
-    """The store as it was at one revision; see `KV.at`."""
-
-    def __init__(self, reader: Reader, revision: int) -> None:
-        if type(revision) is not int or revision < 1:
-            raise errors.InvalidRequest(f"a revision is 1 at least, not {revision!r}")
-        self._reader = reader
-        self.revision = revision
-        """What is read."""
-
-    def __repr__(self) -> str:
-        return f"<Pinned {self._reader!r} at revision {self.revision}>"
-
-    async def read(
-        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
-    ) -> RangeResult:
-        """Answer a query of this revision. Raises `InvalidRequest` for one of another revision, and as the store."""
-        if query.revision not in (0, self.revision):
-            raise errors.InvalidRequest(f"revision {query.revision} was asked for, of a store at {self.revision}")
-        query = replace(query, revision=self.revision)
-        result = await self._reader.read(query, consistency, timeout, at_least=at_least)
-        return replace(result, revision=self.revision)
 
 
 class Engine(Reader, Administered, Leasing):

@@ -25,9 +25,10 @@ from pyraftkv import (
     errors,
 )
 from pyraftkv.core.membership import AUTO
-from pyraftkv.engine import REQUEST_BYTES_MAX, SCAN_PAGE_MAX, Engine
+from pyraftkv.engine import REQUEST_BYTES_MAX, Engine
 from pyraftkv.keys import key_range, prefix_end, single_or_range, to_bytes
 from pyraftkv.protocol import PromoteMember
+from pyraftkv.reading import SCAN_PAGE_MAX
 from tests.node.support import FAST, asynchronous, cluster_of, pairs, refused, take
 
 FACES = ["leader", "follower", "client", "tcp-client", "alone"]

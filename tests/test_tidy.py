@@ -38,6 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "keys",
             "latest",
             "namespace",
+            "reading",
             "stm",
             "typed",
             "views",

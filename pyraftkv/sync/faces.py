@@ -10,13 +10,14 @@ from pyraftkv import errors, kv
 from pyraftkv.administration import AlarmsFace, SettingsFace
 from pyraftkv.client import Client as AsyncClient
 from pyraftkv.cluster import Cluster as AsyncCluster
-from pyraftkv.engine import Engine, Reader
+from pyraftkv.engine import Engine
 from pyraftkv.engine import Txn as AsyncTxn
 from pyraftkv.kv import Bytes
 from pyraftkv.leases import HeldLease, LeasesFace
 from pyraftkv.members import MembersFace
 from pyraftkv.node import Node as AsyncNode
 from pyraftkv.node import NodeConfig
+from pyraftkv.reading import Reader
 from pyraftkv.store.commands import Compare, Operation
 from pyraftkv.store.values import Event, KeyValue, RangeResult, WatchBatch
 from pyraftkv.sync.bridge import AT_ONCE_MAX, Face, Iteration, blocking, iterating, making
