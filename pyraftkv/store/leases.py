@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from struct import Struct
+from typing import Protocol, cast
 
 from sortedcontainers import SortedList
 
@@ -23,6 +24,20 @@ from pyraftkv.store.checks import lease_check_of
 _LEAD = Struct(">Q")
 
 
+class _Rows(Protocol):
+    """What is used of a sorted list of bytes, which has no types of its own."""
+
+    def add(self, row: bytes) -> None: ...
+
+    def remove(self, row: bytes) -> None: ...
+
+    def irange(
+        self, low: bytes, high: bytes | None = None, inclusive: tuple[bool, bool] = (True, True)
+    ) -> Iterator[bytes]: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
 class Leases:
     """The leases that were granted and not revoked yet, and the keys attached to them.
 
@@ -30,16 +45,14 @@ class Leases:
     lease with keys is there; what is left of a lease is above 0 and at most what it was granted for.
     """
 
-    __slots__ = ("_attached", "_left", "_ttls", "granted_count", "sum")
+    __slots__ = ("_attached", "_left", "_ttls", "sum")
 
     def __init__(self) -> None:
         self._ttls: dict[int, int] = {}
         """What each was granted for, in seconds; in the order of the grants."""
         self._left: dict[int, int] = {}
         """What was left of a lease at its checkpoint, in seconds; most have none."""
-        self._attached: SortedList[bytes] = SortedList()
-        self.granted_count = 0
-        """How many were granted since this table was made."""
+        self._attached = cast("_Rows", SortedList())
         self.sum = 0
         """Of the checks of every lease, for the hash of the state."""
 
@@ -61,10 +74,6 @@ class Leases:
     def left(self, lease: int) -> int:
         """Return what was left of a lease at its checkpoint, in seconds; 0 if it has none. O(1)."""
         return self._left.get(lease, 0)
-
-    def newest(self, count: int) -> list[int]:
-        """Return the ``count`` leases that were granted last, or all; the newest first. O(count)."""
-        return list(islice(reversed(self._ttls), count))
 
     def keys(self, lease: int, count: int | None = None) -> list[bytes]:
         """Return the keys of a lease in order, at most ``count`` of them. O(log n + keys)."""
@@ -100,7 +109,6 @@ class Leases:
     def add(self, lease: int, ttl: int, left: int) -> None:
         """Take in a lease that is not there, as it stands in a snapshot. O(1)."""
         self._ttls[lease] = ttl
-        self.granted_count += 1
         self.sum += lease_check_of(lease, ttl, 0)
         self.checkpoint(lease, left)
 

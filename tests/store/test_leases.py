@@ -41,7 +41,6 @@ def test_a_grant_says_for_how_long_and_changes_no_revision():
     assert outcome(store.apply, GrantLease(0, 60)) is InvalidRequest
     assert outcome(store.apply, GrantLease(7, 90)) is LeaseExists
     assert [(lease, store.leases.ttl(lease)) for lease in store.leases] == [(7, 60), (8, 2), (9, 9_000_000_000)]
-    assert store.leases.newest(2) == [9, 8]
     assert store.leases.ttl(10) == 0
 
 
