@@ -19,6 +19,7 @@ import errno
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from pyraftkv.errors import Closed, ForeignDataDir, SnapshotCorruption, StorageError, WalCorruption
@@ -27,6 +28,7 @@ from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.sim.disk import DiskError, DiskFaults, SimDisk
 from pyraftkv.sim.inode import SyncFailure
 from tests.log.disks import until_crash
+from tests.log.model import Promise, State
 from tests.log.scenarios import Scenario, Script
 from tests.log.states import Moment, Recorder
 
@@ -77,6 +79,16 @@ class Ordeal(Script):
         self.failures.append(error)
         self._seen = len(self._operations)
         self._acknowledged = self.completed
+
+    def promise(self) -> Promise:
+        """On a full disk terms and votes do not wait for the entries that were saved with them."""
+        promise = super().promise()
+        early = [
+            State(later.term, later.vote, state.commit, state.base, state.base_term, state.entries)
+            for number, state in enumerate(promise.states)
+            for later in promise.states[number + 1 :]
+        ]
+        return replace(promise, states=(*early, *promise.states))
 
     async def _settle(self, storage: FileStorage) -> None:
         turns = 0
