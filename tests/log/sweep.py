@@ -90,6 +90,19 @@ class Ordeal(Script):
         ]
         return replace(promise, states=(*early, *promise.states))
 
+    async def _step(self, storage: FileStorage) -> None:
+        """Whatever waits for room, a snapshot on its way into the log too, is given up in the end."""
+        step = asyncio.ensure_future(super()._step(storage))
+        for _ in range(3 * TURNS_MAX):
+            if step.done():
+                break
+            await asyncio.sleep(0)
+        else:
+            step.cancel()
+            await asyncio.wait([step])
+            raise _Stuck
+        await step
+
     async def _settle(self, storage: FileStorage) -> None:
         turns = 0
         number, before = len(self.states) - 1, self.completed
