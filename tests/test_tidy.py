@@ -61,8 +61,9 @@ APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
 )
 """Rooms on one floor that know nothing of each other, in both directions."""
 
-SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "errors", "store", "_record"})}
-"""Rooms that could import more by their floor, and must not. Of the store recipes want the commands that `kv` takes."""
+SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "errors", "store", "typed", "_record"})}
+"""Rooms that could import more by their floor, and must not. Of the store recipes want the commands that `kv` takes,
+of typed values what makes a dataclass of JSON."""
 
 PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "rules", "sessions", "witness"}
 """Rooms that take values and return values: no clock, no disk, no network, no thread, no log."""
