@@ -441,6 +441,36 @@ async def test_snapshots_are_taken_by_policy_and_bound_the_log() -> None:
 
 
 @asynchronous
+async def test_snapshots_by_count_keep_the_log_of_the_last_two() -> None:
+    """1. Entries of a few bytes: their count alone makes snapshots due, and the log reaches back to the older of two.
+
+    2. So a follower that was away for less than a snapshot is sent entries and no snapshot, however many there were.
+    """
+    count = 60
+    async with cluster_of(3, snapshot_entries_max=count) as cluster:
+        leader = cluster.leader
+        storage = leader._storage
+        puts = snapshots = 0
+        while snapshots < 3:
+            before = storage.snapshot_index
+            await leader.put("k", str(puts))
+            puts += 1
+            assert puts < 20_000, "no snapshot was ever due"
+            if storage.snapshot_index != before:
+                snapshots += 1
+                assert snapshots < 2 or storage.first_index == before + 1
+        away = other_than(cluster, leader)
+        await caught_up(*cluster)
+        cluster.network.isolate(away.name)
+        began = away._storage.snapshot_index
+        for number in range(count // 2):
+            await leader.put("k", f"unseen {number}")
+        cluster.network.heal()
+        await caught_up(*cluster)
+        assert away._storage.snapshot_index == began or away._storage.first_index <= began + 1, "it was sent entries"
+
+
+@asynchronous
 async def test_events_tell_of_leaders() -> None:
     """Every member says who leads, by name; a killed one says that it stopped, last of all."""
     async with cluster_of(3) as cluster:

@@ -42,6 +42,11 @@ class NodeConfig:
     """Committed bytes handed to the applier and not applied yet."""
     snapshot_log_bytes_min: int = 64 * 1024 * 1024
     """A snapshot is taken when the log since the last one exceeds this and half the last one's size."""
+    snapshot_entries_max: int = 1_000_000
+    """A snapshot is taken, too, when more entries than this follow the last one (etcd, ``--snapshot-count``).
+
+    A start executes them again: of small entries a log of few bytes has many.
+    """
     snapshot_chunks_in_flight_max: int = 4
     """Chunks sent to a follower beyond the last one it acknowledged."""
     snapshot_bytes_per_second_max: int = 0
@@ -83,6 +88,8 @@ class NodeConfig:
             raise errors.ConfigurationError(f"clock_drift_max ({self.clock_drift_max}) must be at least 0, and below 1")
         if not self.lease_checkpoint_seconds > 0:
             raise errors.ConfigurationError(f"lease_checkpoint_seconds={self.lease_checkpoint_seconds} must be above 0")
+        if self.snapshot_entries_max < 1:
+            raise errors.ConfigurationError(f"snapshot_entries_max ({self.snapshot_entries_max}) must be at least 1")
         if self.snapshot_bytes_per_second_max < 0:
             raise errors.ConfigurationError(
                 f"snapshot_bytes_per_second_max ({self.snapshot_bytes_per_second_max}) must be at least 0"

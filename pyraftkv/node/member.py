@@ -631,13 +631,14 @@ class Member:
             self.compactions.scan()
             self.upkeep.tend()
             self.leases.keeper.tend(now, late_seconds=late_seconds)
-            if self.taker.is_due and self.is_sound and not self.replica.is_busy and self.applier.is_restored:
-                self._snapshot_if_worth()
+            if self.is_sound and not self.replica.is_busy and self.applier.is_restored:
+                self._snapshot_if_due()
             slept_at = loop.time()
 
-    def _snapshot_if_worth(self) -> None:
-        if self.replica.is_worth_a_snapshot(since=self._storage.snapshot_index):
-            self.taker.start(self.replica.snapshot())
+    def _snapshot_if_due(self) -> None:
+        replica = self.replica
+        if self.taker.is_due(replica.applied_index) and replica.is_worth_a_snapshot(since=self._storage.snapshot_index):
+            self.taker.start(replica.snapshot())
 
     async def _compact(self) -> None:
         """Remove what a compaction made unreachable, a little at a time."""

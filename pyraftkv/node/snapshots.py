@@ -70,13 +70,20 @@ class SnapshotTaker:
         self._retry_at = 0.0
         self._task: asyncio.Task[Exception | None] | None = None
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the log since the last snapshot is worth a new one, and none is being written or has just failed."""
-        threshold = max(self._config.snapshot_log_bytes_min, self._last_size_bytes // 2)
-        if self._task is not None or self._storage.log_bytes <= threshold:
+    def is_due(self, applied_index: int) -> bool:
+        """Whether the log since the last snapshot is worth a new one, and none is being written or has just failed.
+
+        Two snapshots are kept, and the log back to the older one: a follower that is behind no further needs none. So
+        what bounds the log between two snapshots bounds, twice, what is kept for slow followers.
+
+        Args:
+            applied_index: How far the replica has come, which is what a snapshot would hold.
+        """
+        if self._task is not None or asyncio.get_running_loop().time() < self._retry_at:
             return False
-        return asyncio.get_running_loop().time() >= self._retry_at
+        if applied_index - self._storage.snapshot_index > self._config.snapshot_entries_max:
+            return True
+        return self._storage.log_bytes > max(self._config.snapshot_log_bytes_min, self._last_size_bytes // 2)
 
     @property
     def is_running(self) -> bool:

@@ -450,6 +450,8 @@ async def test_configurations_that_cannot_work_are_refused() -> None:
         lone_node(tick_seconds=0.0)
     with pytest.raises(errors.ConfigurationError, match="append_bytes_max"):
         lone_node(append_bytes_max=PAYLOAD_BYTES_MAX + 1)
+    with pytest.raises(errors.ConfigurationError, match="snapshot_entries_max"):
+        lone_node(snapshot_entries_max=0)
     with pytest.raises(errors.ConfigurationError, match="snapshot_bytes_per_second_max"):
         lone_node(snapshot_bytes_per_second_max=-1)
     stranger = Node(

@@ -432,16 +432,30 @@ async def test_whatever_keeps_a_snapshot_from_being_written_is_survived(caplog: 
     storage.save(Save(1, None, [Entry(1, 1, b"x" * 1000)], None), saved.append)
     await until(lambda: saved)
     taker = SnapshotTaker(storage, fast(snapshot_log_bytes_min=10), taken=lambda *_: None)
-    assert taker.is_due
+    assert taker.is_due(1)
     snapshot = replica_with(1).snapshot()
     taker.start(snapshot)
     await refused(taker.wait(), ZeroDivisionError)
     assert "was given up" in caplog.text
     assert not taker.is_running
-    assert not taker.is_due
+    assert not taker.is_due(1)
     assert snapshot._store._closed
     taker._retry_at = asyncio.get_running_loop().time()
-    assert taker.is_due
+    assert taker.is_due(1)
+    await taker.close()
+
+
+@asynchronous
+async def test_a_snapshot_is_due_by_the_count_of_entries_too() -> None:
+    """However few bytes they are: a start executes them again. Counted from the newest snapshot, not from the first."""
+    storage = await stored([b"state"], SnapshotMeta(7, 1, META.membership))
+    taker = SnapshotTaker(storage, fast(snapshot_entries_max=5), taken=lambda *_: None)
+    assert [index for index in range(7, 16) if taker.is_due(index)] == [13, 14, 15]
+    taker.start(replica_with(13).snapshot())
+    assert not taker.is_due(30), "one is being written"
+    await taker.wait()
+    assert not taker.is_due(18)
+    assert taker.is_due(19)
     await taker.close()
 
 
