@@ -13,7 +13,7 @@ from operator import attrgetter, eq, gt, itemgetter, lt, ne
 from typing import Any
 
 from pyraftkv._record import record
-from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied
+from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, LeaseExists, LeaseNotFound, NotApplied
 from pyraftkv.store.commands import (
     FROM_KEY,
     Command,
@@ -22,8 +22,10 @@ from pyraftkv.store.commands import (
     CompareResult,
     CompareTarget,
     DeleteRange,
+    GrantLease,
     PutKey,
     RangeQuery,
+    RevokeLease,
     SortOrder,
     SortTarget,
     Transaction,
@@ -34,11 +36,16 @@ from pyraftkv.store.values import (
     Event,
     EventType,
     KeyValue,
+    LeaseGranted,
+    LeaseRevoked,
     PutResult,
     RangeResult,
     Result,
     TxnResult,
 )
+
+LEASE_TTL_SECONDS_MIN = 2
+"""No lease is granted for less."""
 
 _RELATIONS: dict[CompareResult, Callable[[Any, Any], bool]] = {
     CompareResult.EQUAL: eq,
@@ -86,6 +93,7 @@ class Entry:
     """The store's revision after it."""
     before_revision: int
     before_compact_revision: int
+    before_leases: dict[int, int]
     changes: list[Change]
 
 
@@ -98,6 +106,8 @@ class Model:
     def __init__(self) -> None:
         self.revision = 1
         self.compact_revision = 0
+        self.leases: dict[int, int] = {}
+        """What leases were granted for, in seconds; 0 once one has ended. Replaced, never changed."""
         self.kvs: dict[bytes, KeyValue] = {}
         self.keys: list[bytes] = []
         self.past: dict[bytes, list[tuple[int, KeyValue | None]]] = {}
@@ -118,7 +128,7 @@ class Model:
             What the store must answer: the result, or the error. Whether a request is right in itself
             (`InvalidRequest`) is not judged.
         """
-        before = self.revision, self.compact_revision
+        before = self.revision, self.compact_revision, self.leases
         if at is not None:
             assert at >= self.revision, f"{at} is before {self.revision}"
             self.revision = at
@@ -144,19 +154,21 @@ class Model:
         for change in entry.changes:
             self.past[change.key].pop()
         self.revision, self.compact_revision = entry.before_revision, entry.before_compact_revision
+        self.leases = entry.before_leases
 
     def _do(self, command: Command | RangeQuery) -> Result:
         if isinstance(command, PutKey):
+            self._see_lease(command)  # first, as etcd does; in a transaction the key comes first
             return self._put(command)
         if isinstance(command, RangeQuery):
             return self.read(command)
         if isinstance(command, DeleteRange):
             return self._delete(command)
         if isinstance(command, Transaction):
-            chosen = iter(list(self._choose(command)))
-            return self._execute(command, chosen)
-        assert isinstance(command, Compact), "no history that is checked here has leases"
-        return self._compact(command)
+            return self._commit(command)
+        if isinstance(command, Compact):
+            return self._compact(command)
+        return self._grant(command) if isinstance(command, GrantLease) else self._revoke(command)
 
     def _revert(self, changes: list[Change]) -> None:
         for change in reversed(changes):
@@ -187,6 +199,7 @@ class Model:
                 raise KeyNotFound
             value = old.value if put.ignore_value else value
             lease = old.lease if put.ignore_lease else lease
+        self._see_lease(put)
         if old is None:
             kv = KeyValue(put.key, value, revision, revision, 1, lease)
         else:
@@ -208,6 +221,25 @@ class Model:
         self.compact_revision = compact.revision
         return CompactResult(self.revision)
 
+    def _see_lease(self, put: PutKey) -> None:
+        if put.lease and not self.leases.get(put.lease):
+            raise LeaseNotFound
+
+    def _grant(self, grant: GrantLease) -> LeaseGranted:
+        if self.leases.get(grant.id):
+            raise LeaseExists
+        ttl = max(grant.ttl, LEASE_TTL_SECONDS_MIN)
+        self.leases = {**self.leases, grant.id: ttl}
+        return LeaseGranted(self.revision, grant.id, ttl)
+
+    def _revoke(self, revoke: RevokeLease) -> LeaseRevoked:
+        if not self.leases.get(revoke.id):
+            raise LeaseNotFound
+        self.leases = {**self.leases, revoke.id: 0}
+        for key in [key for key in self.keys if self.kvs[key].lease == revoke.id]:
+            self._change(key, None)
+        return LeaseRevoked(self._current())
+
     # --- Transactions ----------------------------------------------------------------------------------------------
 
     def _choose(self, txn: Transaction) -> Iterator[bool]:
@@ -225,7 +257,15 @@ class Model:
             return compare.target is not CompareTarget.VALUE and relation(0, compare.operand)
         return all(relation(field(kv), compare.operand) for kv in found)
 
-    def _execute(self, txn: Transaction, chosen: Iterator[bool]) -> TxnResult:
+    def _commit(self, txn: Transaction) -> TxnResult:
+        late: list[NotApplied] = []
+        result = self._execute(txn, iter(list(self._choose(txn))), late)
+        if late:
+            raise late[0]
+        return result
+
+    def _execute(self, txn: Transaction, chosen: Iterator[bool], late: list[NotApplied]) -> TxnResult:
+        """Do a branch. What refuses its ranges goes to ``late``: what refuses its puts comes first, as in etcd."""
         succeeded = next(chosen)
         responses: list[PutResult | DeleteResult | RangeResult | TxnResult] = []
         for operation in txn.success if succeeded else txn.failure:
@@ -235,11 +275,14 @@ class Model:
                 responses.append(self._delete(operation))
             elif isinstance(operation, RangeQuery):
                 # Only 0 is "the latest" here: a negative one is below whatever was compacted (etcd#13871).
-                if operation.revision < 0 < self.compact_revision:
-                    raise Compacted(compact_revision=self.compact_revision)
-                responses.append(self.read(operation))
+                try:
+                    if operation.revision < 0 < self.compact_revision:
+                        raise Compacted(compact_revision=self.compact_revision)
+                    responses.append(self.read(operation))
+                except (Compacted, FutureRevision) as error:
+                    late.append(error)
             else:
-                responses.append(self._execute(operation, chosen))
+                responses.append(self._execute(operation, chosen, late))
         return TxnResult(self._current(), succeeded, responses)
 
     # --- Reading ---------------------------------------------------------------------------------------------------
@@ -313,7 +356,7 @@ def select(query: RangeQuery, found: list[KeyValue], revision: int) -> RangeResu
     more = limited and len(found) > query.limit
     found = found[: query.limit] if more else found
     if query.keys_only:
-        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version, kv.lease) for kv in found]
+        found = [KeyValue(kv.key, b"", kv.create_revision, kv.mod_revision, kv.version) for kv in found]
     return RangeResult(revision, found, more, count)
 
 
