@@ -7,7 +7,7 @@ import pytest
 from pyraftkv import PutKey, codec, errors
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import MEMBERSHIP, NORMAL, Entry, Membership
-from pyraftkv.node.integrity import REPEAT_SECONDS, REPORTS_MAX, Integrity
+from pyraftkv.node.integrity import PATROL_SECONDS, REPEAT_SECONDS, REPORTS_MAX, Integrity
 from pyraftkv.protocol import Genesis, MemberInfo, StateHash
 from pyraftkv.replica import CHECK_ENTRIES, CHECKPOINTS_MAX, Replica
 from tests.store.test_hashing import flip
@@ -158,10 +158,12 @@ def test_damage_in_memory_needs_no_other_member():
     """The patrol finds a bit that flipped."""
     judge = Judge()
     judge.replica.store.apply(PutKey(b"k", b"value"))
-    judge.integrity.tend(0.0)
+    judge.integrity.tend(PATROL_SECONDS)
     assert judge.reasons == []
     flip(judge.replica.store, b"k")
-    judge.integrity.tend(0.1)
+    judge.integrity.tend(1.9 * PATROL_SECONDS)
+    assert judge.reasons == [], "it has not looked"
+    judge.integrity.tend(2 * PATROL_SECONDS)
     assert judge.reasons == ["its memory is damaged: the version 2 of the key b'k' is not what was written"]
 
 
