@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Generic, Self, TypeVar
 
@@ -109,17 +109,21 @@ class ConfigCenter(Generic[M]):
 
     # --- Changing --------------------------------------------------------------------------------------------------
 
-    async def change(self, *, note: str = "", timeout: float | None = None, **fields: Any) -> int:
+    async def change(
+        self, mapping: Mapping[str, Any] | None = None, /, *, note: str = "", timeout: float | None = None, **named: Any
+    ) -> int:
         """Set these fields, all or none of them, and return the revision of that.
 
         Args:
+            mapping: Fields by their names: for those that are called as an argument here.
             note: What `history` says of it.
             timeout: Seconds it may take.
-            fields: By their names.
+            named: More fields.
 
         Raises: `InvalidRequest`: no such field, or the whole would not be valid; `InvalidValue`: what is stored is not;
             `NotApplied`; `MaybeApplied`.
         """
+        fields = {**(mapping or {}), **named}
         unknown = sorted(fields.keys() - set(self._fields))
         if unknown:
             raise InvalidRequest(f"{self.name!r} has no field {unknown[0]!r}")

@@ -53,7 +53,8 @@ class Holding:
         self._ttl = ttl
         self._timeout = timeout
         self._value = value
-        self._reentrant = reentrant
+        self.is_reentrant = reentrant
+        """Whether whoever holds it may enter it again."""
         self._owner: asyncio.Task[object] | None = None
         self._depth = 0
         self._session: Session | None = None
@@ -99,7 +100,7 @@ class Holding:
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         if self._owner is not None:
-            if self._owner is not task or not self._reentrant or self._contest is None:
+            if self._owner is not task or not self.is_reentrant or self._contest is None:
                 raise InvalidRequest(f"{self!r} is in use: make another one, or enter it again with reentrant=True")
             self._depth += 1
             return self

@@ -40,7 +40,7 @@ def test_several_fields_change_at_once_or_not_at_all() -> None:
     async def scenario(cluster: Cluster) -> None:
         config = center(cluster.client())
         assert await config.get() == Shop()
-        await config.change(low=20, high=30)
+        await config.change({"low": 20}, high=30)
         assert await config.get() == Shop(20, 30)
         for wrong in ({"low": 31}, {"high": 19, "names": ["x"]}, {"high": "30"}, {"middle": 25}):
             await refused(config.change(**wrong), errors.InvalidRequest)
