@@ -11,15 +11,17 @@ that it has done. Each write is a transaction that compares that version, and ra
    finds that the mark has moved on.
 3. The writer is cancelled in the middle. Nobody knows what the mark's version is, so it is given up: the next write
    takes another one, and the lease of the first, which nobody renews, takes the key away.
-4. The lease ends while a write is tried again. A write under a lease that is gone is never done: what was asked before
-   may have been done, and it is said so.
+4. The lease ends while a write is tried again, because the writer was cut off for so long. The mark is gone, and with
+   it what it could tell: the write may have been done, and it is said so.
+5. The lease ends sooner than the writer thinks, whose clock is slow. Its first attempt finds no mark where one should
+   be, or no lease, and so did nothing: it takes another mark.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from pyraftkv.errors import InvalidRequest, LeaseNotFound, MaybeApplied, Unavailable
+from pyraftkv.errors import LeaseNotFound, MaybeApplied, Unavailable
 from pyraftkv.kv import KV
 from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, Operation, PutKey, RangeQuery
 from pyraftkv.store.values import RangeResult, TxnResult
@@ -57,16 +59,19 @@ class Once:
         Raises: `NotApplied`; `MaybeApplied`: it was done once, or not at all.
         """
         async with self._turn:
-            await self._take_mark(timeout)
-            is_known = False
-            try:
-                revision = await self._ask_until_answered([*operations], when, timeout)
-                is_known = True
-            finally:
-                if not is_known:
-                    self._lease = 0
-            self._done += revision > 0
-            return revision
+            for _ in range(ATTEMPTS_MAX):
+                await self._take_mark(timeout)
+                is_known = False
+                try:
+                    revision = await self._ask_until_answered([*operations], when, timeout)
+                    is_known = revision is not None
+                finally:
+                    if not is_known:
+                        self._lease = 0
+                if revision is not None:
+                    self._done += revision > 0
+                    return revision
+        raise Unavailable("each mark has ended before anything could be written with it")
 
     async def name(self, *, timeout: float | None = None) -> str:
         """Return a name that nobody else has been given, nor this writer for an earlier write."""
@@ -80,7 +85,10 @@ class Once:
             self._lease = (await self._kv.leases.grant(self._ttl, timeout=timeout)).id
             self._done, self._granted_at = 0, now
 
-    async def _ask_until_answered(self, operations: list[Operation], when: Compare, timeout: float | None) -> int:
+    async def _ask_until_answered(
+        self, operations: list[Operation], when: Compare, timeout: float | None
+    ) -> int | None:
+        """Return the revision, 0 if ``when`` does not hold, None if nothing was done because the mark has ended."""
         mark = f"{self._row}{self._lease:016x}".encode()
         is_next = Compare(CompareTarget.VERSION, CompareResult.EQUAL, mark, self._done)
         txn = self._kv.txn().when(is_next, when).then(PutKey(mark, b"", self._lease), *operations)
@@ -88,24 +96,33 @@ class Once:
         lost: MaybeApplied | None = None
         for _ in range(ATTEMPTS_MAX):
             try:
-                return self._revision_of(await txn.commit(timeout=timeout))
+                result = await txn.commit(timeout=timeout)
             except MaybeApplied as error:
                 lost = error
             except Unavailable:
                 if lost is None:
                     raise
-            except (InvalidRequest, LeaseNotFound):
+            except LeaseNotFound:
                 if lost is None:
-                    raise
-                break  # by now the mark has ended
+                    return None
+                break
+            else:
+                version, revision = self._seen(result)
+                if version == self._done + 1:
+                    return revision
+                if version == self._done and (version or lost is None):
+                    return 0
+                if lost is None:
+                    return None
+                break  # the mark has ended: what it could tell is forgotten
             await asyncio.sleep(PAUSE_SECONDS)
         assert lost is not None
         raise lost
 
-    def _revision_of(self, result: TxnResult) -> int:
+    def _seen(self, result: TxnResult) -> tuple[int, int]:
+        """Return the mark's version and revision, as an answer tells them."""
         if result.succeeded:
-            return result.revision
+            return self._done + 1, result.revision
         (found,) = result.responses
         assert isinstance(found, RangeResult)
-        is_done = bool(found.kvs) and found.kvs[0].version == self._done + 1
-        return found.kvs[0].mod_revision if is_done else 0
+        return (found.kvs[0].version, found.kvs[0].mod_revision) if found.kvs else (0, 0)

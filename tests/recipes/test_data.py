@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from pyraftkv import KV, Cluster, errors
+from pyraftkv import KV, Cluster, PutKey, errors
 from pyraftkv.recipes import Counter, LockingQueue, PriorityQueue, Queue, Session
+from pyraftkv.recipes.compares import is_absent
 from pyraftkv.recipes.once import Once
 from pyraftkv.recipes.queue import PRIORITY_MAX
 from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, virtually
@@ -20,6 +21,8 @@ class Lossy:
         self._kv = kv
         self._losses = losses
         self._late = late
+        self.revokes = False
+        """Whether the lease ends together with the next answer."""
         self.under_way: list[asyncio.Future[object]] = []
 
     def __getattr__(self, name: str) -> object:
@@ -31,6 +34,11 @@ class Lossy:
 
     async def commit(self, txn: object, timeout: float | None) -> object:
         """Commit it, now or later, and lose the answer if it is time to."""
+        if self.revokes:
+            self.revokes = False
+            await txn.commit(timeout=timeout)  # type: ignore[attr-defined]
+            await self._kv.leases.revoke((await self._kv.leases.list())[-1])
+            raise errors.ConnectionLost("the answer is lost, and the lease has ended")
         if not self._losses:
             return await txn.commit(timeout=timeout)  # type: ignore[attr-defined]
         self._losses -= 1
@@ -132,6 +140,48 @@ def test_a_mark_is_renewed_before_it_ends() -> None:
             await queue.push(value)
             await asyncio.sleep(TTL * 3)
         assert [await queue.take() for _ in range(3)] == [b"one", b"two", b"three"]
+
+    virtually(scenario)
+
+
+def test_a_mark_that_ended_early_is_replaced() -> None:
+    """Whether it had been used or not: nothing was done under it, so nobody need be told."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        queue = Queue(kv, "q", ttl=TTL)
+        for value in ("one", "two"):
+            await queue.push(value)
+            await kv.leases.revoke((await kv.leases.list())[-1])
+        unused = Once(kv, "q//marks/", ttl=TTL)
+        await unused.name()
+        await kv.leases.revoke((await kv.leases.list())[-1])
+        assert await unused.commit(PutKey(b"k", b"v"), when=is_absent(b"k")) > 0
+        assert await unused.commit(PutKey(b"k", b"v"), when=is_absent(b"k")) == 0
+        await queue.push("three")
+        assert await queue.count() == 3
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_mark_that_ends_before_the_answer_comes_tells_nothing(used: bool) -> None:
+    """The write was done, and the mark is gone that could say so: it is maybe."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        store = Lossy(kv, losses=0)
+        once = Once(store, "q//marks/", ttl=TTL)  # type: ignore[arg-type]
+        if used:
+            await once.commit(PutKey(b"k", b"first"), when=is_absent(b"k"))
+            await kv.delete("k")
+        else:
+            await once.name()
+        store.revokes = True
+        await refused(once.commit(PutKey(b"k", b"v"), when=is_absent(b"k")), errors.MaybeApplied)
+        found = await kv.get("k")
+        assert found is not None
+        assert found.version == 1
 
     virtually(scenario)
 
