@@ -68,7 +68,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     if join is not None and not addresses:
         raise errors.ConfigurationError(f"join={join!r} names no other member: nobody is there to be asked")
     _check_beginning(table, addresses, listens=listen is not None)
-    _check_witness(table, addresses, witness=witness, learner=learner)
+    _check_kind(table, addresses, witness=witness, learner=learner)
     transport: Transport = MemoryNetwork().transport(name)
     if listen is not None:
         transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
@@ -92,8 +92,10 @@ def _check_beginning(members: Mapping[str, str], join: list[str], *, listens: bo
         raise errors.ConfigurationError("members= begins a cluster and join= enters one: give one of the two")
 
 
-def _check_witness(members: Mapping[str, str], join: list[str], *, witness: bool, learner: bool) -> None:
-    """Refuse a witness that could be of no use. Raises `ConfigurationError`."""
+def _check_kind(members: Mapping[str, str], join: list[str], *, witness: bool, learner: bool) -> None:
+    """Refuse a witness or a learner that could be of no use. Raises `ConfigurationError`."""
+    if learner and not join:
+        raise errors.ConfigurationError("learner=True needs join=: the first members of a cluster vote")
     if witness and (learner or not (join or len(members) > DATA_VOTERS_MIN)):
         raise errors.ConfigurationError("witness=True needs two members with the data beside it, and is no learner")
 

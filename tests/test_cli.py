@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import contextlib
@@ -483,11 +484,26 @@ def test_a_request_that_is_wrong_is_usage(
 @pytest.mark.parametrize(
     "arguments", [[], ["frob"], ["get"], ["get", "k", "--limit", "-1"], ["get", "k", "--timeout", "0"], ["endpoint"]]
 )
-def test_arguments_that_do_not_parse_are_usage(arguments: list[str]) -> None:
-    """Argparse ends with 2, as other commands do."""
+def test_arguments_that_do_not_parse_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends with 2, as other commands do, and with one line that says where to read more."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert line.endswith("--help`")
+
+
+def test_an_argument_that_does_not_parse_is_told_what_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the words of whoever types it, not in the name of the function that parses it."""
+    for arguments, words in [
+        (["get", "k", "--rev", "-1"], "--rev: '-1' is no whole number from 0 on"),
+        (["get", "k", "--timeout", "soon"], "'soon' is no wait above zero, such as 5, 5s, 500ms or 1m"),
+        (["lease", "revoke", "mine"], "'mine' is no id of a lease"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert words in capsys.readouterr().err
 
 
 def test_global_options_stand_before_or_after_the_verb() -> None:
@@ -510,7 +526,7 @@ def test_waits_are_written_as_in_etcdctl() -> None:
     """Seconds, or with a unit."""
     assert [seconds(text) for text in ("5", "0.5", "5s", "500ms", "2m")] == [5.0, 0.5, 5.0, 0.5, 120.0]
     for text in ("", "x", "-1s", "0", "inf", "nan"):
-        with pytest.raises(ValueError):
+        with pytest.raises(argparse.ArgumentTypeError, match="no wait above zero"):
             seconds(text)
 
 

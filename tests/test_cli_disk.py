@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import pyraftkv
+from pyraftkv.cli.common import STORAGE
 from pyraftkv.cli.disk import frame_json, frame_lines
 from pyraftkv.log.record import ENTRIES, HARD_STATE, Frame, RecordType
 from pyraftkv.store.commands import DeleteRange, PutKey
@@ -92,6 +93,10 @@ def test_damage_has_its_own_status(cli: Cli, data: Path) -> None:
     status, out, _ = cli("wal", "verify", str(data))
     assert status == CORRUPT
     assert f"CORRUPT: wal/{segment.path.name}, offset {batch.start}: damage before a later batch" in out
+    status, out, err = cli("serve", "--data-dir", str(data))
+    assert status == STORAGE
+    assert err.endswith(f"; what to do: `pyraftkv doctor {data}`\n")
+    assert "term 0" not in cli("doctor", str(data))[1]  # nobody can say which
     status, out, _ = cli("doctor", str(data), "-w", "json")
     report = json.loads(out)
     (finding,) = report["findings"]

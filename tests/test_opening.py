@@ -143,6 +143,8 @@ def test_who_joins_says_where_and_begins_nothing(tmp_path: Path) -> None:
     """Not without an address of its own, not beside a list of first members, not at an address that nobody can have."""
     with pytest.raises(errors.ConfigurationError, match="listen="):
         pyraftkv.open(tmp_path / "d", join="127.0.0.1:1")
+    with pytest.raises(errors.ConfigurationError, match="learner=True needs join="):
+        pyraftkv.open(tmp_path / "d", learner=True)
     with pytest.raises(errors.ConfigurationError, match="one of the two"):
         pyraftkv.open(tmp_path / "d", listen="127.0.0.1:0", join="127.0.0.1:1", members="default=127.0.0.1:2")
     with pytest.raises(errors.ConfigurationError):

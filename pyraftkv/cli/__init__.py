@@ -15,6 +15,7 @@ errors to standard error as one line. Exit statuses answer the two questions tha
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
@@ -24,10 +25,18 @@ from collections.abc import Sequence
 from pyraftkv import errors
 from pyraftkv.cli.arguments import parser, sim
 from pyraftkv.cli.common import DONE, INTERRUPTED, exit_status, one_line
-from pyraftkv.cli.serving import serve
+from pyraftkv.cli.recovering import recover
+from pyraftkv.cli.serving import data_dir_of, serve
 
 LOG_LEVELS = {serve: "info", sim: "critical"}
 """What is told unless ``--log-level`` says otherwise; the members of a simulation fail all the time."""
+
+
+def advice(error: errors.PyraftkvError, args: argparse.Namespace) -> str:
+    """Return what else to say of an error: who tells more about a directory that no member can start from."""
+    if args.run not in (serve, recover) or not isinstance(error, errors.WalCorruption | errors.SnapshotCorruption):
+        return ""
+    return f"; what to do: `pyraftkv doctor {args.data_dir or data_dir_of(args.name)}`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         running = args.run(args)
         status: int = asyncio.run(running) if asyncio.iscoroutine(running) else running
     except errors.PyraftkvError as error:
-        sys.stderr.write(f"Error: {one_line(error)}\n")
+        sys.stderr.write(f"Error: {one_line(error)}{advice(error, args)}\n")
         return exit_status(error)
     except KeyboardInterrupt:
         return INTERRUPTED

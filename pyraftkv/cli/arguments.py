@@ -7,11 +7,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import pyraftkv
 from pyraftkv.backup import BUMP_REVISION
-from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE
+from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, USAGE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_hashkv, endpoint_health, endpoint_status
 from pyraftkv.cli.keys import CONSISTENCIES, REVISION_BOUNDS, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
@@ -64,32 +64,42 @@ async def version(args: argparse.Namespace) -> int:  # noqa: ARG001  (every verb
     return DONE
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line; twenty lines of usage above it would hide that."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with `USAGE`."""
+        self.exit(USAGE, f"Error: {message}; see `{self.prog} --help`\n")
+
+
 def seconds(text: str) -> float:
-    """Parse a wait: ``5``, ``5s``, ``500ms`` or ``1m``, above zero."""
-    for unit, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("", 1.0)):
+    """Parse a wait: ``5``, ``5s``, ``500ms`` or ``1m``, above zero. Raises `ArgumentTypeError`."""
+    number, factor = text, 1.0
+    for unit, unit_seconds in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
         if text.endswith(unit):
-            value = float(text.removesuffix(unit)) * factor
-            if not 0 < value < float("inf"):
-                raise ValueError(text)
+            number, factor = text.removesuffix(unit), unit_seconds
+            break
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(number) * factor) < float("inf"):
             return value
-    raise AssertionError(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no wait above zero, such as 5, 5s, 500ms or 1m")
 
 
 def seeds(text: str) -> range:
     """Parse ``A..B``: every seed from A to B, both included. Raises `ArgumentTypeError`."""
     first, _, last = text.partition("..")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(argparse.ArgumentTypeError):
         if found := range(count(first), count(last) + 1):
             return found
     raise argparse.ArgumentTypeError(f"{text!r} is no range A..B, such as 1..20")
 
 
 def count(text: str) -> int:
-    """Parse a whole number that is not negative."""
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
+    """Parse a whole number that is not negative. Raises `ArgumentTypeError`."""
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
 
 
 def add_globals(parser: argparse.ArgumentParser, *, again: bool) -> None:
@@ -350,7 +360,7 @@ def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="pyraftkv",
         description="etcd inside your Python process: run a member, read and write keys, ask members how they are.",
         epilog="Exit status: 0 done, 1 not applied, 2 wrong usage, 3 outcome unknown, 70 storage.",

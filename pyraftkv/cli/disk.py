@@ -198,7 +198,8 @@ def directory_lines(report: DirectoryReport) -> Iterator[str]:
     free, total = disk_space(report.path)
     yield f"  lock       {'held: a member runs here' if report.in_use else 'free'}"
     yield f"  log        {summary_of(report.wal)}"
-    yield f"  state      term {state.term}, vote {state.vote}, commit index {state.commit}"
+    if report.wal.verdict < CORRUPT:
+        yield f"  state      term {state.term}, vote {state.vote}, commit index {state.commit}"
     named = [each for each in report.snapshots if each.is_named]
     newest = f", a start loads the one at index {report.snapshot_index}" if report.snapshot_index else ""
     yield f"  snapshots  {len(named)} in use{newest}"
@@ -239,6 +240,8 @@ def summary_of(report: WalReport) -> str:
     files = f"{size} in {count} segment{'' if count == 1 else 's'}"
     if report.finding is not None and report.finding.verdict >= CORRUPT:
         return f"{files}, not to be started from"
+    if report.last_index < report.first_index:
+        return f"{files}, no entries after {report.last_index}"
     return f"{files}, entries {report.first_index} to {report.last_index}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from base64 import b64encode
 
 from pyraftkv import errors
@@ -13,11 +14,11 @@ from pyraftkv.leases import RENEWALS_PER_TTL
 
 
 def lease_id(text: str) -> int:
-    """Parse an id as it is printed. Raises `ValueError`."""
-    lease = int(text, 16)
-    if lease < 1:
-        raise ValueError("the id of a lease is above 0")
-    return lease
+    """Parse an id as it is printed. Raises `ArgumentTypeError`."""
+    with contextlib.suppress(ValueError):
+        if (lease := int(text, 16)) > 0:
+            return lease
+    raise argparse.ArgumentTypeError(f"{text!r} is no id of a lease: hexadecimal, as `lease grant` printed it")
 
 
 async def lease_grant(args: argparse.Namespace) -> int:

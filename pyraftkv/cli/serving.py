@@ -25,7 +25,7 @@ async def serve(args: argparse.Namespace) -> int:
     own = members.get(args.name)
     listen = args.listen or own or DEFAULT_ADDRESS
     node = pyraftkv.open(
-        args.data_dir or f"{args.name}.pyraftkv",
+        args.data_dir or data_dir_of(args.name),
         name=args.name,
         listen=listen,
         advertise=args.advertise or own,
@@ -40,6 +40,11 @@ async def serve(args: argparse.Namespace) -> int:
     )
     with told_to_stop() as stop:
         return await run_until(node, stop)
+
+
+def data_dir_of(name: str) -> str:
+    """Return the directory of a member that was not given one."""
+    return f"{name}.pyraftkv"
 
 
 def config_of(args: argparse.Namespace) -> NodeConfig | None:

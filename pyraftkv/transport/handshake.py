@@ -72,9 +72,11 @@ class PeerGate:
             HandshakeRejected: Says why.
         """
         judge_hello(own, other)
-        if other.member_id == own.member_id or (expected is not None and other.member_id != expected):
+        is_own = other.member_id == own.member_id
+        if is_own or (expected is not None and other.member_id != expected):
+            there = "as we are ourselves" if is_own else f"where member {expected} should"
             raise HandshakeRejected(
-                f"member {other.member_id} ({other.name}) answers where member {expected or own.member_id} should",
+                f"member {other.member_id} ({other.name}) answers {there}",
                 reason="wrong-member",
                 peer=other.name,
             )

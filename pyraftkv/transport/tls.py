@@ -78,7 +78,8 @@ class TLS:
             if self.cert:
                 context.load_cert_chain(self.cert, self.key or None)
         except (OSError, ValueError) as error:  # SSLError is an OSError
-            raise ConfigurationError(f"TLS files cannot be used: {error}") from error
+            files = ", ".join(filter(None, (self.ca, self.cert, self.key)))
+            raise ConfigurationError(f"TLS files cannot be used ({files}): {error}") from error
         return context
 
     def check_identity(self, ssl_object: Any, hello: Hello) -> None:

@@ -51,6 +51,8 @@ def test_whoever_was_dialled_must_answer() -> None:
     assert _refused(gate.admit, OWN, hello(3), expected=2) == "wrong-member"
     assert _refused(gate.admit, OWN, hello(0), expected=2) == "wrong-member"
     assert _refused(gate.admit, OWN, hello(1)) == "wrong-member"
+    with pytest.raises(HandshakeRejected, match="answers as we are ourselves"):
+        gate.admit(OWN, hello(1), expected=1)
 
 
 def test_a_directory_that_went_back_in_time_is_refused() -> None:

@@ -209,7 +209,7 @@ async def test_files_are_read_anew_at_every_dial(authority: Authority) -> None:
     tls = authority.tls("rotated")
     client = Stream(await TcpDialer(tls=tls)(one.transport.address, hello()))
     stale, _ = authority.issue("stale")
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=stale):
         await TcpDialer(tls=replace(tls, cert=stale))(one.transport.address, hello())
     authority.issue("rotated")
     again = Stream(await TcpDialer(tls=tls)(one.transport.address, hello()))
