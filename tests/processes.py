@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -23,7 +25,7 @@ from pyraftkv.cli.common import exit_status, one_line
 from pyraftkv.cli.serving import run_until, told_to_stop
 from pyraftkv.client import Client
 from pyraftkv.kv import KeyValue, Status
-from pyraftkv.log import FileStorage
+from pyraftkv.log import FileStorage, OsFileSystem
 from pyraftkv.log.wal import SEGMENT_BYTES_MAX
 from pyraftkv.opening import parse_members
 from pyraftkv.sim.processes import NAMES, READY_SECONDS_MAX, MemberProcess, free_ports, kill_all
@@ -89,6 +91,11 @@ class Process(MemberProcess):
         """Return its view of itself."""
         async with self.connect() as kv:
             return await kv.status()
+
+    def fail_disk(self) -> None:
+        """Let the next sync of its log fail (SIGUSR1); it must have been given settings."""
+        assert self._settings is not None
+        self._signal(signal.SIGUSR1)
 
     async def exit(self) -> int:
         """Wait until it ends by itself, and return its exit status. Raises `subprocess.TimeoutExpired`."""
@@ -163,6 +170,38 @@ class Processes:
 # --- The member with settings --------------------------------------------------------------------------------------
 
 
+class FailingFileSystem(OsFileSystem):
+    """The operating system's files, of which the next sync fails when it is told so; it says what is touched then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_failing = False
+        self._failed_fd = -1
+
+    def fail(self) -> None:
+        """Let the next sync of a file fail."""
+        self.is_failing = True
+
+    def fdatasync(self, fd: int) -> None:
+        self._touch(fd)
+        if self.is_failing:
+            self.is_failing, self._failed_fd = False, fd
+            raise OSError(errno.EIO, "the disk was told to fail")
+        super().fdatasync(fd)
+
+    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        self._touch(fd)
+        return super().pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._touch(fd)
+        super().truncate(fd, size)
+
+    def _touch(self, fd: int) -> None:
+        if self._failed_fd >= 0:
+            logging.getLogger("tests").error("descriptor %d is touched after %d failed", fd, self._failed_fd)
+
+
 async def serve(args: argparse.Namespace) -> int:
     """Run a member with settings of its own until a signal comes, and log its events."""
     settings = dict(pair.split("=", 1) for pair in args.settings)
@@ -170,10 +209,12 @@ async def serve(args: argparse.Namespace) -> int:
     kinds = {field.name: type(field.default) for field in fields(pyraftkv.NodeConfig)}
     config = pyraftkv.NodeConfig(**{name: kinds[name](float(value)) for name, value in settings.items()})
     members = parse_members(args.members)
+    files = FailingFileSystem()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, files.fail)
     node = pyraftkv.Node(
         args.name,
         members=members,
-        storage=FileStorage(args.data_dir, segment_bytes_max=segment_bytes_max),
+        storage=FileStorage(args.data_dir, fs=files, segment_bytes_max=segment_bytes_max),
         transport=TcpTransport(listen=members[args.name]),
         config=config,
     )

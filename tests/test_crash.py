@@ -22,6 +22,7 @@ from time import perf_counter
 import pytest
 
 from pyraftkv import errors
+from pyraftkv.cli.common import STORAGE
 from pyraftkv.client import Client
 from tests.load import IMPATIENT_SECONDS, LAST_KEY, PATIENT_SECONDS, Load, judge, judge_events, read_all
 from tests.processes import READY_SECONDS_MAX, Process, Processes
@@ -223,6 +224,37 @@ def test_snapshots_purges_and_pauses_lose_and_double_nothing(tmp_path: Path, soa
     said = "".join(member.said for member in cluster.members.values())
     assert said.count("SnapshotWritten(") > cycles
     assert said.count("SnapshotInstalled(") > 0
+
+
+@pytest.mark.parametrize("names", [("n1",), ("n1", "n2", "n3")])
+def test_a_sync_that_fails_under_load_ends_the_member(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """1. The leader's process ends with the storage's exit status, and writes and syncs nothing after that.
+
+    2. Its clients find the others, or wait until it is back; started again, it goes on.
+    3. What was acknowledged is there, and nothing is there twice.
+    """
+
+    async def main() -> None:
+        async with Processes(tmp_path, names=names, settings=SMALL_SNAPSHOTS) as cluster, cluster.connect() as kv:
+            member = await cluster.leader()
+            load = Load([kv], Random(seed_of("failing sync", soak=False)))
+            load.start()
+            try:
+                await load.progress(100)
+                load.allow(1_000)
+                member.fail_disk()
+                assert await member.exit() == STORAGE
+                assert "Error: StorageFailed: " in member.last_words
+                assert "the disk was told to fail" in member.said
+                assert "is touched after" not in member.said
+                member.start()
+                await load.progress(100)
+                await load.stop()
+            finally:
+                await load.abandon()
+            assert judge(load.ledger, await read_all(kv, local=False)) == []
+
+    asyncio.run(main())
 
 
 def test_first_start_needs_no_help_however_often_it_is_interrupted(tmp_path: Path) -> None:
