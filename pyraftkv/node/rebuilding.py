@@ -32,6 +32,7 @@ from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
+from pyraftkv.log.base import Identity, Storage
 from pyraftkv.node.aside import identity_at, put_in_place
 from pyraftkv.node.node import Node
 from pyraftkv.protocol import AddMember, ChangeMembers, MemberChange, MemberInfo, MembersResult, RemoveMember
@@ -94,27 +95,46 @@ class Rebuilding:
         own = identity_at(self._path)
         rng = Random(self._random.getrandbits(64))
         async with Client(self._join, dialer=self._dialer, name="rebuild", rng=rng) as client:
-            table = await client.member_table(None)
-            if own is not None and own.cluster_id not in (0, table.cluster_id):
-                raise errors.ForeignDataDir(
-                    f"{self._path} belongs to cluster {own.cluster_id:x}, and {', '.join(self._join)} to "
-                    f"{table.cluster_id:x}"
-                )
             storage = FileStorage(self._new, random=self._random)
-            incarnation = (await storage.start(failed=_ignore)).identity.incarnation
-            try:
-                old, member = None, _with(incarnation, table)
-                if member is None:
-                    old = self._old(table, own.member_id if own is not None else 0)
-                    table_now = await client.change_members(self._exchange(old, address, incarnation), None)
-                    member = _with(incarnation, table_now)
-                    assert member is not None, "who was taken in is a member"
-                await storage.identify(cluster_id=table.cluster_id, member_id=member.id)
-            finally:
-                await storage.close()
-        votes = old is None or old.id in table.membership.voters
+            member, replaced, votes = await self.exchange(client, storage, own=own, address=address)
         aside = await asyncio.to_thread(put_in_place, self._new, self._path)
-        return Rebuilt(member, old.id if old is not None else 0, aside, votes)
+        return Rebuilt(member, replaced, aside, votes)
+
+    async def exchange(
+        self, client: Client, storage: Storage, *, own: Identity | None, address: str | None
+    ) -> tuple[MemberInfo, int, bool]:
+        """Let the cluster take the old member out and the new one in, and bind the new directory; it is closed then.
+
+        Args:
+            client: Of the other members.
+            storage: The new directory, not started.
+            own: Whose the damaged one is, as far as it can say.
+            address: As for `replace`.
+
+        Returns:
+            The new member, the id of the old one or 0, and whether that had a vote.
+
+        Raises: as `replace`.
+        """
+        table = await client.member_table(None)
+        if own is not None and own.cluster_id not in (0, table.cluster_id):
+            raise errors.ForeignDataDir(
+                f"{self._path} belongs to cluster {own.cluster_id:x}, and {', '.join(self._join)} to "
+                f"{table.cluster_id:x}"
+            )
+        incarnation = (await storage.start(failed=_ignore)).identity.incarnation
+        try:
+            old, member = None, _with(incarnation, table)
+            if member is None:
+                old = self._old(table, own.member_id if own is not None else 0)
+                table_now = await client.change_members(self._exchange(old, address, incarnation), None)
+                member = _with(incarnation, table_now)
+                assert member is not None, "who was taken in is a member"
+            await storage.identify(cluster_id=table.cluster_id, member_id=member.id)
+        finally:
+            await storage.close()
+        votes = old is None or old.id in table.membership.voters
+        return member, old.id if old is not None else 0, votes
 
     def _old(self, table: MembersResult, own: int) -> MemberInfo | None:
         """Return the member that is to go; None if it is gone. Raises `MemberNotFound` if nobody can say who it was."""

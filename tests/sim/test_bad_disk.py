@@ -7,14 +7,19 @@ import asyncio
 import pytest
 
 from pyraftkv import errors
+from pyraftkv.log import FileStorage
+from pyraftkv.log.identity import IdentityFile
+from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.node import Node
+from pyraftkv.node.rebuilding import Rebuilding
 from pyraftkv.sim.faults import DiskFault, SyncFailure
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
+from pyraftkv.transport import TcpDialer
+from tests.log.disks import LoopWorker
 from tests.sim.test_full_disk import Writer, everything_is_there
 from tests.sim.test_pitfalls import SECONDS_MAX, until
 from tests.sim.test_simulation import leader_of
-
 
 WRITERS = 16
 """Enough that some of them wait for an answer at any moment."""
@@ -94,4 +99,75 @@ def test_a_sync_that_fails_ends_the_leader_and_nothing_is_lost(how: SyncFailure)
         await everything_is_there(sim, writer)
 
     with Simulation(seed=62) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def rot_in_the_middle(host: Host) -> None:
+    """Flip a bit of the log, in a batch that many others follow, and of the copy in memory: it is not running."""
+    path = next(f"/data/wal/{name}" for name in host.disk.mount().listdir("/data/wal") if name.endswith(".wal"))
+    data = bytearray(host.disk.file(path))
+    data[BLOCK_BYTES + 2000] ^= 1
+    host.disk.damage(path, data)
+    host.had_bad_disk = host.is_rotten = True
+
+
+def votes(host: Host) -> bool:
+    """Whether a member runs, and has a vote as far as it knows."""
+    return host.member is not None and host.member.raft.membership.is_voter(host.member.raft.id)
+
+
+async def rebuild(sim: Simulation, victim: Host) -> int:
+    """Rebuild a member that refused to start, as `pyraftkv.rebuild` does; return the id of the one that it was."""
+    identities = IdentityFile(victim.disk.mount(), "/data")
+    identities.load()
+    own = identities.identity
+    assert own is not None
+    sim.invariants.lost(victim.name)
+    host = sim.renew(victim.name)
+    crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    storage = FileStorage("/data", fs=host.disk.mount(), worker=lambda _: LoopWorker(crashed), random=sim.random("new"))
+    others = [address for name, address in sim.addresses.items() if name != victim.name]
+    rebuilding = Rebuilding("/data", name=None, join=others, dialer=TcpDialer())
+    async with sim.client(name="rebuild") as client:
+        member, replaced, voted = await rebuilding.exchange(client, storage, own=own, address=None)
+    assert voted
+    assert member.name == victim.name
+    host.start()
+    return replaced
+
+
+@pytest.mark.parametrize("victim_leads", [False, True])
+def test_a_member_whose_log_rots_is_rebuilt_under_load(victim_leads: bool) -> None:
+    """1. A member lost its power, and meanwhile its log rots in the middle: it refuses to start, by name.
+
+    2. It is rebuilt while the others take writes: another id, a learner first, then it votes.
+    3. It counts: with it and one of the others the cluster goes on. Nothing that was acknowledged is lost.
+    """
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        victim = leader if victim_leads else next(host for host in sim.members if host is not leader)
+        writer = Writer(sim)
+        await writer.more(20)
+        node = victim.node
+        assert node is not None
+        old = (await victim.run(lambda _: node.status())).member_id  # type: ignore[misc]
+        victim.power_loss()
+        rot_in_the_middle(victim)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        stops = [event for event in sim.trace.events({"stop"}) if event.host == victim.name]
+        assert stops[-1].detail["why"] == "WalCorruption"
+        await writer.more(20)
+        assert await rebuild(sim, victim) == old
+        await writer.more(20)
+        await until(lambda: votes(victim), sim)
+        other = next(host for host in sim.members if host is not victim and host is not sim.leader)
+        other.kill()
+        await writer.more(20)
+        other.start()
+        await everything_is_there(sim, writer)
+        sim.check_images()
+
+    with Simulation(seed=63) as sim:
         sim.run(main, until=SECONDS_MAX)
