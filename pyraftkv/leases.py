@@ -17,6 +17,7 @@ from typing import Self
 
 from pyraftkv import errors
 from pyraftkv.store.commands import Command, GrantLease, LeaseQuery, LeaseVerb, RevokeLease
+from pyraftkv.store.validate import LEASE_MAX
 from pyraftkv.store.values import LeaseAnswer, LeaseGranted, LeaseInfo, LeaseList, LeaseRevoked, Result
 
 RENEWALS_PER_TTL = 3
@@ -104,7 +105,7 @@ class LeasesFace:
         return answer.ids
 
     async def _ask(self, verb: LeaseVerb, lease: int, timeout: float | None) -> LeaseInfo:
-        if type(lease) is not int or lease < 0:
+        if type(lease) is not int or not 0 <= lease <= LEASE_MAX:
             raise errors.InvalidRequest(f"no lease has the id {lease!r}")
         answer = await self._engine.ask_leases(LeaseQuery(verb, lease), timeout)
         assert isinstance(answer, LeaseInfo)
@@ -166,7 +167,15 @@ class HeldLease:
             raise errors.LeaseLost(f"lease {self.id:x} was lost", lease=self.id)
 
     async def _keep(self) -> None:
-        """Renew until the lease is lost."""
+        """Renew; unless it is the end of the block that ends it, the lease is lost then, whatever the reason is."""
+        try:
+            await self._renew()
+        finally:
+            if self._keeping is not None:
+                self.lost.set()
+
+    async def _renew(self) -> None:
+        """Renew until the lease is gone, or may be."""
         loop = asyncio.get_running_loop()
         renew_at = self._lost_at - self.ttl + self.ttl / RENEWALS_PER_TTL
         while True:
@@ -179,11 +188,10 @@ class HeldLease:
                 ttl = await self._engine.leases.keep_alive(self.id, timeout=min(seconds, self._timeout or seconds))
             except errors.LeaseNotFound:
                 break
-            except errors.Unavailable:
+            except errors.PyraftkvError:  # whatever it is: the lease is there until its time has come
                 renew_at = loop.time() + min(1.0, self.ttl / RETRY_PART)
             else:
                 self._lost_at, renew_at = sent_at + ttl, sent_at + ttl / RENEWALS_PER_TTL
-        self.lost.set()
 
 
 def whole_seconds(ttl: float) -> int:

@@ -153,7 +153,8 @@ class Prefix:
         """Return what a lease is like, with those of its keys that are in the namespace."""
         if isinstance(answer, LeaseList):
             return answer
-        return replace(answer, keys=[key[self._length :] for key in answer.keys if key.startswith(self.prefix)])
+        bare = [key[self._length :] for key in answer.keys if key.startswith(self.prefix)]
+        return replace(answer, keys=[key for key in bare if key])  # hazard 2
 
     def bare(self, kv: KeyValue) -> KeyValue:
         """Return the key-value with the key of the namespace."""

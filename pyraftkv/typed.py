@@ -100,9 +100,13 @@ def _scalar(kind: type) -> _Shape:
 
 
 def _float(value: Any, path: str) -> float:
-    if type(value) not in (float, int) or not math.isfinite(value):
+    try:
+        number = float(value) if type(value) in (float, int) else math.nan
+    except OverflowError:  # a whole number of more digits than a float has room for
+        number = math.inf
+    if not math.isfinite(number):
         raise _Misfit(path, f"{value!r:.40} is no finite number")
-    return float(value)
+    return number
 
 
 def _encode_bytes(value: Any, path: str) -> str:
@@ -270,11 +274,11 @@ class _Compiler:
         if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and type(None) in arguments:
             (other,) = [argument for argument in arguments if argument is not type(None)]
             return _optional(self.shape(other, path))
-        if origin is list:
+        if origin is list and arguments:
             return _sequence(list, self.shape(arguments[0], path))
         if origin is tuple and len(arguments) == 2 and arguments[1] is ...:
             return _sequence(tuple, self.shape(arguments[0], path))
-        if origin is dict and arguments[0] is str:
+        if origin is dict and arguments[:1] == (str,):
             return _mapping(self.shape(arguments[1], path))
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _enum(hint)

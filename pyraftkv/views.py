@@ -225,7 +225,8 @@ class LiveView(View):
             return  # It is asked again.
 
     def _apply(self, events: list[Event], revision: int) -> None:
-        """Take over the events of whole revisions, but for those that are known already."""
+        """Take over the events of whole revisions, but for those that are known already. Raises what ended the view."""
+        self._check()
         changes: list[Change] = []
         kvs = self._kvs
         for event in events:
@@ -241,7 +242,8 @@ class LiveView(View):
         self._move(changes, revision)
 
     def _replace(self, found: RangeResult) -> None:
-        """Take over everything at once, unless it is older than what there is."""
+        """Take over everything at once, unless it is older than what there is. Raises what ended the view."""
+        self._check()
         if found.revision < self._revision:
             return
         before: dict[bytes, KeyValue] = dict(self._kvs)

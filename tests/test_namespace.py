@@ -91,6 +91,17 @@ async def test_a_watch_of_a_namespace(face: str, tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_what_hangs_on_a_lease_in_a_namespace() -> None:
+    """Of the keys of a lease a namespace shows its own, and not the key that is its prefix."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.leader
+        lease = (await kv.leases.grant(100)).id
+        for key in ("app", "app/", "app/a", "app0"):
+            await kv.put(key, "x", lease=lease)
+        assert (await kv.namespace("app/").leases.time_to_live(lease, keys=True)).keys == [b"a"]
+
+
+@asynchronous
 async def test_namespaces_within_namespaces() -> None:
     """A part of a part has both prefixes; one without a prefix is refused; one of bytes at the very end has an end."""
     async with cluster_of(1) as cluster:

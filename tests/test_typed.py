@@ -146,6 +146,7 @@ def test_nothing_else_is_taken_for_one(value: Any) -> None:
         ({"title": "t", "limits": {"a": "b"}}, "limits['a']"),
         ({"title": "t", "steps": [{"name": "s", "then": [{}]}]}, "steps[0].then[0].name"),
         ({"title": "t", "steps": [{"name": "s", "seconds": "long"}]}, "steps[0].seconds"),
+        ({"title": "t", "steps": [{"name": "s", "seconds": 10**400}]}, "steps[0].seconds"),
     ],
 )
 def test_what_does_not_fit_says_where(value: Any, path: str) -> None:
@@ -168,6 +169,7 @@ def test_what_does_not_fit_says_where(value: Any, path: str) -> None:
         {"limits": {1: 1}},
         {"steps": [Step("s", float("inf"))]},
         {"steps": [Step("s", float("nan"))]},
+        {"steps": [Step("s", 10**400)]},
         {"steps": (Step("s"),)},
         {"title": "\ud800"},
     ],

@@ -12,6 +12,8 @@ from pyraftkv import Change, errors
 from pyraftkv.engine import Engine
 from pyraftkv.kv import View
 from pyraftkv.sim.simulation import Simulation
+from pyraftkv.store.values import KeyValue, RangeResult
+from pyraftkv.views import LiveView
 from tests.node.support import asynchronous, cluster_of, refused
 from tests.test_engine import faces, open_face
 
@@ -113,6 +115,24 @@ async def test_a_view_has_a_bound() -> None:
             put = await kv.put("k/c", "1")
             await refused(view.at_least(put.revision + 1), errors.RequestTooLarge)
             assert not view.is_live
+
+
+@asynchronous
+async def test_a_view_that_has_ended_stays_as_it_was() -> None:
+    """What is too much may be found by who waits, while the watch goes on: it changes nothing any more."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.leader
+        await kv.put("k/a", "1")
+        async with await kv.view(prefix="k/", keys_max=1) as view:
+            assert isinstance(view, LiveView)
+            kvs = [KeyValue(key, b"1", 2, 2, 1) for key in (b"k/a", b"k/b")]
+            with pytest.raises(errors.RequestTooLarge):
+                view._replace(RangeResult(2, kvs, more=False, count=2))
+            await kv.delete("k/a")
+            assert view._task is not None
+            await asyncio.wait([view._task])
+            assert contents(view) == {"k/a": "1", "k/b": "1"}
+            await refused(view.at_least(100), errors.RequestTooLarge)
 
 
 @asynchronous

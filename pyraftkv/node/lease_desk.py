@@ -91,12 +91,12 @@ class LeaseDesk:
         try:
             async with asyncio.timeout_at(deadline):
                 seconds = await self._seconds(lease, deadline, renew=query.verb is LeaseVerb.RENEW)
-                if query.verb is LeaseVerb.KEYS:
-                    await self._confirm(deadline)
+                if query.verb is not LeaseVerb.RENEW:
+                    await self._confirm(deadline)  # this member may be behind the one that has answered
         except TimeoutError:
             raise errors.ReadTimeout("no leader that keeps the leases answered before the deadline") from None
         leases = self._replica().store.leases
-        if seconds < 0:
+        if seconds < 0 or (query.verb is not LeaseVerb.RENEW and lease not in leases):
             return LeaseInfo(lease, -1, 0)
         keys = leases.keys(lease) if query.verb is LeaseVerb.KEYS else []
         return LeaseInfo(lease, seconds, leases.ttl(lease), keys)

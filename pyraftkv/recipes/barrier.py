@@ -99,7 +99,7 @@ class DoubleBarrier:
         if self._session is not None:
             raise InvalidRequest("a barrier object is one participant's: make another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self._contest = contest = Contest(self._kv, self._row, session.lease)
+        self._contest = contest = Contest(self._kv, self._row, session)
         try:
             await contest.join(b"")
             await self._wait_for_all(contest)

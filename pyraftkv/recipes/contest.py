@@ -7,12 +7,16 @@ token, for whatever stands outside the store to tell an older holder from a newe
 Who waits for one seat watches one key alone, that of the contender before it: when somebody leaves, one other is woken
 up, and not all of them.
 
-1. A contender's write was sent, and its answer lost. It looks for its key: the key is named by its lease, so nobody
-   else can have made it, and it joins the row where the key stands.
+1. A contender's write was sent, and its answer lost. It looks for its key: the key is named by its lease and its place
+   under it, so nobody else can have made it, and it joins the row where the key stands.
 2. The contender before goes, and is not the first: it gave up. Then there may be another one before that, so the row
    is looked at again.
 3. A contender's own key was deleted by an operator, or its lease was lost while it waited. It is out of the row: it
    does not hold what it waited for.
+4. Two tasks contend under one session. With one key for both, the second would find itself in the row already, hold
+   what the first holds, and take it from that one when it leaves. So each has a key of its own.
+5. A contender is cancelled while its write is under way. It deletes what the write may have made: a shared session
+   goes on, and nobody would ever leave that place.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ import asyncio
 from contextlib import suppress
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
-from pyraftkv.kv import KV, Bytes, Lease
+from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.names import prefix_end
+from pyraftkv.recipes.session import Session
 from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, SortOrder, SortTarget
 from pyraftkv.store.values import KeyValue, RangeResult
 
@@ -33,16 +38,17 @@ class Contest:
     Args:
         kv: The store.
         row: The prefix of all contenders' keys.
-        lease: What the contender's key hangs on.
+        session: Under whose lease the contender's key stands; others may stand in the same row.
         kind: A part of the key after the prefix, for contenders of several kinds.
     """
 
-    def __init__(self, kv: KV, row: str, lease: Lease, *, kind: str = "") -> None:
+    def __init__(self, kv: KV, row: str, session: Session, *, kind: str = "") -> None:
         self._kv = kv
         self._row = row
-        self.lease = lease
+        self._is_asking = False
+        self.lease = session.lease
         """What the contender's key hangs on."""
-        self.key = f"{row}{kind}{lease.id:016x}"
+        self.key = f"{row}{kind}{session.next_place()}"
         """The contender's own key."""
         self.token = 0
         """The create revision of the key, once it stands there: it rises from holder to holder."""
@@ -54,6 +60,7 @@ class Contest:
 
     async def join(self, value: Bytes, *, timeout: float | None = None) -> None:
         """Stand at the end of the row. Raises as `KV.create`."""
+        self._is_asking = True
         try:
             result = await self._kv.create(self.key, value, lease=self.lease.id, timeout=timeout)
         except (KeyExists, MaybeApplied):
@@ -96,8 +103,11 @@ class Contest:
             raise LeaseLost(f"{self.key} was deleted: its holder is out of the row", lease=self.lease.id)
 
     async def leave(self) -> None:
-        """Step out of the row. Raises `NotApplied`, `MaybeApplied`: then the lease's end does it."""
-        if self.token:
+        """Step out of the row, if the contender may stand there.
+
+        Raises `NotApplied`, `MaybeApplied`: then the lease's end does it.
+        """
+        if self._is_asking:
             await self._kv.delete(self.key)
 
     async def _own(self, timeout: float | None) -> KeyValue | None:

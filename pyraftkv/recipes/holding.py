@@ -129,7 +129,7 @@ class Holding:
 
     async def _acquire(self) -> None:
         session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        contest = Contest(self._kv, self._row, session.lease, kind=self._kind)
+        contest = Contest(self._kv, self._row, session, kind=self._kind)
         try:
             await contest.join(self._value)
             try:

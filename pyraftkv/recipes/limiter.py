@@ -40,7 +40,7 @@ class RateLimiter:
         `MaybeApplied`: then a permit may be gone for nothing.
         """
         async with Session(self._kv, ttl=self._ttl) as session:
-            contest = Contest(self._kv, self._row, session.lease)
+            contest = Contest(self._kv, self._row, session)
             await contest.join(b"")
             try:
                 await contest.wait(seats=self._limit, timeout=timeout)

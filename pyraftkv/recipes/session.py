@@ -29,6 +29,7 @@ class Session:
         """The store that it is a session of."""
         self._lease = kv.lease(ttl=ttl, timeout=timeout)
         self._body: Body | None = None
+        self._places = 0
 
     def __repr__(self) -> str:
         return f"<Session of {self._lease!r}>"
@@ -37,6 +38,11 @@ class Session:
     def lease(self) -> Lease:
         """What it holds: for ``put(..., lease=session.lease.id)``."""
         return self._lease
+
+    def next_place(self) -> str:
+        """Return what names another place under the lease: no other one is called so, of this session or of any."""
+        self._places += 1
+        return f"{self._lease.id:016x}.{self._places}"
 
     async def __aenter__(self) -> Self:
         if self._body is not None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pyraftkv.errors import LeaseLost, Unavailable
+from pyraftkv.errors import Closed, LeaseLost, MaybeApplied, Unavailable
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.election import Election, Leadership
 from pyraftkv.recipes.session import TTL_DEFAULT
@@ -52,7 +52,8 @@ async def leader_only(
 ) -> None:
     """Call ``work`` every so many seconds in one program at a time, for ever.
 
-    While the cluster does not answer nobody calls it. Whoever takes over begins with a call.
+    While the cluster does not answer, or does not say what became of a write, nobody calls it. Whoever takes over
+    begins with a call. Raises what ``work`` raises otherwise, and `Closed` when the store was closed.
 
     Args:
         kv: The store.
@@ -73,5 +74,7 @@ async def leader_only(
     while True:
         try:
             await singleton(kv, name, repeat, ttl=ttl, value=value)
-        except Unavailable:
+        except Closed:
+            raise
+        except (Unavailable, MaybeApplied):
             await asyncio.sleep(PAUSE_SECONDS)

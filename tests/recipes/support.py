@@ -51,6 +51,10 @@ class Cancelling:
         self._at = at
         self.awaits = 0
 
+    async def run(self) -> None:
+        """Await it, as what a task is made of."""
+        await self
+
     def __await__(self) -> Generator[Any, Any, object]:
         throw: BaseException | None = None
         while True:
@@ -94,7 +98,7 @@ def cancel_everywhere(
             if setup is not None:
                 await setup(kv)
             counted = Cancelling(operation(kv), at=at)
-            task = asyncio.ensure_future(_run(counted))
+            task = asyncio.ensure_future(counted.run())
             try:
                 await task
             except asyncio.CancelledError:
@@ -106,10 +110,6 @@ def cancel_everywhere(
         virtually(scenario)
         if awaits < at:
             return at - 1
-
-
-async def _run(counted: Cancelling) -> None:
-    await counted
 
 
 async def nothing_is_left(kv: KV, name: str) -> None:

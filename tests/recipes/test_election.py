@@ -180,6 +180,32 @@ def test_work_that_is_done_every_so_often_is_done_by_one() -> None:
     virtually(scenario, members=3)
 
 
+def test_work_goes_on_after_a_write_of_which_nobody_knows_what_became() -> None:
+    """A leader of the cluster is cut off while it asks for a lease: it may have been granted. It stands again."""
+
+    async def scenario(cluster: Cluster) -> None:
+        node = cluster.leader
+        calls: list[float] = []
+
+        async def work(_: Leadership) -> None:
+            calls.append(now())
+
+        await node.put("a", "1")
+        cluster.network.isolate(node.address)
+        maybe = asyncio.ensure_future(node.leases.grant(10))
+        task = asyncio.ensure_future(leader_only(node, "report", work, every=60, ttl=TTL))
+        await refused(maybe, errors.MaybeApplied)
+        await asyncio.sleep(1)
+        assert not calls
+        assert not task.done()
+        cluster.network.heal()
+        await soon(lambda: calls)
+        await node.close()
+        await refused(task, errors.Closed)
+
+    virtually(scenario, members=3)
+
+
 async def lead(kv: KV) -> None:
     """Lead for a moment, and say so."""
     async with Election(kv, "boss", ttl=TTL).campaign("a") as leadership:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from pyraftkv import KV, Cluster, PutKey, errors
-from pyraftkv.recipes import Lock, RWLock, Session
-from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
+from pyraftkv.recipes import Lock, RWLock, Semaphore, Session
+from tests.recipes.support import TTL, Cancelling, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
 
 
 def test_one_at_a_time_in_the_order_in_which_they_came() -> None:
@@ -229,6 +229,32 @@ def test_several_locks_under_one_session() -> None:
     virtually(scenario)
 
 
+@pytest.mark.parametrize("kind", ["lock", "writers", "semaphore"])
+def test_tasks_that_share_a_session_exclude_each_other(kind: str) -> None:
+    """And none of them takes the place of another one with it when it leaves."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        inside = 0
+
+        async def worker(session: Session) -> None:
+            nonlocal inside
+            places = {"lock": Lock(session, "a"), "writers": RWLock(session, "a").write()}
+            async with places.get(kind) or Semaphore(session, "a", limit=1) as place:
+                inside += 1
+                assert inside == 1
+                await asyncio.sleep(1)
+                await place.check()
+                inside -= 1
+
+        async with Session(kv, ttl=TTL) as session, asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(worker(session))
+        await nothing_is_left(kv, "a")
+
+    virtually(scenario)
+
+
 def test_after_a_holder_that_died_the_lock_stays_free_for_its_delay() -> None:
     """And not after one that released it."""
 
@@ -331,3 +357,29 @@ def test_cancelled_anywhere_it_leaves_nothing_behind(operation: object) -> None:
             pass
 
     assert cancel_everywhere(operation, check) > 5  # type: ignore[arg-type]
+
+
+def test_cancelled_anywhere_it_leaves_no_place_in_a_session_that_goes_on() -> None:
+    """A write that is under way is taken back: nobody else would ever leave that place."""
+    at = awaits = 0
+    while awaits >= at:
+        at += 1
+
+        async def scenario(cluster: Cluster, at: int = at) -> None:
+            nonlocal awaits
+            async with Session(cluster.leader, ttl=TTL) as session:
+                counted = Cancelling(take_in(session), at=at)
+                task = asyncio.ensure_future(counted.run())
+                await asyncio.wait([task])
+                awaits = counted.awaits
+                await asyncio.sleep(1)
+                assert await Lock(session, "a").contenders() == [], at
+
+        virtually(scenario)
+    assert at > 5
+
+
+async def take_in(session: Session) -> None:
+    """Hold a lock under a session for a moment."""
+    async with Lock(session, "a"):
+        await asyncio.sleep(0.1)

@@ -95,6 +95,22 @@ def test_a_lease_ends_after_its_time_and_not_before() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_member_that_is_behind_tells_of_a_lease_what_its_leader_knows(seed: int) -> None:
+    """The leader says what is left of it, the member itself what it was granted for: of one state."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        await sim.sleep(1)
+        for _ in range(20):
+            granted = await on(leader, lambda node: node.leases.grant(100))
+            for host in sim.members:
+                info = await on(host, lambda node, lease=granted.id: node.leases.time_to_live(lease))
+                assert info.granted_ttl == 100
+
+    run(main, seed=seed)
+
+
 def test_a_new_leader_gives_every_lease_its_full_time() -> None:
     """1. A leader renews a lease, and dies. 2. The next one cannot know when that was. 3. Nor may it never end."""
 
