@@ -40,6 +40,7 @@ from pyraftkv.sim.report import SimReport
 from pyraftkv.sim.schedule import random_faults
 from pyraftkv.sim.simulation import IMAGE_SECONDS, Simulation
 from pyraftkv.sim.swarm import Swarm, random_swarm, with_orders
+from pyraftkv.sim.tenancy import TTL_SECONDS, Tenancy, Tenant
 from pyraftkv.sim.workload import PREFIX, Source, Watcher
 from pyraftkv.store import Work
 from pyraftkv.store.commands import FROM_KEY, RangeQuery
@@ -147,6 +148,13 @@ class Run:
         load = self.swarm.workload
         self.clients = [self.sim.host(f"c{number}", program=self._client) for number in range(1, load.clients + 1)]
         self.sim.embedded = self._embedded
+        self.tenancy = Tenancy(
+            self.sim.history,
+            now=self.sim.now,
+            at=self.sim.loop.at,
+            slowest=self.swarm.clock_rates[0],
+            violated=self.sim.violated,
+        )
         self.faults = (
             random_faults(
                 forks(seed, "faults"),
@@ -191,7 +199,23 @@ class Run:
                 name = f"{life}.{number}"
                 self._ask(group, self.sim.recorded(client, name), name, host, rate)
             self._watch(group, self.sim.recorded(client, life), host)
+            for number in range(load.tenants):
+                name = f"{life}.e{number}"
+                self._begin(group, host, self._tenant(self.sim.recorded(client, name), name, host).run())
         await asyncio.Event().wait()  # its part is over, but a program that ends would be started again
+
+    def _tenant(self, kv: Engine, name: str, host: Host) -> Tenant:
+        load = self.swarm.workload
+        return Tenant(
+            kv,
+            name,
+            prefix=PREFIX,
+            keys=load.keys,
+            random=host.fork(),
+            tenancy=self.tenancy,
+            timeout=load.request_seconds,
+            is_over=lambda: self._stopping,
+        )
 
     async def _embedded(self, host: Host, node: Node) -> None:
         """What a member's own program asks of its node. A witness has nothing to say."""
@@ -377,6 +401,10 @@ class Run:
             lambda: _have_applied(with_state(self._usable()), revision), bound, "every member has the last write"
         )
         await self._until(lambda: not self._is_busy(), bound, "clients end, and watches show the last write")
+        if self.swarm.workload.tenants:
+            ttl_seconds = max(TTL_SECONDS) / self.swarm.clock_rates[0]
+            hosts = with_state(self._usable())
+            await self._until(lambda: _have_no_leases(hosts), bound + ttl_seconds, "leases that nobody renews end")
         await self._until(lambda: _are_level(self._usable()), bound, "every member has applied the same log")
         first, *rest = with_state(self._usable())
         facts = _facts(first)
@@ -430,6 +458,12 @@ def _have_applied(hosts: Sequence[Host], revision: int) -> bool:
     return len(stores) == len(hosts) and all(store.published_revision >= revision for store in stores)
 
 
+def _have_no_leases(hosts: Sequence[Host]) -> bool:
+    """Whether each of these members runs and has no lease any more."""
+    stores = [host.member.replica.store for host in hosts if host.member is not None]
+    return len(stores) == len(hosts) and not any(len(store.leases) for store in stores)
+
+
 def _are_level(hosts: Sequence[Host]) -> bool:
     """Whether each of these members has applied all of the same log."""
     members = [host.member for host in hosts if host.member is not None]
@@ -446,4 +480,4 @@ def _facts(host: Host) -> list[object]:
     while isinstance(answer, Work):
         answer = answer.step(STEP_KEYS) or answer
     sessions = [codec.encode_table(part) for part in dump(replica.sessions.pin())]
-    return [replica.roster.plain(), store.compact_revision, answer, sessions]
+    return [replica.roster.plain(), store.compact_revision, answer, store.leases.rows(), sessions]

@@ -57,6 +57,8 @@ class Workload:
     """The deadline of an operation."""
     lease_share: float = 0.0
     """Of the reads: they go by the leader's lease, where it has one."""
+    tenants: int = 0
+    """Of each client's machine: programs that hold leases of the store, with keys under them."""
 
     def __post_init__(self) -> None:
         """See that clients can do this. Raises `ConfigurationError`."""
@@ -71,6 +73,7 @@ class Workload:
             mix=set(self.mix) <= set(OPERATIONS) and _can_be_drawn(self.mix.values()),
             request_seconds=0 < self.request_seconds < inf,
             lease_share=0 <= self.lease_share <= 1,
+            tenants=0 <= self.tenants <= CLIENTS_MAX,
         )
 
 
@@ -122,8 +125,8 @@ class Swarm:
 
     @property
     def clock_rates(self) -> Range:
-        """Between which rates clocks stay, whatever faults say: lease reads are right up to a drift, and that is it."""
-        if not self.config.lease_reads:
+        """Between which rates clocks stay, whatever faults say: leases are right up to a drift, and that is it."""
+        if not (self.config.lease_reads or self.workload.tenants):
             return (0.0, inf)
         slowest = sqrt(1 - self.config.clock_drift_max)
         return (slowest, 1 / slowest)
@@ -156,6 +159,9 @@ ORDERS_SHARE = 0.25
 
 WITNESS_SHARE = 0.15
 """Of the seeds with three members that nobody changes: one of these is a witness."""
+
+TENANTS_SHARE = 0.2
+"""Of the seeds: clients hold leases there."""
 
 CALM_SHARE = 0.04
 """Of the seeds: nothing goes wrong there, and everything must be perfect."""
@@ -205,7 +211,9 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
     if changes_members and random.random() < ORDERS_SHARE:
         swarm = with_orders(swarm, random, random.choice([0.2, 0.4, 0.8]))
     elif changes_members and swarm.members == DATA_VOTERS_MIN + 1 and random.random() < WITNESS_SHARE:
-        swarm = replace(swarm, witness=True)  # drawn last: all other seeds stay what they were
+        swarm = replace(swarm, witness=True)
+    if random.random() < TENANTS_SHARE:  # drawn last: all other seeds stay what they were
+        swarm = with_tenants(swarm, random.choice([1, 2]), checkpoint_seconds=random.choice([1.0, 3.0, 300.0]))
     return swarm
 
 
@@ -232,6 +240,19 @@ def with_leases(swarm: Swarm, *, drift: float = 0.1, share: float = 0.5) -> Swar
         swarm,
         config=replace(swarm.config, lease_reads=True, clock_drift_max=drift),
         workload=replace(swarm.workload, lease_share=share),
+    )
+
+
+def with_tenants(swarm: Swarm, tenants: int, *, checkpoint_seconds: float) -> Swarm:
+    """Return the swarm with so many holders of leases per client, and how often what is left of leases is written down.
+
+    No clock jumps ahead there: a leader whose clock says that the time is up has to believe it.
+    """
+    return replace(
+        swarm,
+        config=replace(swarm.config, lease_checkpoint_seconds=checkpoint_seconds),
+        workload=replace(swarm.workload, tenants=tenants),
+        kinds=tuple(name for name in swarm.kinds if name != "jump_clock"),
     )
 
 

@@ -15,12 +15,12 @@ from itertools import zip_longest
 from pyraftkv._record import record
 from pyraftkv.sim.check.history import History, Op, Outcome, WatchRecord
 from pyraftkv.sim.check.model import Entry, in_range
-from pyraftkv.store.commands import DeleteRange, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import DeleteRange, PutKey, RangeQuery, RevokeLease, Transaction
 from pyraftkv.store.values import DeleteResult, Event, EventType, KeyValue, PutResult, RangeResult, Result, TxnResult
 
 
 def changed(result: Result) -> bool:
-    """Tell whether a result is of a command that changed the store."""
+    """Tell whether a result is of a command that changed the store; that of a revocation does not say."""
     if isinstance(result, PutResult):
         return True
     if isinstance(result, DeleteResult):
@@ -145,4 +145,6 @@ def may_delete(request: object, key: bytes) -> bool:
     """Tell whether a command could delete a key, in one state or another."""
     if isinstance(request, Transaction):
         return any(may_delete(each, key) for each in (*request.success, *request.failure))
+    if isinstance(request, RevokeLease):
+        return True  # of the key's own lease: which that is, depends on the state
     return isinstance(request, DeleteRange) and in_range(key, request.key, request.end)

@@ -32,7 +32,7 @@ from pyraftkv.sim.check.model import Entry, Model, in_range
 from pyraftkv.sim.check.refusals import named_revisions, refuses_alike, spans
 from pyraftkv.sim.check.revisions import misfit
 from pyraftkv.sim.check.verdict import Finding, HistoryError, Verdict, right, wrong
-from pyraftkv.store.commands import Compact
+from pyraftkv.store.commands import Compact, GrantLease, RevokeLease
 from pyraftkv.store.values import Result
 
 STATES_MAX = 200_000
@@ -226,12 +226,14 @@ class _Search:
     def _revision(self, op: Op, variant: int) -> int | None:
         """Return the revision to do an operation at."""
         now = self._model.revision
-        if op.outcome is Outcome.UNKNOWN and self._jumps:
+        if op.outcome is Outcome.UNKNOWN and self._jumps and not isinstance(op.request, GrantLease):
             return self._jump(now, variant)
-        if variant:
+        if variant > isinstance(op.request, RevokeLease):
             return None
         if op.result is None:
             return now
+        if variant:  # it made the revision that it names
+            return op.result.revision - 1 if op.result.revision - 1 == now else -1
         at = op.result.revision - changed(op.result)
         return at if self._jumps or at == now else -1
 
@@ -266,7 +268,8 @@ class _Search:
             return refuses_alike(answer, op.error)
         if entry.changes:
             return entry.revision not in self._owned and self._evidence.allows(entry)
-        return self._model.compact_revision != entry.before_compact_revision
+        after, before = self._model, (entry.before_compact_revision, entry.before_leases)
+        return (after.compact_revision, after.leases) != before
 
     def _is_new(self, node: int, entry: Entry) -> bool:
         """Tell whether the place that was come to is a new one, and remember it.
@@ -309,7 +312,7 @@ class _Search:
 def _makes_revision(op: Op) -> bool:
     """Tell whether an operation makes a revision, if it is done at all."""
     if op.outcome is Outcome.UNKNOWN:
-        return not isinstance(op.request, Compact)
+        return not isinstance(op.request, Compact | GrantLease)
     return op.result is not None and changed(op.result)
 
 

@@ -22,7 +22,7 @@ from pyraftkv.errors import Compacted, KeyNotFound, NotApplied, PyraftkvError, t
 from pyraftkv.sim.check.evidence import may_change, may_delete
 from pyraftkv.sim.check.history import Op
 from pyraftkv.sim.check.model import Model, in_range
-from pyraftkv.store.commands import Compact, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import FROM_KEY, Compact, GrantLease, PutKey, RangeQuery, RevokeLease, Transaction
 from pyraftkv.store.values import Result
 
 
@@ -71,26 +71,40 @@ def next_fit(model: Model, op: Op, revision: int, unheard: Iterable[Op]) -> int 
 
 def _answer_at(model: Model, op: Op, revision: int) -> Result | NotApplied:
     """Return what a request would have been answered at a revision. O(keys that it touches)."""
-    then = Model()
+    request, then = op.request, Model()
     then.revision, then.past = revision, model.past
+    then.leases = dict.fromkeys(leases_of(request), 1)  # else it would have been refused for their sake
     if isinstance(op.error, Compacted):
         then.compact_revision = op.error.compact_revision
-    then.kvs = {kv.key: kv for key, end in spans(op.request) for kv in model.scan_at(key, end, revision)}
+    then.kvs = {kv.key: kv for key, end in spans(request) for kv in model.scan_at(key, end, revision)}
     then.keys = sorted(then.kvs)
-    answer = then.apply(op.request)
+    answer = then.apply(request)
     then.undo()  # the past is shared
     return answer
 
 
 def spans(request: object) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the ranges that a request can touch."""
+    """Yield the ranges that a request can touch; a lease may be that of any key."""
     if isinstance(request, Transaction):
         for compare in request.compares:
             yield compare.key, compare.end
         for operation in (*request.success, *request.failure):
             yield from spans(operation)
+    elif isinstance(request, GrantLease | RevokeLease):
+        yield FROM_KEY, FROM_KEY
     elif not isinstance(request, Compact):
         yield getattr(request, "key", b""), getattr(request, "end", b"")
+
+
+def leases_of(request: object) -> Iterator[int]:
+    """Yield the leases that a request needs."""
+    if isinstance(request, Transaction):
+        for operation in (*request.success, *request.failure):
+            yield from leases_of(operation)
+    elif isinstance(request, PutKey) and request.lease:
+        yield request.lease
+    elif isinstance(request, RevokeLease):
+        yield request.id
 
 
 def named_revisions(request: object) -> Iterator[int]:

@@ -20,6 +20,11 @@ was done to the store since it was empty.
 
 Compaction makes no revision. It is a second number that only grows, and is checked like the first one (`_Compaction`):
 the two are checked for themselves and against each other where an answer names both.
+
+Leases make revisions only when they end, and only if keys hang on them. So a grant is done where its answer says to
+stand, and a revocation that was answered has either made the revision that it names, if nobody else has, or looked at
+it. A lease that expired was ended by one of the writes of unknown outcome: who knows when leases may expire puts that
+into the history (`pyraftkv.sim.tenancy`).
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied
 from pyraftkv.sim.check import refusals
@@ -35,11 +40,12 @@ from pyraftkv.sim.check.evidence import Evidence, Sighting, changed, may_change
 from pyraftkv.sim.check.history import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.sim.check.model import Model
 from pyraftkv.sim.check.order import Mark, changes_at, check_order, looks_at
+from pyraftkv.sim.check.refusals import leases_of
 from pyraftkv.sim.check.silence import Silence
 from pyraftkv.sim.check.verdict import Finding, HistoryError, Verdict, right, wrong
 from pyraftkv.sim.check.words import answer_words, kv_words
 from pyraftkv.sim.show import show
-from pyraftkv.store.commands import Compact, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import Compact, GrantLease, PutKey, RangeQuery, RevokeLease, Transaction
 from pyraftkv.store.values import Result, TxnResult
 
 STATES_MAX = 20_000
@@ -115,6 +121,10 @@ class _Work:
         """Who says to have made a revision."""
         self._lookers: dict[int, list[Op]] = {}
         """Who changed nothing, by the revision they saw."""
+        self._revocations: dict[int, list[Op]] = {}
+        """Those that were answered, by the revision that they name: they may have made it."""
+        self._grants: dict[int, Op] = {}
+        """Those of unknown outcome, by lease: whoever puts a key under it knows better."""
         self._pool: list[Op] = []
         """Writes of unknown outcome, the ones begun last first."""
         self._used: set[int] = set()
@@ -144,6 +154,8 @@ class _Work:
                     self._own(op, revision)
                 else:
                     self._lookers.setdefault(revision, []).append(op)
+                if isinstance(op.request, RevokeLease):
+                    self._revocations.setdefault(revision, []).append(op)
                 self.last_revision = max(self.last_revision, revision)
             elif isinstance(op.error, FutureRevision) and op.outcome is Outcome.FAILED:
                 self._lookers.setdefault(op.error.revision, []).append(op)
@@ -154,10 +166,14 @@ class _Work:
                     raise HistoryError(f"#{op.number} ({op.words}) cannot be answered: {told}", op)
                 if isinstance(op.request, PutKey | Transaction):  # what others tell of, `_Compaction` knows
                     self._refused.append(op)
+            elif op.outcome is Outcome.UNKNOWN and isinstance(op.request, GrantLease):
+                self._grants[op.request.id] = op
             elif op.outcome is Outcome.UNKNOWN and not op.is_read and not isinstance(op.request, Compact):
                 self._pool.append(op)
         for watch in self.history.watches:
             self.last_revision = max(self.last_revision, claimed_revision(watch))
+        for ops in self._lookers.values():
+            ops.sort(key=lambda op: not isinstance(op.request, GrantLease))  # what ends at a revision was there before
         self._pool.reverse()
         self._fill_gaps()
 
@@ -265,16 +281,26 @@ class _Work:
 
     def _make(self, op: Op) -> None:
         """Do what made the next revision, and compare the answer."""
-        answer = self.model.apply(op.request)
+        answer = self._apply(op)
         if answer != op.result:
             self.model.undo()
             raise misfit(op, answer)
         self.makers[self.model.revision] = op
 
+    def _apply(self, op: Op) -> Result | NotApplied:
+        """Do a command. Those that need a lease know that it was granted."""
+        for lease in leases_of(op.request) if self._grants else ():
+            grant = self._grants.get(lease)
+            if grant is not None and lease not in self.model.leases:
+                self.model.apply(grant.request)
+        return self.model.apply(op.request)
+
     def _unmake(self) -> None:
-        op = self.makers.pop(self.model.revision)
+        revision = self.model.revision
+        op = self.makers.pop(revision)
         self._used.discard(op.number)
-        self.model.undo()
+        while self.model.revision == revision:  # what was done of leases since made none
+            self.model.undo()
         self._unmade += 1
         self.states += self._unmade % STATE_REVISIONS == 0
 
@@ -283,12 +309,15 @@ class _Work:
         model = self.model
         for op in self._lookers.get(model.revision, ()):
             request, told = op.request, op.error
+            if self.makers.get(model.revision) is op:
+                continue  # a revocation that made it
             answer: Result | NotApplied
             if type(request) is RangeQuery and request.revision <= model.revision:
                 answer = model.read(request)
             else:
-                answer = model.apply(request)
-                model.undo()
+                answer = self._apply(op)
+                if answer != op.result or not isinstance(request, GrantLease | RevokeLease):
+                    model.undo()
             if told is None:
                 if answer != op.result:
                     raise misfit(op, answer)
@@ -302,7 +331,7 @@ class _Work:
         assert self._evidence is not None
         keys = list(self._evidence.sightings.get(revision, ()))
         deadline = self._deadlines[revision]
-        for op in self._pool:
+        for op in chain(self._revocations.get(revision, ()), self._pool):
             if op.number in self._used or (deadline and op.began > deadline):
                 continue
             if all(may_change(op.request, key) for key in keys):
@@ -315,7 +344,7 @@ class _Work:
             self.states += 1
             if self.states >= self._states_max:
                 break
-            self.model.apply(op.request)
+            self._apply(op)
             entry = self.model.log[-1]
             is_silent = self._silence is not None and not self._silence.allows(entry)
             if entry.changes and not is_silent and self._evidence.allows(entry):

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, NotApplied, WatchCancelled
+from pyraftkv.errors import Compacted, FutureRevision, KeyNotFound, LeaseNotFound, NotApplied, WatchCancelled
 from pyraftkv.keys import mod_revision_is
 from pyraftkv.sim.check import Delivery, History, Op, Outcome, WatchRecord
 from pyraftkv.store import Store
-from pyraftkv.store.commands import Compact, DeleteRange, PutKey, RangeQuery, Transaction
+from pyraftkv.store.commands import Compact, DeleteRange, GrantLease, PutKey, RangeQuery, RevokeLease, Transaction
 from pyraftkv.store.values import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, Result, TxnResult
 from pyraftkv.store.watch import Watcher
 
 KEYS = [b"a", b"b", b"c"]
 
 
-def execution(random: Random, count: int, *, unknown: float = 0.15, lost: float = 0.3) -> History:
+def execution(random: Random, count: int, *, unknown: float = 0.15, lost: float = 0.3, leased: float = 0.0) -> History:
     """Return a history of ``count`` operations: done one by one, each at a moment of its interval.
 
     Args:
@@ -24,12 +24,14 @@ def execution(random: Random, count: int, *, unknown: float = 0.15, lost: float 
         count: How many operations.
         unknown: How many callers of writes hear nothing.
         lost: How many of these writes are not done at all.
+        leased: How many operations are about leases.
     """
     store, history = Store(), History()
     full = history.watch("w", b"\0", 0.0, end=b"\0", start_revision=1, prev_kv=True)
     watcher = store.watch(b"\0", b"\0", start_revision=1, prev_kv=True)
     for number in range(count):
-        request = request_of(random, store, number)
+        is_leased = leased and random.random() < leased
+        request = lease_request_of(random, store, number) if is_leased else request_of(random, store, number)
         done = 10.0 + number
         op = Op(0, f"c{number % 4}", request, done - random.uniform(0, 5), 0)
         op.returned = done + random.uniform(0, 5)
@@ -84,11 +86,21 @@ def request_of(random: Random, store: Store, number: int):
     return Transaction([mod_revision_is(key, 0)], [PutKey(b"a", value), RangeQuery(b"a", b"z")], [nested])
 
 
+def lease_request_of(random: Random, store: Store, number: int):
+    """Return something to ask about leases: each is granted once, and named only when it is there."""
+    leases, chance = list(store.leases), random.random()
+    if not leases or chance < 0.2:
+        return GrantLease(number + 1, 5)
+    if chance < 0.5:
+        return RevokeLease(random.choice(leases))
+    return PutKey(random.choice(KEYS), b"%d" % number, random.choice(leases))
+
+
 def carry_out(store: Store, op: Op) -> None:
     """Ask the store, and note what it says."""
     try:
         result = store.read(op.request) if op.is_read else store.apply(op.request)
-    except (Compacted, FutureRevision, KeyNotFound) as error:
+    except (Compacted, FutureRevision, KeyNotFound, LeaseNotFound) as error:
         op.outcome, op.error = Outcome.FAILED, error
     else:
         op.outcome, op.result = Outcome.OK, result

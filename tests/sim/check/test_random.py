@@ -60,3 +60,14 @@ def test_a_spoilt_watch_is_always_caught(seed: int, mutator) -> None:
     history = execution(random, 25, unknown=0.0)  # else what only the watch has shown may not have happened
     if mutator(random, history):
         assert Finding.WRONG is check_watches(history).finding
+
+
+@settings(max_examples=EXAMPLES)
+@given(seed=SEEDS, count=st.integers(1, 30))
+def test_what_the_store_does_with_leases_is_right(seed: int, count: int) -> None:
+    """Whoever is not told of a grant, of a put under it, or of its end."""
+    history = execution(Random(seed), count, leased=0.4)
+    assert Finding.RIGHT is check_revisions(history).finding, check_revisions(history)
+    assert Finding.RIGHT is check_watches(history).finding, check_watches(history)
+    assert Finding.RIGHT is check_linearizable(history).finding, check_linearizable(history)
+    assert Finding.RIGHT is check_linearizable(history, per_key=True).finding
