@@ -28,10 +28,16 @@ class World:
         self.tenancy = Tenancy(
             self.history,
             now=lambda: self.time,
-            at=lambda when, callback, lease: self._due.append((when, callback, lease)),
+            at=self._at,
             slowest=slowest,
-            violated=lambda _, text: self.broken.append(text),
+            violated=self._violated,
         )
+
+    def _at(self, when: float, callback: Callable[[int], object], lease: int) -> None:
+        self._due.append((when, callback, lease))
+
+    def _violated(self, _: str, text: str) -> None:
+        self.broken.append(text)
 
     def pass_to(self, time: float) -> None:
         """Let time pass, and what is due happen."""
