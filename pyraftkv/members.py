@@ -116,7 +116,7 @@ class MembersFace:
         Args:
             changes: In this order.
             transition: By which way; an `EXPLICIT` one stays joint until `leave_joint`.
-            force: Do it even if too few active voters would be left.
+            force: Do it even if too few active voters would be left, or one of two that have the keys.
             timeout: Seconds to wait.
         """
         return members_of(await self._engine.change_members(ChangeMembers([*changes], transition, force), timeout))

@@ -10,8 +10,11 @@ the leader itself who has to go. So it judges, right before it proposes:
    mistake. Two are left, of whom one is down: nobody can decide anything any more, nor take it back. One that is
    expected, and was never there, is as good as down: a leader takes it for active at first, and it needs a majority
    to become somebody.
-3. **The leader hands over first.** It is removed, and leads on until that is committed; then there is nobody, and the
-   clients wait for an election. Who leads next can remove it as well.
+3. **The last copy but one.** Beside a witness A and B have all the keys, and the witness nothing. B is replaced by C,
+   which is not there yet: A and the witness decide that, B is told to go, and then A fails. So nobody who has what the
+   witness dropped goes before another one has it; B, if it is lost, has nothing to stay for.
+4. **The leader hands over first.** It is removed, and leads on until that is committed; then there is nobody, and the
+   clients wait for an election. Who leads next can remove it as well. A witness does not: it could not go on.
 
 A judgement is of its moment, and the command may be in the log already: it came by way of the leader before. So
 nobody is told of a refusal. It is logged, as `RefuseChange`, and whichever of the two stands first in the log counts.
@@ -42,6 +45,7 @@ from pyraftkv.core import (
     Status,
     TransferLeadership,
 )
+from pyraftkv.core.membership import DATA_VOTERS_MIN
 from pyraftkv.core.messages import ForwardedMembership
 from pyraftkv.protocol import (
     ChangeMembers,
@@ -141,16 +145,32 @@ class ChangeDesk:
         there = {member.id for member in replica.roster.members.values() if member.incarnation}
         active = frozenset(id_ for id_, peer in status.peers.items() if peer.active and id_ in there) | {raft.id}
         complaint = _out_of_turn(command, before) or _unready(command, before, status) or _unwieldy(payload)
-        if complaint is None and after is not None:
-            complaint = _at_risk(command, before, after, active)
+        if complaint is None and after is not None and not (isinstance(command, ChangeMembers) and command.force):
+            complaint = _at_risk(before, after, active) or self._last_copies(before, after, status, active)
         if complaint is not None:
             self._feed(ProposeMembership(_refusal(envelope, payload, complaint), before.is_joint))
             return ANSWERED
-        if after is None or raft.id in after.voters or not after.voters & before.voters & active - {raft.id}:
+        if after is None or raft.id in after.voters:
             return PROPOSE  # If it cannot be made, the log says why.
+        if not after.voters & before.voters & active - before.witnesses - {raft.id}:
+            return PROPOSE  # Nobody could take over.
         if status.transferee == NO_NODE:
             self._feed(TransferLeadership(NO_NODE))
         return WAIT
+
+    def _last_copies(
+        self, before: Membership, after: Membership, status: Status, active: frozenset[int]
+    ) -> errors.PyraftkvError | None:
+        """Return the complaint about a change that leaves one of two disks with what the witness has dropped."""
+        raft, peers = self._raft, status.peers
+        full = {id_ for id_ in active if id_ == raft.id or peers[id_].match >= raft.floor}
+        had, has = (len(full & (members.voters - members.witnesses)) for members in (before, after))
+        if not after.voters & after.witnesses or has >= min(had, DATA_VOTERS_MIN):
+            return None
+        return errors.QuorumAtRisk(
+            f"of {had} voters that have what the witness has dropped, {has} would be left; "
+            "add who is to have it first, or force=True does it anyway"
+        )
 
     def _after(self, command: MembersCommand) -> Membership | None:
         """Return the configuration that a command leads to from here, or None if it leads nowhere."""
@@ -182,13 +202,10 @@ def _unready(command: MembersCommand, before: Membership, status: Status) -> err
     return None
 
 
-def _at_risk(
-    command: MembersCommand, before: Membership, after: Membership, active: frozenset[int]
-) -> errors.PyraftkvError | None:
+def _at_risk(before: Membership, after: Membership, active: frozenset[int]) -> errors.PyraftkvError | None:
     """Return the complaint about a change that leaves too few active voters to decide anything."""
     count, voters = len(after.voters & active), len(after.voters)
-    is_forced = isinstance(command, ChangeMembers) and command.force
-    if is_forced or after.voters == before.voters or count >= voters // 2 + 1:
+    if after.voters == before.voters or count >= voters // 2 + 1:
         return None
     return errors.QuorumAtRisk(f"of {voters} voters after this, {count} would be active; force=True does it anyway")
 

@@ -17,7 +17,7 @@ from pyraftkv.core.membership import EXPLICIT
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import AlarmCleared, AlarmRaised, RoleChanged
 from pyraftkv.node.node import Node as NodeClass
-from pyraftkv.protocol import AddMember, DemoteMember, RemoveMember
+from pyraftkv.protocol import AddMember, DemoteMember, PromoteMember, RemoveMember
 from tests.node.support import FAST, asynchronous, fast, refused, until
 
 VALUE = "v" * 1000
@@ -211,6 +211,43 @@ async def test_a_lost_member_is_replaced_while_there_are_one_and_a_witness() -> 
         await cluster.kill("n1")
         await fill(cluster, 6, 1)
         assert await count_at(node) == 7
+
+
+@asynchronous
+async def test_who_has_what_the_witness_dropped_does_not_go_before_another_one_has_it() -> None:
+    """All of it would stand on one disk, with nobody lost; a member that is lost has nothing to stay for."""
+    async with two_and_a_witness(seed=8) as cluster:
+        if cluster.leader.name != "n1":
+            await cluster.leader.transfer_leadership("n1")
+        await fill(cluster, 0, 5)
+        await level(cluster)
+        leader, db = cluster.leader, cluster.client()
+        await until(lambda: leader._member.raft.floor >= 5)  # type: ignore[union-attr]
+        for name in ("n1", "n2"):
+            with pytest.raises(errors.QuorumAtRisk, match="the witness has dropped"):
+                await db.members.replace(name, name="x", address="x", timeout=20)
+        await cluster.add("n4", learner=True)
+        members = {member.name: member.id for member in await db.members.list()}
+        await db.members.change([PromoteMember(members["n4"]), RemoveMember(members["n2"])], timeout=20)
+        await cluster.kill("n1")
+        await fill(cluster, 5, 1)
+        assert await count_at(cluster.nodes["n4"]) == 6
+
+
+@asynchronous
+async def test_a_leader_that_goes_does_not_wait_for_a_witness_to_take_over() -> None:
+    """Where it is the only other voter that answers, the leader makes the change itself."""
+    async with two_and_a_witness(seed=9) as cluster:
+        await cluster.add("n4", learner=True)
+        if cluster.leader.name != "n1":
+            await cluster.leader.transfer_leadership("n1")
+        leader, db = cluster.leader, cluster.client()
+        members = {member.name: member.id for member in await db.members.list()}
+        await cluster.kill("n2")
+        await until(lambda: not leader._member.raft.status().peers[members["n2"]].active)  # type: ignore[union-attr]
+        await db.members.change([PromoteMember(members["n4"]), RemoveMember(members["n1"])], timeout=20)
+        await until(lambda: cluster.nodes["n4"].is_leader)
+        await fill(cluster, 0, 1)
 
 
 @asynchronous
