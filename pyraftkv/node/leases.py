@@ -33,6 +33,9 @@ waits until it is gone, and is told so.
 
 Hazard 6, ten thousand at once. Leases that were granted together end together. They end in batches, one after the
 other, and everything else has its turn in between.
+
+Hazard 7, the leader without a state. A witness leads for a moment, and a quorum confirms it. It knows of no lease, and
+would tell every owner that theirs is gone. So it keeps none: who asks asks again, of who leads next.
 """
 
 from __future__ import annotations
@@ -172,7 +175,7 @@ class LeaseKeeper:
             late_seconds: How much later than meant that was: the loop had a gap.
         """
         raft = self._raft
-        if raft.role is not LEADER:
+        if raft.role is not LEADER or raft.id in raft.membership.witnesses:
             self._let_go()
         elif (
             now >= self._not_before and late_seconds <= GAP_SECONDS and (self._looking is None or self._looking.done())

@@ -16,8 +16,11 @@ from pyraftkv import Cluster, Node, errors
 from pyraftkv.core.membership import EXPLICIT
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import AlarmCleared, AlarmRaised, RoleChanged
+from pyraftkv.node.leases import LeaseKeeper
 from pyraftkv.node.node import Node as NodeClass
 from pyraftkv.protocol import AddMember, DemoteMember, PromoteMember, RemoveMember
+from pyraftkv.witness import WitnessReplica
+from tests.core.machines import ack, lead, machine, step_all, with_witness
 from tests.node.support import FAST, asynchronous, fast, refused, until
 
 VALUE = "v" * 1000
@@ -379,6 +382,31 @@ async def test_a_witness_answers_how_it_is_and_nothing_else() -> None:
             await client.put("k", "v")
             assert (await client.get("k")).text == "v"
         assert await witness.transfer_leadership(timeout=10) in {"n1", "n2"}
+
+
+@asynchronous
+async def test_a_leading_witness_says_of_no_lease_that_it_is_gone() -> None:
+    """It has none, and a quorum that confirms that it leads: who asks has to wait for one that keeps them."""
+    raft = lead(machine(1, 1, node=3, membership=with_witness(3), witness=True))
+    step_all(raft, ack(raft, 2, raft.last_index))
+    replica = WitnessReplica()
+    replica.applied_index, replica.applied_term = raft.commit, raft.term
+
+    async def done(_: object) -> None: ...
+
+    keeper = LeaseKeeper(
+        raft,
+        loop=asyncio.get_running_loop(),
+        replica=lambda: replica,
+        decide=done,
+        confirm=done,
+        election_seconds=1.0,
+        checkpoint_seconds=300.0,
+        timeout_seconds=1.0,
+    )
+    keeper.tend(asyncio.get_running_loop().time() + 1.0, late_seconds=0.0)
+    await refused(keeper.renew(7, 9.0), errors.NoLeader)
+    await refused(keeper.time_to_live(7, 9.0), errors.NoLeader)
 
 
 @asynchronous
