@@ -146,7 +146,10 @@ class ChangeDesk:
         active = frozenset(id_ for id_, peer in status.peers.items() if peer.active and id_ in there) | {raft.id}
         complaint = _out_of_turn(command, before) or _unready(command, before, status) or _unwieldy(payload)
         if complaint is None and after is not None and not (isinstance(command, ChangeMembers) and command.force):
-            complaint = _at_risk(before, after, active) or self._last_copies(before, after, status, active)
+            holders, nearly = (self._holders(active, status, lag=lag) for lag in (0, READY_LAG_MAX))
+            complaint = _at_risk(before, after, active) or _last_copies(before, after, holders, nearly)
+            if complaint is None and _last_copies(before, after, holders, holders):
+                return WAIT  # What they lack is on its way.
         if complaint is not None:
             self._feed(ProposeMembership(_refusal(envelope, payload, complaint), before.is_joint))
             return ANSWERED
@@ -158,19 +161,10 @@ class ChangeDesk:
             self._feed(TransferLeadership(NO_NODE))
         return WAIT
 
-    def _last_copies(
-        self, before: Membership, after: Membership, status: Status, active: frozenset[int]
-    ) -> errors.PyraftkvError | None:
-        """Return the complaint about a change that leaves one of two disks with what the witness has dropped."""
-        raft, peers = self._raft, status.peers
-        full = {id_ for id_ in active if id_ == raft.id or peers[id_].match >= raft.floor}
-        had, has = (len(full & (members.voters - members.witnesses)) for members in (before, after))
-        if not after.voters & after.witnesses or has >= min(had, DATA_VOTERS_MIN):
-            return None
-        return errors.QuorumAtRisk(
-            f"of {had} voters that have what the witness has dropped, {has} would be left; "
-            "add who is to have it first, or force=True does it anyway"
-        )
+    def _holders(self, active: frozenset[int], status: Status, *, lag: int) -> frozenset[int]:
+        """Return who is there and has what a witness may have dropped, or lacks ``lag`` entries of it at most."""
+        floor, peers = self._raft.floor, status.peers
+        return frozenset(id_ for id_ in active if id_ == self._raft.id or peers[id_].match + lag >= floor)
 
     def _after(self, command: MembersCommand) -> Membership | None:
         """Return the configuration that a command leads to from here, or None if it leads nowhere."""
@@ -208,6 +202,19 @@ def _at_risk(before: Membership, after: Membership, active: frozenset[int]) -> e
     if after.voters == before.voters or count >= voters // 2 + 1:
         return None
     return errors.QuorumAtRisk(f"of {voters} voters after this, {count} would be active; force=True does it anyway")
+
+
+def _last_copies(
+    before: Membership, after: Membership, holders: frozenset[int], coming: frozenset[int]
+) -> errors.PyraftkvError | None:
+    """Return the complaint about a change that leaves one of two disks with what the witness has dropped."""
+    had, has = len(holders & before.voters - before.witnesses), len(coming & after.voters - after.witnesses)
+    if not after.voters & after.witnesses or has >= min(had, DATA_VOTERS_MIN):
+        return None
+    return errors.QuorumAtRisk(
+        f"of {had} voters that have what the witness has dropped, {has} would be left; "
+        "add who is to have it first, or force=True does it anyway"
+    )
 
 
 def _unwieldy(payload: bytes) -> errors.PyraftkvError | None:
