@@ -172,7 +172,7 @@ class MemberExists(NotApplied):
 
 
 class QuorumAtRisk(NotApplied):
-    """Too few active voters would be left to decide anything, or to have the keys. `force=True` does it all the same."""
+    """Too few active voters would be left to decide anything, or to have the keys; `force=True` does it anyway."""
 
 
 class Unavailable(NotApplied):
