@@ -10,6 +10,7 @@ Hazards:
    have happened.
 4. *The end of the program.* The thread must not keep a program alive that forgot to close, nor run on while the
    interpreter is taken apart: it is a daemon, and ended by `atexit`.
+5. *A loop that cannot be made*, because the process has no file descriptor left: whoever waits for it to run is told.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Portal:
 
     Args:
         name: What the thread is called.
+
+    Raises:
+        OSError: There can be no loop: the process has too many files open.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,18 +48,24 @@ class Portal:
         self._stop: asyncio.Event | None = None
         self._lock = threading.Lock()
         self._is_open = True
-        started = threading.Event()
+        started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name=name, daemon=True)
         self._thread.start()
-        started.wait()
+        started.result()
         atexit.register(self.close)
 
-    def _run(self, started: threading.Event) -> None:
-        asyncio.run(self._until_stopped(started))
+    def _run(self, started: Future[None]) -> None:
+        try:
+            with asyncio.Runner() as runner:
+                runner.run(self._until_stopped(started))
+        except OSError as error:
+            if started.done():
+                raise
+            started.set_exception(error)
 
-    async def _until_stopped(self, started: threading.Event) -> None:
+    async def _until_stopped(self, started: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        started.set()
+        started.set_result(None)
         await self._stop.wait()
 
     def submit(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:

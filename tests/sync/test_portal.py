@@ -113,6 +113,25 @@ with sync.Cluster.in_memory(1) as cluster:
 """
 
 
+FULL = """
+import os, resource
+from pyraftkv import sync
+cluster = sync.Cluster.in_memory(1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    cluster.start()
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="resource limits")
+def test_a_loop_that_cannot_be_made_is_told_of() -> None:
+    """Who opens too many files is not left waiting for a thread that has ended."""
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "OSError\n"), done.stderr
+
+
 def test_a_program_that_forgets_to_close_ends() -> None:
     """Nothing hangs, and nothing is complained of."""
     done = subprocess.run([sys.executable, "-c", FORGETFUL], capture_output=True, text=True, timeout=60, check=False)
