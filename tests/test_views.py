@@ -130,7 +130,7 @@ async def test_a_view_that_has_ended_stays_as_it_was() -> None:
                 view._replace(RangeResult(2, kvs, more=False, count=2))
             await kv.delete("k/a")
             assert view._task is not None
-            await asyncio.wait([view._task])
+            await asyncio.wait([view._task], timeout=5)
             assert contents(view) == {"k/a": "1", "k/b": "1"}
             await refused(view.at_least(100), errors.RequestTooLarge)
 
