@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from pyraftkv import codec, errors
 from pyraftkv.client_watch import ClientWatch
-from pyraftkv.engine import Engine
+from pyraftkv.engine import NOT_STARTED, Engine, Home
 from pyraftkv.kv import Consistency, PeerStatus, Status
 from pyraftkv.protocol import (
     Answer,
@@ -193,6 +193,7 @@ class Client(Engine):
     def start(self) -> None:
         """Begin to connect, in the background. Calls wait for the connection as long as their deadline allows."""
         self._loop = loop = asyncio.get_running_loop()
+        self._home = Home()
         self._writes = writes = PendingWrites(
             loop,
             send=self._send_write,
@@ -394,7 +395,8 @@ class Client(Engine):
 
     def _running(self) -> PendingWrites:
         if self._writes is None or not self._tasks:
-            raise errors.Closed("the client is not running")
+            raise errors.Closed(f"the client {'is closed' if self._writes is not None else NOT_STARTED}")
+        self._home.check()
         return self._writes
 
     def _deadline(self, timeout: float | None) -> float:

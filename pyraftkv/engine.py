@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing
@@ -61,6 +63,35 @@ T = TypeVar("T")
 
 REQUEST_BYTES_MAX = 3 * 512 * 1024
 """The largest key and value (or transaction) in one request: 1.5 MiB, as etcd's default."""
+
+
+NOT_STARTED = "does not run yet: enter it with 'async with', or call start()"
+"""What is said of a node or a client that was made and never started."""
+
+
+class Home:
+    """The event loop in which a node or a client is started, and in which alone it may be called.
+
+    1. A thread has a loop of its own and calls what another one started. 2. The call changes tables that the other
+    thread is reading, and waits for a future that nobody wakes it up for.
+
+    Or 1. a program runs one loop after the other, and calls in the second what it started in the first. 2. Nothing of
+    the first one goes on, so nobody ever answers.
+    """
+
+    __slots__ = ("_loop", "_thread_id")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+
+    def check(self) -> None:
+        """Raise `WrongLoop` in another thread or loop. O(1); to ask for the running loop would be a system call."""
+        if threading.get_ident() != self._thread_id or not self._loop.is_running():
+            raise errors.WrongLoop(
+                "this was started in another event loop, and can be called in that one alone: open one here, or use "
+                "pyraftkv.sync, which every thread may call"
+            )
 
 
 class Txn:
@@ -300,8 +331,8 @@ class Engine(Reader, Administered, Leasing):
     ) -> Watch:
         """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
         first, last = single_or_range(key, end, prefix)
-        if start_revision < 0:
-            raise errors.InvalidRequest("start_revision must not be negative")
+        if type(start_revision) is not int or start_revision < 0:
+            raise errors.InvalidRequest(f"start_revision= is a revision, or 0 for from now on, not {start_revision!r}")
         return self.watch_range(
             first, last, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
         )

@@ -40,6 +40,7 @@
     ├── LeaseLost                  a lease that was held is gone: what was held under it may be somebody else's
     ├── MemberRemoved              this node was removed from its cluster, and stops
     ├── CalledInLoop               a blocking call in a thread that runs an event loop (also a RuntimeError)
+    ├── WrongLoop                  the call came from another event loop than its own (also a RuntimeError)
     ├── Forked                     the call came from a forked child; what it asks belongs to the parent
     ├── InvalidValue               a stored value is no instance of the class it is read as; carries `key`, `path`
     ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
@@ -262,6 +263,10 @@ class LockNotAcquired(PyraftkvError):
 
 class CalledInLoop(PyraftkvError, RuntimeError):
     """A blocking call would stop the event loop that this thread runs; nothing was asked."""
+
+
+class WrongLoop(PyraftkvError, RuntimeError):
+    """A node or a client is called in the event loop that it was started in, and in no other; nothing was asked."""
 
 
 class Forked(PyraftkvError, RuntimeError):

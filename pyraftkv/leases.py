@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Self
@@ -195,8 +196,8 @@ class HeldLease:
 
 
 def whole_seconds(ttl: float) -> int:
-    """Return a time to live as the store has it: rounded up. Raises `InvalidRequest` for what is no number."""
-    try:
-        return -int(-ttl // 1)
-    except (TypeError, ValueError, OverflowError):
-        raise errors.InvalidRequest(f"ttl= is a number of seconds, not {ttl!r}") from None
+    """Return a time to live as the store has it: rounded up. Raises `InvalidRequest` for what is no time."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if (seconds := -int(-ttl // 1)) > 0:
+            return seconds
+    raise errors.InvalidRequest(f"ttl= is a number of seconds above 0, not {ttl!r}")

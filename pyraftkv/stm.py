@@ -81,7 +81,10 @@ async def transact(engine: StmEngine, work: Callable[[Stm], Awaitable[T]], *, ti
     attempt = Attempt(engine, deadline)
     while True:
         try:
-            result = await work(attempt)
+            asked = work(attempt)
+            if not isinstance(asked, Awaitable):
+                raise errors.InvalidRequest("a transaction is an async function, and awaits what it reads")
+            result = await asked
             if await attempt.commit():
                 return result
             attempt = attempt.next()

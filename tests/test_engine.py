@@ -215,6 +215,9 @@ async def test_wrong_requests(face: str, tmp_path: Path) -> None:
         await refused(kv.put("", "x"), errors.InvalidRequest)
         await refused(kv.put("a", 5), errors.InvalidRequest)  # type: ignore[arg-type]
         await refused(kv.put("a", "\ud800"), errors.InvalidRequest)
+        await refused(kv.put("a", "x", lease="7"), errors.InvalidRequest)  # type: ignore[arg-type]
+        await refused(kv.leases.grant(-1), errors.InvalidRequest)
+        await refused(kv.leases.grant(0), errors.InvalidRequest)
         await refused(kv.get(""), errors.InvalidRequest)
         await refused(kv.delete(), errors.InvalidRequest)
         await refused(kv.range("a", prefix="b"), errors.InvalidRequest)
@@ -239,12 +242,54 @@ async def test_wrong_requests(face: str, tmp_path: Path) -> None:
             kv.watch()
         with pytest.raises(errors.InvalidRequest):
             kv.watch("a", start_revision=-1)
+        with pytest.raises(errors.InvalidRequest):
+            kv.watch("a", start_revision="1")  # type: ignore[arg-type]
+        for wrong in (kv.txn().when("a"), kv.txn().then(PutKey("a", b"1")), kv.txn().then(PutKey(b"a", "1"))):  # type: ignore[arg-type]
+            await refused(wrong.commit(), errors.InvalidRequest)
+        no_coroutine = await refused(kv.transact(lambda tx: None), errors.InvalidRequest)  # type: ignore[arg-type]
+        assert "async function" in str(no_coroutine)
         assert (await kv.range()).count == 0
         biggest = REQUEST_BYTES_MAX - 1
         await kv.put("a", b"x" * biggest)
         got = await kv.get("a")
         assert got is not None
         assert len(got.value) == biggest
+
+
+@faces
+@asynchronous
+async def test_another_loop_is_refused(face: str, tmp_path: Path) -> None:
+    """In another thread a call would race what runs, and never be answered; nothing of it is begun."""
+    async with open_face(face, tmp_path) as kv:
+
+        async def elsewhere() -> None:
+            await refused(kv.put("a", "x"), errors.WrongLoop)
+            await refused(kv.get("a"), errors.WrongLoop)
+            await refused(kv.status(), errors.WrongLoop)
+            with pytest.raises(errors.WrongLoop, match=r"pyraftkv\.sync"):
+                kv.watch("a")
+
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        assert (await kv.range()).count == 0
+
+
+def test_a_loop_that_stands_still_is_told_apart() -> None:
+    """Nothing that was started in it goes on, whatever another loop of the same thread asks."""
+
+    async def begin() -> pyraftkv.Client:
+        client = pyraftkv.connect("127.0.0.1:1")
+        closed = await refused(client.get("k"), errors.Closed)
+        assert "async with" in str(closed)
+        client.start()
+        return client
+
+    async def go_on(client: pyraftkv.Client) -> None:
+        await refused(client.get("k"), errors.WrongLoop)
+
+    with asyncio.Runner() as first:
+        client = first.run(begin())
+        asyncio.run(go_on(client))
+        first.run(client.close())
 
 
 @faces

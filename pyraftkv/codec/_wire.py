@@ -361,7 +361,14 @@ class Schema:
         values: tuple[Any, ...] = self._fetch(value) if self._fetch else tuple([getattr(value, x) for x in self.names])
         if self._are_sound(values):
             return values
-        return tuple([encode(item) for encode, item in zip(self._encoders, values, strict=True)])
+        return tuple([self._encoded(*named) for named in zip(self.names, self._encoders, values, strict=True)])
+
+    @staticmethod
+    def _encoded(name: str, encode: Callable[[Any], Any], item: Any) -> Any:
+        try:
+            return encode(item)
+        except Malformed as error:
+            raise Malformed(f"{name}: {error}") from None
 
     def decode(self, items: Sequence[Any]) -> Any:
         """Build the record from the items of an array. Raises `Malformed`."""

@@ -37,6 +37,7 @@ from pyraftkv.core import (
     Stored,
 )
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
+from pyraftkv.engine import Home
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.awakening import Awakening
@@ -125,6 +126,7 @@ class Member:
     ) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
+        self.home = Home()
         self._peers = peers
         self._events = events
         self._config = config

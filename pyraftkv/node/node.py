@@ -14,7 +14,7 @@ from pyraftkv import codec, errors
 from pyraftkv.backup import SnapshotSource
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import LEADER, Save
-from pyraftkv.engine import Engine
+from pyraftkv.engine import NOT_STARTED, Engine
 from pyraftkv.kv import Consistency, Status
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node import recovery
@@ -435,9 +435,10 @@ class Node(Engine):
     # --- The KV protocol -------------------------------------------------------------------------------------------
 
     def _present(self) -> Member:
-        """Return what runs, be its state right or wrong. Raises `Closed`."""
+        """Return what runs, be its state right or wrong. Raises `Closed`, `WrongLoop`."""
         if self._member is None or self._stopping is not None:
-            raise errors.Closed(f"{self.name} is not running")
+            raise errors.Closed(f"{self.name} {'is closed' if self._stopping else NOT_STARTED}")
+        self._member.home.check()
         return self._member
 
     def _running(self) -> Member:

@@ -13,6 +13,7 @@ from pyraftkv._record import record
 from pyraftkv.errors import DuplicateKey, InvalidRequest, RequestTooLarge
 from pyraftkv.store.commands import (
     Compact,
+    Compare,
     CompareTarget,
     DeleteRange,
     GrantLease,
@@ -106,6 +107,12 @@ def validate_query(query: RangeQuery) -> None:
 def _check_key(key: bytes) -> None:
     if not key:
         raise InvalidRequest("the key is empty")
+    _check_bytes("key", key)
+
+
+def _check_bytes(name: str, value: object) -> None:
+    if not isinstance(value, bytes):
+        raise InvalidRequest(f"the {name} of an operation or a comparison is bytes, not {type(value).__name__}")
 
 
 def _check_total(txn: Transaction, total_max: int) -> None:
@@ -137,12 +144,13 @@ def _check_operation(operation: Operation, ops_max: int) -> int:
 
 def _check_put(put: PutKey, _ops_max: int) -> int:
     _check_key(put.key)
+    _check_bytes("value", put.value)
     if put.ignore_value and put.value:
         raise InvalidRequest("a value is given along with ignore_value")
     if put.ignore_lease and put.lease:
         raise InvalidRequest("a lease is given along with ignore_lease")
-    if not 0 <= put.lease <= LEASE_MAX:
-        raise InvalidRequest(f"no lease has the id {put.lease}")
+    if type(put.lease) is not int or not 0 <= put.lease <= LEASE_MAX:
+        raise InvalidRequest(f"no lease has the id {put.lease!r}")
     return len(put.key) + len(put.value)
 
 
@@ -162,6 +170,8 @@ def _check_transaction(txn: Transaction, ops_max: int) -> int:
         raise RequestTooLarge(f"{used} operations where txn_ops_max leaves {ops_max}")
     size_bytes = 0
     for compare in txn.compares:
+        if type(compare) is not Compare:
+            raise InvalidRequest(f"{type(compare).__name__} is no comparison")
         _check_key(compare.key)
         if isinstance(compare.operand, bytes) is not (compare.target is CompareTarget.VALUE):
             raise InvalidRequest(f"{compare.target.name} cannot be compared with {type(compare.operand).__name__}")
