@@ -33,12 +33,16 @@ _RECORDS: dict[str, Any] = {
         commands.Compare,
         commands.Transaction,
         commands.Compact,
+        commands.GrantLease,
+        commands.RevokeLease,
         values.KeyValue,
         values.PutResult,
         values.DeleteResult,
         values.RangeResult,
         values.TxnResult,
         values.CompactResult,
+        values.LeaseGranted,
+        values.LeaseRevoked,
         values.Event,
     )
 }
