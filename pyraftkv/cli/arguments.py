@@ -32,6 +32,7 @@ from pyraftkv.cli.rebuilding import rebuild
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
 from pyraftkv.cli.snapshots import snapshot_restore, snapshot_save, snapshot_status
+from pyraftkv.cli.transactions import TXN_HELP, txn
 from pyraftkv.cli.upkeep import KINDS, alarm_disarm, alarm_list, assignment, compaction, settings
 
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
@@ -140,7 +141,7 @@ def add_range_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add put, get, del and watch."""
+    """Add put, get, del, txn and watch."""
     verb = add("put", put, "set a key")
     verb.add_argument("key")
     verb.add_argument("value", nargs="?", default="-", help="'-' or nothing: read it from standard input")
@@ -172,6 +173,9 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("del", delete, "delete a key or a range")
     add_range_arguments(verb)
     verb.add_argument("--prev-kv", action="store_true", help="print what was deleted")
+
+    verb = add("txn", txn, "do a transaction that stands on standard input")
+    verb.epilog, verb.formatter_class = TXN_HELP, argparse.RawDescriptionHelpFormatter
 
     verb = add("watch", watch, "print changes as they happen")
     add_range_arguments(verb)
