@@ -137,11 +137,8 @@ class DoubleBarrier:
         if not last and len(waiting) >= self._count:
             await self._begin(waiting[: self._count])
             return False  # look again: somebody may have gone
-        async with self._kv.watch(
-            inside(self._name, ""), prefix_end(inside(self._name, "")), start_revision=revision + 1
-        ) as watch:
-            async for _ in watch:
-                break
+        everything = inside(self._name, "")
+        await change(self._kv, everything, prefix_end(everything), revision=revision)
         await contest.check()
         return False
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from pyraftkv import KV, Cluster, errors
+from pyraftkv.engine import Namespace
 from pyraftkv.recipes import Barrier, DoubleBarrier, RateLimiter, Semaphore
 from pyraftkv.recipes.barrier import COUNT_MAX
+from pyraftkv.store.commands import Command, Transaction
+from pyraftkv.store.values import Result
 from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, virtually
 
 
@@ -147,6 +151,37 @@ def test_it_opens_for_all_or_for_none(seed: int) -> None:
         tasks[1].cancel()
 
     virtually(scenario, members=3, seed=seed)
+
+
+def test_a_barrier_opens_though_history_is_compacted_before_it_is_watched() -> None:
+    """Answers take their time: what happened since they were given may be forgotten when they come."""
+
+    class Late(Namespace):
+        answers = 0
+
+        async def write(self, command: Command, timeout: float | None) -> Result:
+            result = await super().write(command, timeout)
+            if isinstance(command, Transaction) and not command.compares and self.answers < 3:
+                self.answers += 1
+                for _ in range(3):
+                    put = await self._engine.put("other", "x")
+                with suppress(errors.Compacted):
+                    await self._engine.compact(put.revision)
+            return result
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = Late(cluster.leader, b"late/")
+
+        async def dancer() -> None:
+            async with DoubleBarrier(kv, "x", count=2, ttl=TTL):
+                pass
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for _ in range(2):
+                group.create_task(dancer())
+                await asyncio.sleep(1)
+
+    virtually(scenario)
 
 
 def test_who_dies_before_it_opens_is_none_of_the_round() -> None:
