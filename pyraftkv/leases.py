@@ -116,6 +116,8 @@ class LeasesFace:
 class HeldLease:
     """A lease that is renewed for as long as its block runs: an asynchronous context manager; made by `KV.lease`.
 
+    It is entered once.
+
     Raises, where the block ends: `LeaseLost` if it was lost meanwhile and nothing else went wrong. Who has to know at
     once waits for `lost`, or asks `check` before every step that must not be taken without the lease.
     """
@@ -145,6 +147,8 @@ class HeldLease:
             raise errors.LeaseLost(f"lease {self.id:x} is gone, or may be", lease=self.id)
 
     async def __aenter__(self) -> Self:
+        if self.ttl:  # whoever renews for the first block would go on for ever
+            raise errors.InvalidRequest(f"{self!r} was entered before: a block needs one of its own")
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         if self.id:

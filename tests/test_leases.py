@@ -11,7 +11,7 @@ from pyraftkv import errors
 from pyraftkv.leases import Leasing
 from pyraftkv.store.commands import Command, LeaseQuery
 from pyraftkv.store.values import LeaseAnswer, LeaseGranted, Result
-from tests.node.support import asynchronous, refused
+from tests.node.support import asynchronous, cluster_of, refused
 from tests.test_engine import faces, open_face
 
 
@@ -52,6 +52,18 @@ async def test_whatever_ends_the_renewals_the_holder_is_told(error: Exception, i
         async with engine.lease(ttl=1) as lease, asyncio.timeout(5):
             await lease.lost.wait()
     assert (engine.asked > 1) is is_asked_again
+
+
+@asynchronous
+async def test_a_lease_is_held_by_one_block() -> None:
+    """A second one is refused, in the first and after it: nobody would end the renewals of the first."""
+    async with cluster_of(1) as cluster:
+        lease = cluster.leader.lease(ttl=100)
+        async with lease:
+            await refused(lease.__aenter__(), errors.InvalidRequest)
+            lease.check()
+        await refused(lease.__aenter__(), errors.InvalidRequest)
+        assert await cluster.leader.leases.list() == []
 
 
 @faces
