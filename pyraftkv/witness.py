@@ -7,6 +7,10 @@ everybody else.
 A witness takes its snapshot at the *floor*, behind which it still keeps entries that it has applied. So it has to say
 who the members were at an index of the past, and keeps every table of them since its last snapshot.
 
+Where it had no room (`core.witness`, hollow entries) a snapshot goes past the floor, up to the last payload that is
+missing: until the floor has passed that one, nobody is sent what is here before it. Else a few dozen bytes an entry
+would fill its disk, if a data member were away for long.
+
 What it keeps of a snapshot depends on who took that. In its own stands the floor: up to there every data voter has
 everything, and nobody will ask. Of a leader's it is sent the first chunk alone, the members. No floor stands there, for
 its sender may be the only one that has what it stands for.
@@ -36,6 +40,8 @@ class WitnessReplica(Replica):
         super().__init__()
         self.floor = 0
         """Up to here nobody will ask this member for anything; as the machine says, or the own snapshot."""
+        self.hollow_index = 0
+        """The last index whose payload may be missing, as the machine says."""
         self._rosters: list[tuple[int, Roster]] = [(0, self.roster.copy())]
         """The members, by the index from which on they were so."""
         self._terms: list[tuple[int, int]] = [(0, 0)]
@@ -67,32 +73,42 @@ class WitnessReplica(Replica):
             self._terms.append((entry.index, entry.term))
         self.applied_index, self.applied_term = entry.index, entry.term
 
+    @property
+    def _snapshot_index(self) -> int:
+        """Up to where nothing is of any use here. What is hollow and not committed may yet be replaced."""
+        hollow = self.hollow_index if self.hollow_index <= self.applied_index else 0
+        return max(min(self.floor, self.applied_index), hollow)
+
     def is_worth_a_snapshot(self, *, since: int) -> bool:
         """Whether half of the log after the snapshot at ``since`` can be dropped."""
-        index = min(self.floor, self.applied_index)
+        index = self._snapshot_index
         return index > since and 2 * (index - since) >= self.applied_index - since
 
     def snapshot(self) -> ReplicaSnapshot:
-        """Return the members as of the floor, and forget who they were before. O(changes since the last one)."""
-        index = min(self.floor, self.applied_index)
+        """Return the members as of an index of the past, and forget who they were before. O(changes since the last)."""
+        index = self._snapshot_index
         del self._rosters[: bisect_right(self._rosters, index, key=_at) - 1]
         del self._terms[: bisect_right(self._terms, index, key=_at) - 1]
         past = Replica()
         past.roster = self._rosters[0][1]
         past.applied_index, past.applied_term = index, self._terms[0][1]
-        return WitnessSnapshot(past)
+        return WitnessSnapshot(past, floor=min(self.floor, index))
 
     def restorer(self, *, index: int, term: int) -> ReplicaRestorer:
         return WitnessRestorer(index=index, term=term)
 
 
 class WitnessSnapshot(ReplicaSnapshot):
-    """The members as of one entry, up to which nobody asks a witness for anything."""
+    """The members as of one entry, up to which a witness can give nobody anything."""
+
+    def __init__(self, past: Replica, *, floor: int) -> None:
+        super().__init__(past)
+        self._floor = floor
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the header, then the floor."""
         yield next(self.tables())
-        yield codec.encode_table([self.index])
+        yield codec.encode_table([self._floor])
 
 
 class WitnessRestorer(ReplicaRestorer):
@@ -107,9 +123,9 @@ class WitnessRestorer(ReplicaRestorer):
             self._replica = self._begin(chunk)
             return
         table = codec.decode_table(chunk)
-        if table != [self._index]:
+        if len(table) != 1 or not isinstance(table[0], int) or not 0 <= table[0] <= self._index:
             raise errors.SnapshotCorruption("the snapshot is no witness's")
-        self._floor = self._index
+        self._floor = table[0]
 
     def finish(self) -> Replica:
         if self._replica is None:

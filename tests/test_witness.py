@@ -110,6 +110,22 @@ def test_its_snapshot_stands_at_the_floor_with_the_members_of_that_time() -> Non
         assert (later.index, later.term, later.membership) == (log.data.applied_index, 2, log.data.membership)
 
 
+def test_its_snapshot_goes_past_the_floor_where_there_was_no_room() -> None:
+    """What is here before the last hollow entry can be sent to nobody; one that may be replaced counts for nothing."""
+    log = Log()
+    floor = log.put(count=2)
+    hollow = log.put(count=20)
+    log.put(count=3)
+    log.witness.floor, log.witness.hollow_index = floor, hollow + 9
+    assert log.witness._snapshot_index == floor
+    log.witness.hollow_index = hollow
+    assert log.witness.is_worth_a_snapshot(since=floor)
+    snapshot = log.witness.snapshot()
+    assert snapshot.index == hollow
+    twin = restored(snapshot, list(snapshot.chunks()))
+    assert (twin.floor, twin.roster.plain()) == (floor, log.data.roster.plain())
+
+
 def test_of_a_leaders_snapshot_it_has_the_members_and_no_floor() -> None:
     """Its sender may be the only one that has what it stands for. A part of the state is no part of a witness."""
     log = Log()

@@ -57,6 +57,11 @@ class WitnessRules(RaftBase):
         return self._floor
 
     @property
+    def hollow_index(self) -> int:
+        """The last index whose payload may be missing here."""
+        return self._log.hollow_index
+
+    @property
     def holds_payloads(self) -> bool:
         """Whether everything beyond the floor is here, to be sent to whoever lacks it."""
         return self._log.hollow_index <= self._floor

@@ -116,8 +116,10 @@ async def test_a_witness_keeps_what_one_of_the_others_lacks_however_much() -> No
     async with two_and_a_witness(snapshot_log_bytes_min=4096) as cluster:
         await fill(cluster, 0, 5)
         await level(cluster)
+        raft = cluster.nodes["n3"]._member.raft  # type: ignore[union-attr]
+        await until(lambda: raft.floor == raft.commit)
         await cluster.kill("n2")
-        floor = cluster.nodes["n3"]._member.raft.floor  # type: ignore[union-attr]
+        floor = raft.floor
         await fill(cluster, 5, 40)
         await cluster.kill("n3")
         await cluster.restart("n3")
@@ -164,6 +166,29 @@ async def test_without_room_a_witness_keeps_no_payloads_and_the_leader_says_that
         await until(lambda: node.is_leader)
         await fill(cluster, written, 1)
         assert await count_at(node) == written + 1
+
+
+@asynchronous
+async def test_the_log_of_a_witness_without_room_stays_short_however_long_a_member_is_away() -> None:
+    """What is hollow is dropped as well, and it still knows that it has not everything; then the member comes back."""
+    async with two_and_a_witness(witness_log_bytes_max=20_000) as cluster:
+        await level(cluster)
+        await cluster.kill("n2")
+        storage = cluster._storages["n3"]
+        written = 0
+        while storage.snapshot_index < 200:
+            await fill(cluster, written, 20)
+            written += 20
+            assert written < 1000
+        await until(lambda: storage.log_bytes < 40_000)
+        await cluster.kill("n3")
+        witness = (await cluster.restart("n3"))._member
+        assert witness is not None
+        assert witness.raft.floor < witness.raft.hollow_index
+        await cluster.restart("n2")
+        await level(cluster)
+        await until(lambda: witness.raft.holds_payloads)
+        assert await count_at(cluster.nodes["n2"]) == written
 
 
 async def _alarms(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
