@@ -102,8 +102,12 @@ class LeaseDesk:
         return LeaseInfo(lease, seconds, leases.ttl(lease), keys)
 
     async def _seconds(self, lease: int, deadline: float, *, renew: bool) -> int:
-        """Ask whoever leads until there is an answer: seconds, or -1 if there is no such lease."""
+        """Ask whoever leads until there is an answer: seconds, or -1 if there is no such lease.
+
+        An answer counts whichever time it was asked for: under load it may take longer than the next attempt.
+        """
         raft = self._raft
+        self._context = context = self._context + 1
         while True:
             pause_seconds = self._retry_seconds
             if raft.role is LEADER:
@@ -111,7 +115,7 @@ class LeaseDesk:
                     return await self._answer(lease, deadline, renew=renew)
                 except errors.NoLeader:
                     pause_seconds = ARMING_SECONDS
-            seconds = await self._pass_on(lease, pause_seconds, renew=renew)
+            seconds = await self._pass_on(lease, context, pause_seconds, renew=renew)
             if seconds is not None:
                 return seconds
 
@@ -120,12 +124,11 @@ class LeaseDesk:
             return await self.keeper.renew(lease, deadline) or -1
         return await self.keeper.time_to_live(lease, deadline)
 
-    async def _pass_on(self, lease: int, seconds: float, *, renew: bool) -> int | None:
+    async def _pass_on(self, lease: int, context: int, seconds: float, *, renew: bool) -> int | None:
         """Ask the leader, if that is another one, and wait a little; None if it is to be asked again."""
         if self._is_closed:
             raise errors.Closed("the node stopped")
         raft = self._raft
-        self._context = context = self._context + 1
         future: asyncio.Future[int | None] = self._loop.create_future()
         self._asked[context] = future
         if raft.leader not in (NO_NODE, raft.id):

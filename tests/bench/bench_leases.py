@@ -4,7 +4,7 @@ Three members; the leader in this process is the one that is asked, and whose ev
 
     python -m tests.bench.bench_leases --leases 10000 --many 100000 --seconds 10
 
-Windows: grants; a key put under each lease; renewals, some under way at a time, and then all at the same time; the end
+Windows: grants; a key put under each lease; renewals, few under way at a time, and then many; the end
 of all of them, at once, with puts beside; and then renewals of many leases, each three times in its time to live.
 """
 
@@ -88,7 +88,7 @@ class Leases:
         await self._window("grants", count, LOADING_IN_FLIGHT, grant)
         await self._window("puts under leases", count, LOADING_IN_FLIGHT, put)
         await self._window("renewals, each by itself", count, IN_FLIGHT, renew)
-        await self._window("renewals, all at once", count, count, renew)
+        await self._window("renewals, many at once", count, LOADING_IN_FLIGHT, renew)
         await self._end(count)
 
     async def _window(self, title: str, count: int, in_flight: int, call: Callable[[int], Awaitable[object]]) -> None:

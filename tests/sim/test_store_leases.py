@@ -286,6 +286,19 @@ def test_who_holds_a_lease_knows_first_that_it_is_lost() -> None:
     run(main)
 
 
+def test_an_answer_that_takes_longer_than_the_next_attempt_counts() -> None:
+    """Else nobody would be answered just when there is much to do: each attempt would be too late for its answer."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        other = next(host for host in sim.members if host is not leader)
+        lease = await held(leader, 60)
+        assert await renew(other, lease) == 60
+
+    config = replace(Swarm().config, retry_seconds=0.8, election_timeout_seconds=5.0)
+    run(main, swarm=Swarm(config=config, latency_seconds=(0.3, 0.3)))
+
+
 def test_many_leases_end_together_and_nothing_waits_for_them() -> None:
     """In batches, each one's keys at a revision of its own; puts go through meanwhile."""
 
