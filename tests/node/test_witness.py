@@ -494,7 +494,7 @@ async def test_two_members_and_a_witness_over_tcp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"members": "a=h:1,w=h:2"}, {"members": "a=h:1,b=h:3,w=h:2", "learner": True}],
+    [{}, {"members": "a=h:1,w=h:2"}, {"join": "h:1", "learner": True}],
     ids=["alone", "beside-one", "learner"],
 )
 def test_where_a_witness_could_be_of_no_use_none_is_opened(tmp_path: Path, options: dict[str, Any]) -> None:
