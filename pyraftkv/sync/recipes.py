@@ -100,6 +100,14 @@ class SessionFace(Entered):
         """Raise `LeaseLost` if its lease is gone, or may be, by the clock at this moment."""
         self.lease.check()
 
+    def next_place(self) -> str:
+        """Return what names another place under the lease: no other one is called so, of this session or of any."""
+
+        async def count() -> str:  # in the loop's thread, where the recipes count, too
+            return self.target.next_place()
+
+        return self.portal.run(count)
+
 
 class Holding(Entered):
     """A place that is held while the block runs (see `pyraftkv.recipes.holding.Holding`)."""
