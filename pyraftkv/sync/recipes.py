@@ -104,7 +104,8 @@ class SessionFace(Entered):
         """Return what names another place under the lease: no other one is called so, of this session or of any."""
 
         async def count() -> str:  # in the loop's thread, where the recipes count, too
-            return self.target.next_place()
+            place: str = self.target.next_place()
+            return place
 
         return self.portal.run(count)
 

@@ -154,6 +154,7 @@ def test_together(db: sync.KV) -> None:
     with blocking.Session(db, ttl=TTL) as session, blocking.Lock(session, "lock"):
         session.check()
         assert session.lease.id
+        assert session.next_place() != session.next_place()
 
 
 def test_data(db: sync.KV) -> None:
