@@ -18,6 +18,14 @@ from functools import partial
 from typing import Any, Self
 
 from pyraftkv import codec, errors
+from pyraftkv.client_answers import (
+    ASK_AGAIN,
+    DECLINED,
+    LEAVE_MEMBER,
+    RETRY_ELSEWHERE,
+    closed_error,
+    replaced_error,
+)
 from pyraftkv.client_watch import ClientWatch
 from pyraftkv.engine import NOT_STARTED, Engine, Home
 from pyraftkv.kv import Consistency, PeerStatus, Status
@@ -30,6 +38,7 @@ from pyraftkv.protocol import (
     HashCall,
     Hello,
     LeaseCall,
+    MachineCall,
     MembersCall,
     MembersCommand,
     MembersResult,
@@ -50,6 +59,7 @@ from pyraftkv.protocol import (
 from pyraftkv.roster import MEMBERS_MAX, NAME_CHARACTERS_MAX
 from pyraftkv.sessions import Outcome, Refusal
 from pyraftkv.settings import RulesCommand, RulesResult
+from pyraftkv.statemachine import MachineQuery, Operate, Operated
 from pyraftkv.store import Limits
 from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery, VersionsQuery
 from pyraftkv.store.validate import validate
@@ -223,7 +233,7 @@ class Client(Engine):
             self._connection.close()
             self._connection = None
         if self._writes is not None:
-            self._writes.fail_all(_closed_error)
+            self._writes.fail_all(closed_error)
         self._sessions.forget()
         for ask in self._asks.values():
             if not ask.future.done():
@@ -259,7 +269,9 @@ class Client(Engine):
         validate(command, LIMITS)
         return await self._submit(command, timeout)  # type: ignore[return-value]
 
-    async def _submit(self, command: Command | MembersCommand | RulesCommand, timeout: float | None) -> Outcome:
+    async def _submit(
+        self, command: Command | MembersCommand | RulesCommand | Operate, timeout: float | None
+    ) -> Outcome:
         deadline = self._deadline(timeout)
         session = await self._sessions.with_room(deadline)
         writes = self._running()
@@ -324,6 +336,20 @@ class Client(Engine):
         self._running()
         result = await self._submit(command, timeout)
         assert isinstance(result, MembersResult)
+        return result
+
+    async def operate(self, command: Operate, timeout: float | None) -> Operated:
+        """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
+        self._running()
+        result = await self._submit(command, timeout)
+        assert isinstance(result, Operated)
+        return result
+
+    async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
+        """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
+        seconds = float(self._timeout if timeout is None else timeout)
+        result = await self._ask(lambda id_: MachineCall(id_, query, consistency, seconds), timeout)
+        assert isinstance(result, Operated)
         return result
 
     async def member_table(self, timeout: float | None) -> MembersResult:
@@ -507,7 +533,7 @@ class Client(Engine):
         if self._cluster_id and cluster_id and cluster_id != self._cluster_id:
             logger.warning("cluster %x answers in place of %x", cluster_id, self._cluster_id)
             self._sessions.forget()
-            self._running().drop_all(_replaced_error)
+            self._running().drop_all(replaced_error)
         self._cluster_id = cluster_id or self._cluster_id
 
     def _disconnected(self, connection: Connection, error: Exception | None) -> None:
@@ -663,28 +689,3 @@ class Client(Engine):
         """Stop the updates of a watch, for good or until it subscribes again."""
         if self._watches.pop(watch.id, None) is not None:
             self._send(codec.encode_call(CancelCall(watch.id)))
-
-
-DECLINED = {"Closed", "Overloaded", "NoLeader", "Quarantined", "DiskFull"}
-"""Answers that say that this member, at least, did not take the write."""
-
-LEAVE_MEMBER = {"Closed", "NodeFailed", "NoState", "Quarantined", "DiskFull"}
-"""Answers of a member that goes away, has no state or no room, or is not to be trusted: another may know better."""
-
-ASK_AGAIN = LEAVE_MEMBER | {"Overloaded", "NoLeader", "ReadTimeout", "WriteTimeout"}
-"""Answers that say nothing about what was asked: it is asked again until its own deadline."""
-
-RETRY_ELSEWHERE = LEAVE_MEMBER | {"Overloaded", "NoLeader", "WriteTimeout", "ConnectionLost"}
-"""Answers that say nothing final about a write that has a session: it is sent again until its own deadline."""
-
-
-def _closed_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
-    if sent:
-        return errors.ConnectionLost("the client was closed with the write under way")
-    return errors.Closed("the client was closed before the write was sent")
-
-
-def _replaced_error(sent: bool) -> errors.PyraftkvError:  # noqa: FBT001
-    if sent:
-        return errors.SessionExpired("another cluster answers now; the one before may have applied the write")
-    return errors.NoLeader("another cluster answers now; the one before was not sent the write")

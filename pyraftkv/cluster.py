@@ -15,6 +15,7 @@ from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import Node, NodeConfig
+from pyraftkv.statemachine import Factories
 from pyraftkv.transport import MemoryNetwork
 
 LEADER_POLL_SECONDS = 0.01
@@ -27,10 +28,18 @@ class Cluster:
     """
 
     def __init__(
-        self, names: list[str], *, config: NodeConfig | None = None, seed: int | None = None, witness: str = ""
+        self,
+        names: list[str],
+        *,
+        config: NodeConfig | None = None,
+        seed: int | None = None,
+        witness: str = "",
+        machines: Factories | None = None,
     ) -> None:
         self._rng = random.Random(seed)
         self._config = config
+        self.machines: Factories = machines or {}
+        """What makes the state machines of nodes that are started from now on."""
         self._members = {name: name for name in names}
         self._storages = {name: MemoryStorage(random=self._own_rng()) for name in names}
         self._joining: dict[str, bool] = {}
@@ -44,13 +53,19 @@ class Cluster:
 
     @classmethod
     def in_memory(
-        cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None, witness: bool = False
+        cls,
+        size: int = 3,
+        *,
+        config: NodeConfig | None = None,
+        seed: int | None = None,
+        witness: bool = False,
+        machines: Factories | None = None,
     ) -> Cluster:
         """Make a cluster of ``size`` nodes, the last of them a witness or not; it starts when it is entered."""
         if size < 1:
             raise errors.ConfigurationError("a cluster has one member at least")
         names = [f"n{number}" for number in range(1, size + 1)]
-        return cls(names, config=config, seed=seed, witness=names[-1] if witness else "")
+        return cls(names, config=config, seed=seed, witness=names[-1] if witness else "", machines=machines)
 
     def __repr__(self) -> str:
         return f"<Cluster {list(self.nodes.values())}>"
@@ -192,6 +207,7 @@ class Cluster:
             else [],
             learner=self._joining.get(name, False),
             witness=name in self._witnesses,
+            machines=self.machines,
             storage=self._storages[name],
             transport=self.network.transport(self._members[name]),
             config=self._config,

@@ -22,9 +22,11 @@ from pyraftkv.kv import Bytes, Consistency, Status, Stm, Watch
 from pyraftkv.leases import Leasing
 from pyraftkv.members import MembersFace
 from pyraftkv.namespace import NamespaceWatch, Prefix
+from pyraftkv.operating import MachineFace
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.reading import SCAN_PAGE_DEFAULT, Pinned, Reader
 from pyraftkv.settings import RulesCommand, RulesResult
+from pyraftkv.statemachine import MachineQuery, Operate, Operated
 from pyraftkv.stm import transact
 from pyraftkv.store.commands import (
     Command,
@@ -388,6 +390,23 @@ class Engine(Reader, Administered, Leasing):
         first, last = single_or_range(key, end, prefix)
         return await LiveView.open(self, first, last, keys_max=keys_max, timeout=timeout)
 
+    async def operate(self, command: Operate, timeout: float | None) -> Operated:  # noqa: ARG002
+        """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
+        raise errors.InvalidRequest(f"there are no machines here, and no {command.machine!r}")
+
+    async def ask_machine(
+        self,
+        query: MachineQuery,
+        consistency: Consistency,  # noqa: ARG002  (as above)
+        timeout: float | None,  # noqa: ARG002  (as above)
+    ) -> Operated:
+        """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
+        raise errors.InvalidRequest(f"there are no machines here, and no {query.machine!r}")
+
+    def machine(self, name: str) -> MachineFace:
+        """Return a state machine of the cluster, to be called. See `statemachine`."""
+        return MachineFace(self, name)
+
     def at(self, revision: int) -> Pinned:
         """Return the store as it was at ``revision``, to be read. Raises `InvalidRequest`; each read `Compacted`."""
         return Pinned(self, revision)
@@ -568,6 +587,14 @@ class Namespace(Engine):
     async def rules_table(self, timeout: float | None) -> RulesResult:
         """Return the settings and alarms of the cluster, as of now. Raises `Unavailable`."""
         return await self._engine.rules_table(timeout)
+
+    async def operate(self, command: Operate, timeout: float | None) -> Operated:
+        """Apply an operation to a machine of the cluster. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
+        return await self._engine.operate(command, timeout)
+
+    async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
+        """Ask a machine of the cluster. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
+        return await self._engine.ask_machine(query, consistency, timeout)
 
     async def space_won_back(self, revision: int, timeout: float | None) -> None:
         """Wait until what was compacted is removed; see `Engine.space_won_back`."""

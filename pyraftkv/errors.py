@@ -17,6 +17,7 @@
     │   ├── NoSpace                the store is over its quota: delete and compact, or raise it
     │   ├── Corrupt                members disagree, and nobody can say who is right: nothing may be changed
     │   ├── SettingsChanged        `if_version=` did not hold; carries `version`
+    │   ├── OperationRefused       an operation on a machine of your own raised; carries `machine`, `error`
     │   ├── MemberNotFound         there is no such member (any more)
     │   ├── MemberExists           another member has that name, address or data directory
     │   ├── QuorumAtRisk           too few members would be left to decide anything; `force=True` does it all the same
@@ -162,6 +163,15 @@ class SettingsChanged(NotApplied):
 
     defaults: ClassVar[dict[str, Any]] = {"version": 0}
     version: int
+
+
+class OperationRefused(NotApplied):
+    """An operation, or a query, on a state machine raised: what it had not changed before, it has not changed."""
+
+    defaults: ClassVar[dict[str, Any]] = {"machine": "", "error": ""}
+    machine: str
+    error: str
+    """The name of the class of what it raised, whose message is this one's."""
 
 
 class MemberNotFound(NotApplied):

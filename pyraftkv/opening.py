@@ -15,6 +15,7 @@ from pyraftkv.node.rebuilding import Rebuilding, Rebuilt, run_until_level
 from pyraftkv.node.recovery import Agree, Recovery, agreed
 from pyraftkv.node.recovery import recover as recover_storage
 from pyraftkv.roster import complaint_of_name
+from pyraftkv.statemachine import Factories
 from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
 from pyraftkv.transport.address import parse_address
 
@@ -32,6 +33,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     join: str | Iterable[str] | None = None,
     learner: bool = False,
     witness: bool = False,
+    machines: Factories | None = None,
     tls: TLS | None = None,
     insecure: bool = False,
     strict_tail: bool = False,
@@ -53,6 +55,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         learner: With ``join``: stay a learner, which receives everything and never votes.
         witness: Be the cluster's witness: vote, keep what not everybody has, and serve no keys. Beside two members or
             more that have the data, with ``members`` or with ``join``; for life.
+        machines: State machines beside the store, by name: what makes each of them. The same on all members.
         tls: Certificates for members and clients.
         insecure: Allow an address that other machines can reach without TLS.
         strict_tail: Refuse to start from a log whose end may be what a crash has left, and may be rot as well: for a
@@ -69,19 +72,23 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
         raise errors.ConfigurationError(f"join={join!r} names no other member: nobody is there to be asked")
     _check_beginning(table, addresses, listens=listen is not None)
     _check_kind(table, addresses, witness=witness, learner=learner)
-    transport: Transport = MemoryNetwork().transport(name)
-    if listen is not None:
-        transport = TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
     return Node(
         name,
         members=table if table or addresses else {name: advertise or listen or name},
         storage=FileStorage(data_dir, strict_tail=strict_tail),
-        transport=transport,
+        transport=_transport(name, listen, advertise=advertise, tls=tls, insecure=insecure),
         join=addresses,
         learner=learner,
         witness=witness,
+        machines=machines,
         config=config,
     )
+
+
+def _transport(name: str, listen: str | None, *, advertise: str | None, tls: TLS | None, insecure: bool) -> Transport:
+    if listen is None:
+        return MemoryNetwork().transport(name)
+    return TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
 
 
 def _check_beginning(members: Mapping[str, str], join: list[str], *, listens: bool) -> None:

@@ -13,6 +13,7 @@ from pyraftkv._record import record
 from pyraftkv.core.membership import Transition
 from pyraftkv.core.types import Membership, SnapshotMeta
 from pyraftkv.settings import FEATURE_LEVEL, RulesCommand, RulesResult
+from pyraftkv.statemachine import MachineQuery, Operate, Operated
 from pyraftkv.store.commands import (
     Compact,
     DiffQuery,
@@ -152,7 +153,7 @@ class Envelope:
     """Counts up by one per command of the session; a retry keeps it."""
     acked_below: int
     """The session's owner has every result below this sequence: they may be forgotten."""
-    command: LoggedCommand | MembersCommand | RulesCommand
+    command: LoggedCommand | MembersCommand | RulesCommand | Operate
 
 
 @record
@@ -271,6 +272,8 @@ class Hello:
     feature_level: int = FEATURE_LEVEL
     witness: bool = False
     """Whether it runs as a witness: at a first start the others learn it from here."""
+    machines: str = ""
+    """Its state machines and the newest versions of their operations: ``name=version``, with commas between."""
 
 
 @record
@@ -471,6 +474,16 @@ class HashCall:
 
 
 @record
+class MachineCall:
+    """Ask a state machine; an empty query asks which version all members offer."""
+
+    id: int
+    query: MachineQuery
+    consistency: str
+    timeout: float
+
+
+@record
 class SnapshotCall:
     """Ask for the next part of a saved snapshot; answered with a `SnapshotPart`. The first call pins the state."""
 
@@ -514,6 +527,7 @@ Call = (
     | RulesCall
     | CompactionCall
     | HashCall
+    | MachineCall
     | SnapshotCall
     | CancelCall
 )
@@ -524,7 +538,9 @@ class Answer:
     """What a call came to: exactly one of `result` and `error`."""
 
     id: int
-    result: LoggedResult | LookResult | LeaseAnswer | MembersResult | RulesResult | int | dict[str, Any] | None = None
+    result: (
+        LoggedResult | LookResult | LeaseAnswer | MembersResult | RulesResult | Operated | int | dict[str, Any] | None
+    ) = None
     error: tuple[str, str, dict[str, Any]] | None = None
     """As `errors.to_wire` gives it."""
 

@@ -20,6 +20,7 @@ from zlib import crc32
 from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, Membership
+from pyraftkv.machines import Machines, MachinesRestorer, parts_of
 from pyraftkv.protocol import (
     ChangeMembers,
     Decided,
@@ -37,6 +38,7 @@ from pyraftkv.roster import Roster
 from pyraftkv.rules import Rules
 from pyraftkv.sessions import EXPIRED, Outcome, Refusal, Sessions, dump, fingerprint_of, session_id_of
 from pyraftkv.settings import ChangeAlarm, ChangeSettings, RulesResult
+from pyraftkv.statemachine import Operate, Operated
 from pyraftkv.store import Restorer, Store, Work
 from pyraftkv.store.checks import HASH_MASK
 from pyraftkv.store.commands import CheckpointLeases, ExpireLeases, GrantLease, LoggedCommand
@@ -51,7 +53,7 @@ CHECKPOINTS_MAX = 8
 TABLES_FACTOR = 0x9E37_79B9_7F4A_7C15
 """Odd: spreads the tables' hash over that of the state."""
 
-SNAPSHOT_VERSION = 8
+SNAPSHOT_VERSION = 9
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -115,14 +117,15 @@ class Checkpoint:
 
 
 class Replica:
-    """The store, the sessions, who the members are, and what rules they have.
+    """The store, the sessions, who the members are, what rules they have, and machines of the user's.
 
     Invariant: everything reflects exactly the entries up to `applied_index`, except while `BUSY`, when the store's
     published revision still shows the state before the entry under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, machines: Machines | None = None) -> None:
         self.store = Store()
+        self.machines = machines or Machines()
         self.sessions = Sessions()
         self.roster = Roster()
         self.rules = Rules()
@@ -187,7 +190,7 @@ class Replica:
 
         To be asked for between entries. Equal logs give equal ones, whatever became of the replica meanwhile.
         """
-        tables = [self.roster.plain(), self.rules.plain(), len(self.sessions)]
+        tables = [self.roster.plain(), self.rules.plain(), len(self.sessions), *self.machines.plain()]
         return (self.store.state_hash + crc32(codec.encode_table(tables)) * TABLES_FACTOR) & HASH_MASK
 
     def hash_at(self, index: int) -> int | None:
@@ -227,11 +230,13 @@ class Replica:
         return self._carry_out(entry, decided.command, finish, by_leader=True)
 
     def _carry_out(
-        self, entry: Entry, command: LoggedCommand | DecidedCommand, finish: Finish, *, by_leader: bool
+        self, entry: Entry, command: LoggedCommand | DecidedCommand | Operate, finish: Finish, *, by_leader: bool
     ) -> Consequence | Busy:
         try:
+            if isinstance(command, Operate):
+                return finish(self._operate(command, index=entry.index))
             result = self._do(command, by_leader=by_leader)
-        except errors.NotApplied as error:
+        except (errors.NotApplied, errors.MaybeApplied) as error:
             return finish(Refusal.of(error))
         if isinstance(result, Work):
             self._under_way = (entry, finish, result)
@@ -250,6 +255,11 @@ class Replica:
         if isinstance(command, GrantLease):
             command = replace(command, ttl=max(command.ttl, self.rules.settings.lease_ttl_seconds_min))
         return self.store.apply(command)
+
+    def _operate(self, command: Operate, *, index: int) -> Operated:
+        """Apply an operation to a machine. Raises `Corrupt`, `NoSpace`, what it raises, `UnsupportedFormat`."""
+        self.rules.admit(command)
+        return self.machines.apply(command, index=index, revision=self.store.published_revision)
 
     def _change_members(self, entry: Entry, stamped: StampedChange) -> Consequence:
         """Change the members, whatever the sessions say: they are asked only what to answer."""
@@ -323,7 +333,7 @@ class Replica:
 
     def restorer(self, *, index: int, term: int) -> ReplicaRestorer:
         """Return what builds another replica of this kind of a snapshot."""
-        return ReplicaRestorer(index=index, term=term)
+        return ReplicaRestorer(index=index, term=term, machines=self.machines.anew())
 
     def snapshot(self) -> ReplicaSnapshot:
         """Pin the present state; iterate over the result in slices while further entries apply."""
@@ -341,6 +351,7 @@ class ReplicaSnapshot:
         self.cluster_id = replica.roster.cluster_id
         self._header = codec.encode_table([SNAPSHOT_VERSION, replica.roster.plain(), replica.rules.plain()])
         self._sessions = replica.sessions.pin()
+        self._machines = replica.machines.pin()
         self._store = replica.store.snapshot()
         self.revision = self._store.revision
 
@@ -350,11 +361,12 @@ class ReplicaSnapshot:
         yield from self._store
 
     def tables(self) -> Iterator[bytes]:
-        """Yield the header, then the sessions in pieces; their end is an empty part."""
+        """Yield the header, then the sessions in pieces, whose end is an empty part, then the machines."""
         yield self._header
         for part in dump(self._sessions):
             yield from _pieces(codec.encode_table(part))
         yield from _pieces(codec.encode_table([]))
+        yield from parts_of(self._machines)
 
     def close(self) -> None:
         """Let go of the pinned revision."""
@@ -370,7 +382,9 @@ def _pieces(part: bytes) -> Iterator[bytes]:
 class ReplicaRestorer:
     """Builds a second replica from a snapshot's chunks; the first one serves until it is swapped in."""
 
-    def __init__(self, *, index: int, term: int) -> None:
+    def __init__(self, *, index: int, term: int, machines: Machines | None = None) -> None:
+        self._machines = machines or Machines()
+        self._filling: MachinesRestorer = self._machines.restorer()
         self._index = index
         self._term = term
         self._replica: Replica | None = None
@@ -382,8 +396,10 @@ class ReplicaRestorer:
         """Take the next chunk. Raises `SnapshotCorruption`, `UnsupportedFormat`."""
         if self._replica is None:
             self._replica = self._begin(chunk)
-        elif self._part is None:
+        elif self._part is None and self._filling.is_done:
             self._store.feed(chunk)
+        elif self._part is None:
+            self._filling.feed(chunk)
         else:
             self._part += memoryview(chunk)[1:]
             if chunk[:1] == _ENDS:
@@ -395,7 +411,7 @@ class ReplicaRestorer:
         table = codec.decode_table(chunk)
         if not table or table[0] != SNAPSHOT_VERSION:
             raise errors.UnsupportedFormat("the snapshot was written by another version")
-        replica = Replica()
+        replica = Replica(self._machines)
         _, roster, rules = table
         replica.roster = Roster.of_plain(roster)
         replica.rules = Rules.of_plain(rules)

@@ -28,6 +28,7 @@ from pyraftkv.settings import (
     RulesResult,
     Settings,
 )
+from pyraftkv.statemachine import Operate
 from pyraftkv.store.commands import Compact, GrantLease, LeaseUpkeep, LoggedCommand, PutBatch, PutKey, Transaction
 
 ALARMS_MAX = 256
@@ -90,7 +91,7 @@ class Rules:
         """Whether there is an alarm of that kind. O(alarms)."""
         return any(raised is kind for raised, _ in self._alarms)
 
-    def admit(self, command: LoggedCommand | LeaseUpkeep | Compact) -> None:
+    def admit(self, command: LoggedCommand | LeaseUpkeep | Compact | Operate) -> None:
         """Refuse what alarms stand against. O(1) while there is none. Raises `Corrupt`, `NoSpace`."""
         if not self._alarms:
             return

@@ -20,6 +20,7 @@ from pyraftkv.protocol import (
     DiffCall,
     HashCall,
     LeaseCall,
+    MachineCall,
     MembersCall,
     MembersResult,
     MembersUpdate,
@@ -38,6 +39,7 @@ from pyraftkv.protocol import (
 )
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
+from pyraftkv.statemachine import MachineQuery, Operated
 from pyraftkv.store.commands import LeaseQuery, LookQuery, RangeQuery
 from pyraftkv.store.values import Event, KvHash, LeaseAnswer, LookResult, RangeResult, WatchBatch
 from pyraftkv.transport.base import Connection
@@ -107,6 +109,8 @@ class Member(Protocol):
     ) -> RangeResult: ...
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult: ...
+
+    async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated: ...
 
     async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer: ...
 
@@ -269,6 +273,7 @@ class ClientConnection:
         | VersionsCall
         | DiffCall
         | LeaseCall
+        | MachineCall
         | WatchCall
         | StatusCall
         | MembersCall
@@ -285,6 +290,8 @@ class ClientConnection:
             work = self._look(call)
         elif isinstance(call, LeaseCall):
             work = self._member.ask_leases(call.query, call.timeout)
+        elif isinstance(call, MachineCall):
+            work = self._ask_machine(call)
         elif isinstance(call, WatchCall):
             work = self._watch(call)
         elif isinstance(call, StatusCall):
@@ -315,6 +322,9 @@ class ClientConnection:
 
     async def _look(self, call: VersionsCall | DiffCall) -> LookResult:
         return await self._member.look(call.query, _consistency(call.consistency), call.timeout)
+
+    async def _ask_machine(self, call: MachineCall) -> Operated:
+        return await self._member.ask_machine(call.query, _consistency(call.consistency), call.timeout)
 
     async def _open_session(self) -> int:
         if self._session_count >= SESSIONS_PER_CONNECTION_MAX:

@@ -26,6 +26,7 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.protocol import MembersResult
 from pyraftkv.settings import RulesResult
+from pyraftkv.statemachine import Operated
 from pyraftkv.store.values import (
     DeleteResult,
     KeyValue,
@@ -72,7 +73,7 @@ class Refusal:
         return errors.from_wire(self.name, self.message, self.data)
 
 
-Outcome = LoggedResult | MembersResult | RulesResult | Refusal | int
+Outcome = LoggedResult | MembersResult | RulesResult | Operated | Refusal | int
 """What a logged command came to; an int is the id of a session just opened, or a number of leases."""
 
 fingerprint_of = crc32
@@ -244,6 +245,8 @@ def _size_bytes(outcome: Outcome) -> int:
     if isinstance(outcome, Refusal):
         texts = [value for value in outcome.data.values() if isinstance(value, bytes | str)]
         return RESULT_OVERHEAD_BYTES + len(outcome.message) + sum([len(text) for text in texts])
+    if isinstance(outcome, Operated):
+        return RESULT_OVERHEAD_BYTES + len(outcome.result)
     if isinstance(outcome, MembersResult):
         return sum([RESULT_OVERHEAD_BYTES + len(member.name) + len(member.address) for member in outcome.members])
     if isinstance(outcome, RulesResult):

@@ -28,6 +28,7 @@ from pyraftkv import codec, errors
 from pyraftkv.protocol import Envelope, MembersCommand
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
 from pyraftkv.settings import RulesCommand
+from pyraftkv.statemachine import Operate
 from pyraftkv.store.commands import LoggedCommand, PutBatch
 from pyraftkv.store.values import PutBatchResult, PutResult
 
@@ -132,7 +133,7 @@ class OwnSession:
                 self._granted += 1
                 count -= 1
 
-    def encode(self, command: LoggedCommand | MembersCommand | RulesCommand) -> tuple[int, bytes]:
+    def encode(self, command: LoggedCommand | MembersCommand | RulesCommand | Operate) -> tuple[int, bytes]:
         """Number and encode a command: these bytes travel, are logged and are applied, and serve for every retry."""
         sequence = self.next_sequence
         self.next_sequence = sequence + 1

@@ -47,6 +47,7 @@ def test_every_example_is_tested() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == [
         "01_one_process.py",
         "02_embed_node.py",
+        "own_machine.py",
         "sans_io_loop.py",
         "tcp_cluster.py",
         "test_my_app.py",
@@ -67,6 +68,11 @@ def test_an_embedded_node_goes_on_counting(tmp_path: Path) -> None:
     second = run("02_embed_node.py", folder=tmp_path)
     assert [int(number) for number in re.findall(r"visits is (\d+)", second)] == [6, 7, 8, 9, 10]
     assert second.splitlines()[-1] == "10 visits so far"
+
+
+def test_a_seat_is_reserved_once(tmp_path: Path) -> None:
+    """Whoever comes second is refused, by a machine that outlives the leader."""
+    assert run("own_machine.py", folder=tmp_path) == "ValueError: 7A is Ada's\nAda\n"
 
 
 def test_the_machine_alone_needs_no_event_loop(tmp_path: Path) -> None:

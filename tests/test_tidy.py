@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_record", "_version", "statemachine"}),
     frozenset({"core", "store"}),
     frozenset({"codec", "protocol", "settings"}),
-    frozenset({"replica", "roster", "rules", "sessions", "witness", "log", "transport"}),
+    frozenset({"machines", "replica", "roster", "rules", "sessions", "witness", "log", "transport"}),
     frozenset(
         {
             "node",
@@ -45,7 +45,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "writes",
             "opening",
             "client",
+            "client_answers",
             "client_watch",
+            "operating",
+            "replicated",
             "server",
             "cluster",
         }
@@ -56,7 +59,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 
 APART: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset({"core"}), frozenset({"store"})),
-    (frozenset({"replica", "roster", "rules", "sessions", "witness"}), frozenset({"log", "transport"})),
+    (frozenset({"machines", "replica", "roster", "rules", "sessions", "witness"}), frozenset({"log", "transport"})),
     (frozenset({"log"}), frozenset({"transport"})),
 )
 """Rooms on one floor that know nothing of each other, in both directions."""
@@ -65,7 +68,7 @@ SEES_ONLY: dict[str, frozenset[str]] = {"recipes": frozenset({"recipes", "kv", "
 """Rooms that could import more by their floor, and must not. Of the store recipes want the commands that `kv` takes,
 of typed values what makes a dataclass of JSON."""
 
-PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"replica", "roster", "rules", "sessions", "witness"}
+PURE: frozenset[str] = FLOORS[1] | FLOORS[2] | {"machines", "replica", "roster", "rules", "sessions", "witness"}
 """Rooms that take values and return values: no clock, no disk, no network, no thread, no log."""
 
 # fmt: off

@@ -20,6 +20,7 @@ from pyraftkv._record import record
 from pyraftkv.core.types import SnapshotMeta
 from pyraftkv.log.fs import FileSystem, OsFileSystem, parent
 from pyraftkv.log.snapshot import SnapshotReader, SnapshotWriter
+from pyraftkv.machines import Machines
 from pyraftkv.protocol import MemberInfo, SnapshotPart
 from pyraftkv.replica import Replica, ReplicaRestorer
 
@@ -151,7 +152,7 @@ async def load(path: str | os.PathLike[str], *, fs: FileSystem | None = None) ->
 
 
 async def _restore(reader: SnapshotReader, meta: SnapshotMeta) -> Replica:
-    restorer = ReplicaRestorer(index=meta.index, term=meta.term)
+    restorer = ReplicaRestorer(index=meta.index, term=meta.term, machines=Machines(keeps_all=True))
     try:
         for chunk in reader.chunks():
             restorer.feed(chunk)

@@ -5,6 +5,7 @@
     messages   what members say to each other, HELLO, membership          garbage -> FrameError
     logged     what an entry's payload holds                              garbage -> UnsupportedFormat
     results    what commands come to, and the tables of a snapshot        garbage -> UnsupportedFormat, StorageError
+    plain      what operations on machines take and return                garbage -> InvalidRequest
     client     what clients ask and members answer                        garbage -> FrameError
     _wire      the bricks: bounded msgpack, runs, columns, tables of fields
 
@@ -38,6 +39,7 @@ from pyraftkv.codec.messages import (
     encode_message,
     encode_rejection,
 )
+from pyraftkv.codec.plain import decode_plain, decode_rows, encode_plain
 from pyraftkv.codec.results import Outcome, decode_result, decode_table, encode_result, encode_table
 from pyraftkv.errors import FrameError
 
@@ -54,15 +56,18 @@ __all__ = [
     "decode_logged",
     "decode_membership",
     "decode_message",
+    "decode_plain",
     "decode_rejection",
     "decode_reply",
     "decode_result",
+    "decode_rows",
     "decode_table",
     "encode_call",
     "encode_hello",
     "encode_logged",
     "encode_membership",
     "encode_message",
+    "encode_plain",
     "encode_rejection",
     "encode_reply",
     "encode_result",

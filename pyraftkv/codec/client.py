@@ -46,6 +46,7 @@ from pyraftkv.protocol import (
     DiffCall,
     HashCall,
     LeaseCall,
+    MachineCall,
     MembersCall,
     MembersUpdate,
     OpenSessionCall,
@@ -61,6 +62,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
+from pyraftkv.statemachine import MachineQuery
 from pyraftkv.store.commands import DiffQuery, LeaseQuery, LeaseVerb, VersionsQuery
 from pyraftkv.store.values import DiffResult, Event, EventType, LeaseInfo, LeaseList, VersionsResult, WatchBatch
 
@@ -85,6 +87,7 @@ _DIFF = Schema(
     next_sub=NATURAL,
 )
 _LEASE_QUERY = Schema(LeaseQuery, verb=choice(LeaseVerb), lease=NATURAL)
+_MACHINE_QUERY = Schema(MachineQuery, machine=TEXT, payload=BLOB)
 _CALLS: Final[dict[int, Schema]] = {
     1: Schema(OpenSessionCall, id=NATURAL),
     3: Schema(ReadCall, id=NATURAL, query=_QUERY, consistency=TEXT, timeout=SECONDS, at_least=NATURAL),
@@ -108,6 +111,7 @@ _CALLS: Final[dict[int, Schema]] = {
     13: Schema(DiffCall, id=NATURAL, query=nested(_DIFF), consistency=TEXT, timeout=SECONDS),
     14: Schema(HashCall, id=NATURAL, revision=INTEGER),
     15: Schema(LeaseCall, id=NATURAL, query=nested(_LEASE_QUERY), timeout=SECONDS),
+    16: Schema(MachineCall, id=NATURAL, query=nested(_MACHINE_QUERY), consistency=TEXT, timeout=SECONDS),
     9: Schema(SnapshotCall, id=NATURAL, snapshot=NATURAL, number=NATURAL, consistency=TEXT, timeout=SECONDS),
 }
 _CALL_KINDS: Final = {schema.kind: kind for kind, schema in _CALLS.items()}

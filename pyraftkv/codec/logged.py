@@ -61,6 +61,7 @@ from pyraftkv.protocol import (
     UpdateMember,
 )
 from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode
+from pyraftkv.statemachine import OPERATION_BYTES_MAX, VERSION_MAX, Operate, complaint_of_machine
 from pyraftkv.store.commands import (
     CheckpointLeases,
     Compact,
@@ -108,6 +109,7 @@ TAG_DECIDED: Final = 22
 TAG_CHANGE_SETTINGS: Final = 24
 TAG_CHANGE_ALARM: Final = 25
 TAG_STAMPED_CHANGE: Final = 28
+TAG_OPERATE: Final = 30
 
 STAMP_BYTES_MAX: Final = 16
 """What a stamp adds to a change of the members."""
@@ -349,7 +351,37 @@ _RULES: Final[dict[int, Schema]] = {
     ),
     TAG_CHANGE_ALARM: Schema(ChangeAlarm, kind=choice(AlarmKind), member=NATURAL, is_raised=BOOLEAN),
 }
-_TABLES: Final[dict[int, Schema]] = _MEMBERS | _RULES
+# --- Machines ------------------------------------------------------------------------------------------------------
+
+
+def _machine(name: Any) -> Any:
+    complaint = complaint_of_machine(TEXT.encode(name))
+    if complaint:
+        raise Malformed(complaint)
+    return name
+
+
+def _version(version: Any) -> Any:
+    if not 1 <= NATURAL.encode(version) < VERSION_MAX:
+        raise Malformed(f"version {version} of an operation")
+    return version
+
+
+def _operation(payload: Any) -> Any:
+    if len(BLOB.encode(payload)) > OPERATION_BYTES_MAX:
+        raise Malformed(f"an operation of {len(payload)} bytes, over {OPERATION_BYTES_MAX}")
+    return payload
+
+
+_MACHINES: Final[dict[int, Schema]] = {
+    TAG_OPERATE: Schema(
+        Operate,
+        machine=Shape(_machine, _machine),
+        version=Shape(_version, _version),
+        payload=Shape(_operation, _operation),
+    )
+}
+_TABLES: Final[dict[int, Schema]] = _MEMBERS | _RULES | _MACHINES
 """Commands on tables beside the store."""
 _TABLES_TAGS: Final = {schema.kind: tag for tag, schema in _TABLES.items()}
 

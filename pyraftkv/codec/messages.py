@@ -293,6 +293,7 @@ _HELLO_SCHEMA = Schema(
     version_max=NATURAL,
     feature_level=NATURAL,
     witness=BOOLEAN,
+    machines=TEXT,
 )
 
 

@@ -38,6 +38,7 @@ from pyraftkv.codec.messages import MEMBERSHIP
 from pyraftkv.errors import InvalidRequest, PyraftkvError, StorageError, UnsupportedFormat
 from pyraftkv.protocol import MembersResult
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, RulesResult, Settings
+from pyraftkv.statemachine import Operated
 from pyraftkv.store.values import (
     CompactResult,
     DeleteResult,
@@ -64,11 +65,12 @@ TAG_MEMBERS_RESULT: Final = 10
 TAG_RULES_RESULT: Final = 11
 TAG_LEASE_GRANTED: Final = 12
 TAG_LEASE_REVOKED: Final = 13
+TAG_OPERATED: Final = 14
 
 RESULT_DEPTH_MAX: Final = 8
 """Levels of transaction results within transaction results, as deep as transactions go."""
 
-Outcome = LoggedResult | MembersResult | RulesResult | int | None | PyraftkvError
+Outcome = LoggedResult | MembersResult | RulesResult | Operated | int | None | PyraftkvError
 """What a logged payload comes to: a result, a number (a new session's id), nothing, or an error."""
 
 # --- Results -------------------------------------------------------------------------------------------------------
@@ -102,7 +104,9 @@ _ALARM = Schema(Alarm, kind=choice(AlarmKind), member=NATURAL)
 _RULES = Schema(RulesResult, settings=nested(_SETTINGS), alarms=each(_ALARM), changed=each(_ALARM))
 
 
-def result_items(result: LoggedResult | MembersResult | RulesResult | int | None, *, depth: int = 1) -> tuple[Any, ...]:
+def result_items(
+    result: LoggedResult | MembersResult | RulesResult | Operated | int | None, *, depth: int = 1
+) -> tuple[Any, ...]:
     """Return a result as the items of an array, its tag first. Raises `Malformed`."""
     kind = type(result)
     if isinstance(result, PutBatchResult):
@@ -125,6 +129,8 @@ def result_items(result: LoggedResult | MembersResult | RulesResult | int | None
         return TAG_LEASE_GRANTED, result.revision, result.id, result.ttl
     if isinstance(result, LeaseRevoked):
         return TAG_LEASE_REVOKED, result.revision
+    if isinstance(result, Operated):
+        return TAG_OPERATED, NATURAL.encode(result.revision), BLOB.encode(result.result)
     if isinstance(result, MembersResult):
         return TAG_MEMBERS_RESULT, *_MEMBERS.encode(result)
     if isinstance(result, RulesResult):
@@ -136,7 +142,9 @@ def result_items(result: LoggedResult | MembersResult | RulesResult | int | None
     raise Malformed(f"{kind.__name__} is no result")
 
 
-def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | MembersResult | RulesResult | int | None:
+def result_from(
+    items: Sequence[Any], *, depth: int = 1
+) -> LoggedResult | MembersResult | RulesResult | Operated | int | None:
     """Rebuild a result from the items of an array. Raises `Malformed`."""
     tag = NATURAL.decode(items[0] if items else None)
     arity = _ARITIES.get(tag)
@@ -171,6 +179,8 @@ def result_from(items: Sequence[Any], *, depth: int = 1) -> LoggedResult | Membe
         return LeaseGranted(revision, NATURAL.decode(items[2]), NATURAL.decode(items[3]))
     if tag == TAG_LEASE_REVOKED:
         return LeaseRevoked(revision)
+    if tag == TAG_OPERATED:
+        return Operated(revision, BLOB.decode(items[2]))
     if depth > RESULT_DEPTH_MAX:
         raise Malformed("a transaction's result is too deep")
     return TxnResult(revision, BOOLEAN.decode(items[2]), _responses(items[3], depth=depth + 1))
@@ -185,6 +195,7 @@ _ARITIES: Final = {
     TAG_COMPACT_RESULT: 2,
     TAG_LEASE_GRANTED: 4,
     TAG_LEASE_REVOKED: 2,
+    TAG_OPERATED: 3,
     TAG_INTEGER: 2,
     TAG_NOTHING: 1,
     TAG_MEMBERS_RESULT: 6,

@@ -122,6 +122,7 @@ class Guard:
             try:
                 replica = await fetch_replica(
                     address,
+                    like=self._applier.replica,
                     cluster_id=self._applier.replica.roster.cluster_id,
                     dialer=self._transport.dialer(),
                     name=own,

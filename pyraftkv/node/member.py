@@ -53,6 +53,7 @@ from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.lease_desk import LeaseDesk
+from pyraftkv.node.machines import examine_operation
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
@@ -80,6 +81,7 @@ from pyraftkv.replica import DecisionApplied, Effect, Replica, ReplicaSnapshot
 from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand
+from pyraftkv.statemachine import Operate
 from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
 from pyraftkv.store.values import LeaseGranted
 from pyraftkv.transport.base import Transport
@@ -127,7 +129,7 @@ class Member:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.home = Home()
-        self._peers = peers
+        self.peers = peers
         self._events = events
         self._config = config
         self._rng = rng
@@ -198,7 +200,7 @@ class Member:
             applier=self.applier,
             storage=storage,
             transport=transport,
-            peers=self._peers,
+            peers=self.peers,
             rng=self._rng,
             emit=self._events.emit,
             decide=self.decide,
@@ -243,7 +245,7 @@ class Member:
         self.leadership = Leadership(
             raft,
             loop=loop,
-            name=self._peers.name,
+            name=self.peers.name,
             priority=self._priority,
             election_seconds=config.election_timeout_seconds,
             feed=self.inbox.put,
@@ -252,7 +254,7 @@ class Member:
         )
         self.awakening = Awakening(
             raft,
-            connected=self._peers.connected,
+            connected=self.peers.connected,
             heartbeat_seconds=config.heartbeat_seconds,
             rng=self._rng,
             feed=self.inbox.put,
@@ -271,7 +273,7 @@ class Member:
             loop=self._loop,
             replica=lambda: self.replica,
             decide=self.decide,
-            offered=lambda: self._peers.feature_level,
+            offered=lambda: self.peers.feature_level,
             first_settings=as_first(settings) if settings is not None else None,
             emit=self._events.emit,
         )
@@ -327,7 +329,7 @@ class Member:
             rules.admit(_ANY_PUT)
         self._check_itself()
 
-    def examine(self, command: LoggedCommand | MembersCommand | RulesCommand) -> None:
+    def examine(self, command: LoggedCommand | MembersCommand | RulesCommand | Operate) -> None:
         """Refuse what is wrong in itself, and everything if this member is too far behind. Raises `NotApplied`.
 
         Of a client's command nothing more can be said before it is applied, least of all that an alarm stands:
@@ -335,7 +337,9 @@ class Member:
         1. A client's put is proposed and applied. The answer is lost, and the alarm NOSPACE is raised.
         2. The client sends the put again, to another member. That refuses it: "not applied", it says of what was.
         """
-        if not isinstance(command, MembersCommand | RulesCommand):
+        if isinstance(command, Operate):
+            examine_operation(command, self.replica.machines)
+        elif not isinstance(command, MembersCommand | RulesCommand):
             self.replica.store.validate(command)
         self._check_itself()
 
@@ -346,7 +350,7 @@ class Member:
         if lag > APPLY_LAG_ENTRIES_MAX:
             raise errors.Overloaded(f"this member has {lag} committed entries to apply, over {APPLY_LAG_ENTRIES_MAX}")
 
-    async def write(self, command: Command | MembersCommand | RulesCommand, timeout: float | None) -> Outcome:
+    async def write(self, command: Command | MembersCommand | RulesCommand | Operate, timeout: float | None) -> Outcome:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         deadline = self.deadline(timeout)
         session = await self.sessions.with_room(deadline)
@@ -514,7 +518,7 @@ class Member:
             self.writes.resend()
             self.reads.retry()
         role = soft.role.name.lower().replace("_", "-")
-        leader = self._peers.name(soft.leader)
+        leader = self.peers.name(soft.leader)
         logger.info("%s in term %d, leader %s", role, soft.term, leader or "unknown")
         self._events.emit(RoleChanged(role, soft.term, soft.leader, leader))
         self.soft_state_changed.set()

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 from pyraftkv import codec, errors
 from pyraftkv.backup import SnapshotSource
@@ -17,6 +17,7 @@ from pyraftkv.core import LEADER, Save
 from pyraftkv.engine import NOT_STARTED, Engine
 from pyraftkv.kv import Consistency, Status
 from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.machines import Machines
 from pyraftkv.node import recovery
 from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
@@ -26,9 +27,12 @@ from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected
 from pyraftkv.node.identity import roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
+from pyraftkv.node.machines import answer, check_operation
 from pyraftkv.node.member import Loops, Member, check_size
 from pyraftkv.node.offers import Offers
+from pyraftkv.node.parting import LINGER_TIMEOUTS, stopped_error
 from pyraftkv.node.peers import Peers
+from pyraftkv.node.reads import finished
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.node.witness import refuse_other_kind, replica_for
@@ -37,27 +41,13 @@ from pyraftkv.roster import Roster
 from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand, RulesResult
-from pyraftkv.store import Store, Work
+from pyraftkv.statemachine import Factories, MachineQuery, Operate, Operated
+from pyraftkv.store import Store
 from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery
 from pyraftkv.store.values import KvHash, LeaseAnswer, LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
 
-T = TypeVar("T")
-
 logger = logging.getLogger("pyraftkv.node")
-
-READ_STEP_BUDGET = 2000
-"""Keys that a large range touches before others have their turn."""
-
-
-LINGER_TIMEOUTS = 5
-"""Election timeouts for which a member that was removed stays, unless it is told to go before.
-
-1. Of two members the leader is removed, and stops. The other one has the change in its log, but the news that it is
-   committed were lost.
-2. It needs a vote of two to go on, and there is nobody. So who was removed still votes and acknowledges, until the
-   others have applied it: then they refuse its HELLO as "removed".
-"""
 
 
 class Node(Engine):
@@ -73,6 +63,7 @@ class Node(Engine):
             the data directory belongs to a cluster; but who finds itself a learner asks to be promoted.
         learner: With ``join``: stay a learner.
         witness: Vote and keep no keys (`core.witness`); for life, whatever it joins or begins.
+        machines: State machines beside the store, by name: what makes each of them (`machines.Machine`).
         config: Timing and limits.
         rng: The source of election jitter and nonces; give a seeded one for repeatable tests.
         clock: A clock in seconds that counts the time for which the machine is suspended; the system's by default.
@@ -88,6 +79,7 @@ class Node(Engine):
         join: Sequence[str] = (),
         learner: bool = False,
         witness: bool = False,
+        machines: Factories | None = None,
         config: NodeConfig | None = None,
         rng: random.Random | None = None,
         clock: Callable[[], float] | None = None,
@@ -99,6 +91,7 @@ class Node(Engine):
         self._join_addresses = list(join)
         self._stays_learner = learner
         self._is_witness = witness
+        self._machines = Machines(None if witness else machines)
         self._storage = storage
         self._transport = transport
         self._rng = rng or random.Random()
@@ -210,6 +203,7 @@ class Node(Engine):
             identity.boot_count,
             "",
             witness=self._is_witness,
+            machines=self._machines.offer,
         )
         self._peers = Peers(self._hello, {} if is_joining else self._members)
         if is_new and not is_joining:
@@ -251,7 +245,7 @@ class Node(Engine):
         """Bind the directory to its cluster, wire the parts and start the loops."""
         assert self._hello is not None
         assert self._peers is not None
-        replica = replica_for(recovered, witness=self._is_witness)
+        replica = replica_for(recovered, witness=self._is_witness, machines=self._machines)
         if recovered.snapshot is not None:
             replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot), replica)
         roster = roster_at_start(recovered, replica)
@@ -404,7 +398,7 @@ class Node(Engine):
             # The clients first: they are to look for another member, not to be told that this one has failed.
             self._clients.close()
             if self._member is not None:
-                await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
+                await self._member.close(lambda sent: stopped_error(cause, sent=sent))
             await self._transport.close()
         finally:
             await self._storage.close()
@@ -477,11 +471,11 @@ class Node(Engine):
 
         "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
-        return await _finished((await self._fresh(consistency, timeout, at_least=at_least)).read(query))
+        return await finished((await self._fresh(consistency, timeout, at_least=at_least)).read(query))
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        return await _finished((await self._fresh(consistency, timeout)).look(query))
+        return await finished((await self._fresh(consistency, timeout)).look(query))
 
     async def _fresh(self, consistency: Consistency, timeout: float | None, *, at_least: int = 0) -> Store:
         """Return the store once it is as fresh as asked for."""
@@ -512,6 +506,19 @@ class Node(Engine):
     async def change_members(self, command: MembersCommand, timeout: float | None) -> MembersResult:
         """Do a command on the members, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         return await self._running().change_members(command, timeout)
+
+    async def operate(self, command: Operate, timeout: float | None) -> Operated:
+        """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
+        member = self._running()
+        check_operation(command, member.replica.machines, member.peers)
+        result = await member.write(command, timeout)
+        assert isinstance(result, Operated)
+        return result
+
+    async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
+        """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
+        store, member = await self._fresh(consistency, timeout), self._running()
+        return answer(query, member.replica.machines, member.peers, revision=store.published_revision)
 
     async def member_table(self, timeout: float | None) -> MembersResult:
         """Return who the members are, as of now. Raises `Unavailable`."""
@@ -554,7 +561,7 @@ class Node(Engine):
             Compacted: The revision is gone.
             FutureRevision: This member does not have it yet.
         """
-        return await _finished(self._present().replica.store.hash_kv(revision))
+        return await finished(self._present().replica.store.hash_kv(revision))
 
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""
@@ -676,22 +683,3 @@ class Node(Engine):
             connection.close()
         else:
             self._clients.accept(connection)
-
-
-def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:
-    """Return what a caller gets who waits while the node stops."""
-    if not sent:
-        return errors.Closed("the node stopped before the request was sent to anybody")
-    if cause is None:
-        return errors.NodeFailed("the node was closed with the write under way")
-    return errors.NodeFailed(f"the node stopped with the write under way: {cause}")
-
-
-async def _finished(result: T | Work[T]) -> T:
-    """Return what a read comes to; one that takes long gives others their turn."""
-    while isinstance(result, Work):
-        await asyncio.sleep(0)
-        done = result.step(READ_STEP_BUDGET)
-        if done is not None:
-            return done
-    return result

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pyraftkv import errors
+from pyraftkv.machines import versions_of
 from pyraftkv.node.bootstrap import first_ids
 from pyraftkv.protocol import Hello, MemberInfo
 from pyraftkv.roster import MEMBERS_MAX, Roster
@@ -39,6 +40,8 @@ class Peers:
         self._connected: set[int] = set()
         self._levels: dict[int, int] = {}
         """The feature levels that members of the table said they are of, when they said HELLO last."""
+        self._machines: dict[int, dict[str, int]] = {}
+        """The state machines that they said they have, with versions."""
 
     @property
     def addresses(self) -> dict[int, str]:
@@ -89,6 +92,12 @@ class Peers:
         levels = self._levels | {self._own.member_id: self._own.feature_level}
         return min([levels.get(id_, 0) for id_ in self._table], default=0)
 
+    def machine_version(self, name: str) -> int:
+        """Return the version of a machine that every member offers that was heard of, if it has a state. O(members)."""
+        offers = self._machines | {self._own.member_id: versions_of(self._own.machines)}
+        ids = self._table.keys() - self._roster.membership.witnesses
+        return min([offers[id_].get(name, 0) if id_ in offers else 1 for id_ in ids], default=0)
+
     def expect(self, members: Iterable[MemberInfo]) -> None:
         """Dial these, of whom somebody else has told: whoever has just joined knows nobody by itself."""
         for member in members:
@@ -112,6 +121,7 @@ class Peers:
         self._names = {m.id: m.name for m in table.values()}
         self._connected &= self._addresses.keys()
         self._levels = {id_: level for id_, level in self._levels.items() if id_ in self._addresses}
+        self._machines = {id_: offer for id_, offer in self._machines.items() if id_ in self._addresses}
 
     def _address_of(self, member: MemberInfo) -> str:
         """Return where to dial a member: as the log has it when that is news, else as we were told."""
@@ -156,6 +166,7 @@ class Peers:
         """Note that a judged peer is there; True when its address is news."""
         self._connected.add(hello.member_id)
         self._levels[hello.member_id] = hello.feature_level
+        self._machines[hello.member_id] = versions_of(hello.machines)
         if hello.member_id not in self._names:
             self._guests.add(hello.member_id)
         if hello.address and self._addresses.get(hello.member_id) != hello.address:

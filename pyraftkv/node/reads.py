@@ -13,9 +13,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import TypeVar
 
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
+from pyraftkv.store import Work
+
+T = TypeVar("T")
+
+READ_STEP_BUDGET = 2000
+"""Keys that a large range touches before others have their turn."""
 
 READS_WAITING_MAX = 65_536
 """Linearizable reads under way; one more is refused as `Overloaded`."""
@@ -195,3 +202,13 @@ class RevisionWaits:
         for *_, future in waiting:
             if not future.done():
                 future.set_exception(error())
+
+
+async def finished(result: T | Work[T]) -> T:
+    """Return what a read comes to; one that takes long gives others their turn."""
+    while isinstance(result, Work):
+        await asyncio.sleep(0)
+        done = result.step(READ_STEP_BUDGET)
+        if done is not None:
+            return done
+    return result

@@ -37,6 +37,7 @@ from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, HardState, Membership, Save
 from pyraftkv.log.base import Identity, Recovered, Storage
+from pyraftkv.machines import Machines
 from pyraftkv.node.applier import STEP_BUDGET, restore
 from pyraftkv.protocol import MemberInfo, Recover
 from pyraftkv.replica import BUSY, Replica
@@ -167,7 +168,7 @@ class _Survivor:
         self._recovered = NOTHING
         self._begun: Recover | None = None
         """The recovery that is the log's last entry: it was done, or begun, and nothing has happened since."""
-        self._replica = Replica()
+        self._replica = Replica(Machines(keeps_all=True))
         self._known_revision = 0
         self._known_members: dict[int, MemberInfo] = {}
         """Who the members were at the commit index."""
@@ -205,7 +206,7 @@ class _Survivor:
             raise errors.StorageError("the directory is a witness's, which keeps no keys: recover another member")
         self._begun = own_recovery(replace(recovered, entries=entries[-1:]))
         if snapshot is not None:
-            self._replica = await restore(snapshot, self._storage.read_snapshot(snapshot))
+            self._replica = await restore(snapshot, self._storage.read_snapshot(snapshot), self._replica)
         for entry in entries[:-1] if self._begun is not None else entries:
             if entry.index == commit + 1:
                 self._note_what_is_known()

@@ -43,8 +43,10 @@ ENTRIES_PER_TURN = 64
 """Entries that are applied before others have their turn on the loop."""
 
 
-async def fetch_replica(address: str, *, cluster_id: int, dialer: Dialer, name: str, rng: Random) -> Replica:
-    """Return a replica built of another member's present state.
+async def fetch_replica(
+    address: str, *, like: Replica, cluster_id: int, dialer: Dialer, name: str, rng: Random
+) -> Replica:
+    """Return a replica of the kind of ``like``, built of another member's present state.
 
     Raises: `NotApplied` if it cannot say; `SnapshotCorruption`, `TransportError`; `ForeignDataDir` if it is another
     cluster's.
@@ -58,7 +60,7 @@ async def fetch_replica(address: str, *, cluster_id: int, dialer: Dialer, name: 
         async for part in parts:
             if part.cluster_id != cluster_id:
                 raise errors.ForeignDataDir(f"{address} belongs to cluster {part.cluster_id:x}, not {cluster_id:x}")
-            restorer = restorer or ReplicaRestorer(index=part.meta.index, term=part.meta.term)
+            restorer = restorer or like.restorer(index=part.meta.index, term=part.meta.term)
             for chunk in part.chunks:
                 digest.update(chunk)
                 restorer.feed(chunk)

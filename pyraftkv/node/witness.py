@@ -14,6 +14,7 @@ from pyraftkv import errors
 from pyraftkv.core import HOLLOW, KeepPayloads, Membership, Raft
 from pyraftkv.core.membership import DATA_VOTERS_MIN, WITNESSES_MAX
 from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.machines import Machines
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.events import AlarmCleared, AlarmRaised, NodeEvent
 from pyraftkv.replica import Replica
@@ -104,7 +105,7 @@ def of_witness(config: NodeConfig) -> NodeConfig:
     return replace(config, snapshot_log_bytes_min=size_bytes)
 
 
-def replica_for(recovered: Recovered, *, witness: bool) -> Replica:
+def replica_for(recovered: Recovered, *, witness: bool, machines: Machines | None = None) -> Replica:
     """Return an empty replica of the kind that a directory is for.
 
     Raises: `ConfigurationError` if it is for the other kind, as far as that is seen without reading more of it.
@@ -114,7 +115,7 @@ def replica_for(recovered: Recovered, *, witness: bool) -> Replica:
         refuse_other_kind(own, recovered.snapshot.membership, witness=witness)
     if not witness and any(entry.kind is HOLLOW for entry in recovered.entries):
         raise _other_kind(witness=False)
-    return WitnessReplica() if witness else Replica()
+    return WitnessReplica() if witness else Replica(machines)
 
 
 def refuse_other_kind(own: int, membership: Membership, *, witness: bool) -> None:

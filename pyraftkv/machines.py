@@ -1,0 +1,372 @@
+"""The machines of a replica, beside the store: their operations, and their parts of a snapshot.
+
+`Machine` turns methods into a `StateMachine`: what they take and return is plain (`codec.encode_plain`). `Machines` is
+what a replica has of them.
+
+What an operation raises is its outcome, on every member the same. Two errors are not: whether memory or stack was
+short is one member's own matter.
+
+1. A member has little memory left. An operation that the others carry out raises `MemoryError` there.
+2. Had it been taken for the outcome, this member would now be another machine than the others.
+3. So it stops. Started again, it applies the operation once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Protocol
+from zlib import crc32
+
+from pyraftkv import codec, errors
+from pyraftkv.statemachine import (
+    CHUNK_BYTES_MAX,
+    MACHINES_MAX,
+    MARK,
+    RESULT_BYTES_MAX,
+    Factories,
+    MachineQuery,
+    Operate,
+    Operated,
+    Operation,
+    StateMachine,
+    complaint_of_machine,
+)
+
+MESSAGE_CHARACTERS_MAX = 1000
+"""What is kept of the message of what an operation raised."""
+
+ROWS_PER_CHUNK = 256
+"""Rows of a `Machine` that are encoded together, as far as they fit."""
+
+_MORE, _LAST = b"\0", b"\1"
+"""What a chunk of a machine begins with: whether it is its last, which is empty otherwise."""
+
+
+class Machine:
+    """A state machine made of methods: `@operation` those that change it, `@query` those that do not.
+
+    A subclass says what it consists of with `rows` and `load`. Its arguments and results are plain.
+    """
+
+    version: int = 1
+    entry_index: int = 0
+    """The place in the log of the operation under way: a number that no other operation has."""
+    store_revision: int = 1
+    """The store's, as of the operation under way."""
+    _operations: ClassVar[dict[str, list[tuple[int, Callable[..., Any]]]]] = {}
+    """By name, the newest version first."""
+    _queries: ClassVar[dict[str, Callable[..., Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        operations: dict[str, dict[int, Callable[..., Any]]] = {}
+        queries: dict[str, Callable[..., Any]] = {}
+        for base in reversed(cls.__mro__):
+            for method in vars(base).values():
+                name, version = getattr(method, MARK, ("", 0))
+                if version:
+                    operations.setdefault(name, {})[version] = method
+                elif name:
+                    queries[name] = method
+        cls._operations = {name: sorted(table.items(), reverse=True) for name, table in operations.items()}
+        cls._queries = queries
+        cls.version = max([table[0][0] for table in cls._operations.values()], default=1)
+
+    def apply(self, operation: Operation) -> bytes:
+        """Call the method of that name, at its newest version that is not above the operation's."""
+        name, args = _call_of(operation.payload)
+        for version, method in self._operations.get(name, ()):
+            if version <= operation.version:
+                self.entry_index, self.store_revision = operation.index, operation.revision
+                return _result_of(method(self, *args))
+        raise errors.InvalidRequest(f"there is no operation {name!r} at version {operation.version}")
+
+    def query(self, payload: bytes) -> bytes:
+        """Call the query of that name."""
+        name, args = _call_of(payload)
+        method = self._queries.get(name)
+        if method is None:
+            raise errors.InvalidRequest(f"there is no query {name!r}")
+        return codec.encode_plain(method(self, *args))
+
+    def rows(self) -> list[Any]:
+        """Return the state as plain values that are never changed in place. To be quick: a copy at most."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it consists of")
+
+    def load(self, rows: list[Any]) -> None:
+        """Take in the next of what `rows` returned."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is built of {len(rows)} rows")
+
+    def snapshot(self) -> Iterator[bytes]:
+        """Pin the rows, and yield them in chunks."""
+        return _chunks(self.rows())
+
+    def restore(self, chunk: bytes) -> None:
+        """Take in a chunk of rows. Raises `InvalidRequest`."""
+        self.load(codec.decode_rows(chunk))
+
+
+def _chunks(rows: list[Any]) -> Iterator[bytes]:
+    """Yield rows in chunks, fewer together where they are long. O(chunk) each."""
+    start, count = 0, ROWS_PER_CHUNK
+    while start < len(rows):
+        chunk = codec.encode_table(rows[start : start + count])
+        if len(chunk) <= CHUNK_BYTES_MAX:
+            yield chunk
+            start += count
+        elif count == 1:
+            raise errors.RequestTooLarge(f"a row of {len(chunk)} bytes, over {CHUNK_BYTES_MAX}")
+        else:
+            count = max(1, count // 4)
+
+
+def _result_of(value: Any) -> bytes:
+    """Encode what an operation returned. Raises `MaybeApplied`."""
+    try:
+        return codec.encode_plain(value)
+    except errors.InvalidRequest as error:
+        raise errors.MaybeApplied(f"it was applied, but its result cannot be told: {error}") from None
+
+
+def encode_call(name: str, args: tuple[Any, ...]) -> bytes:
+    """Encode a call of a `Machine`'s method. Raises `InvalidRequest`."""
+    return codec.encode_plain([name, *args])
+
+
+def _call_of(payload: bytes) -> tuple[str, list[Any]]:
+    items = codec.decode_plain(payload)
+    call: list[Any] = items if isinstance(items, list) else []
+    if not call or type(call[0]) is not str:
+        raise errors.InvalidRequest("not the name of a method and its arguments")
+    return call[0], call[1:]
+
+
+class _Slot:
+    """A machine, and what has become of it."""
+
+    __slots__ = ("applied", "digest", "machine", "version")
+
+    def __init__(self, machine: StateMachine) -> None:
+        self.machine = machine
+        self.applied = 0
+        """Operations, refused ones among them."""
+        self.version = 0
+        """The newest of them."""
+        self.digest = 0
+        """Of what they came to; messages of errors are left out, for they may tell addresses."""
+
+    def tell(self, outcome: bytes) -> None:
+        self.digest = crc32(outcome, self.digest)
+        self.applied += 1
+
+
+class Machines:
+    """The machines of a replica, by name.
+
+    Args:
+        factories: Makes each of them.
+        keeps_all: Whether machines that are not among them are kept as they stand in a snapshot, instead of refused,
+            and their operations passed over: for tools, which know no machine.
+
+    Raises: `ConfigurationError` for a name that cannot work, or too many.
+    """
+
+    def __init__(self, factories: Factories | None = None, *, keeps_all: bool = False) -> None:
+        self._factories = dict(factories or {})
+        self._keeps_all = keeps_all
+        if len(self._factories) > MACHINES_MAX:
+            raise errors.ConfigurationError(f"{len(self._factories)} machines, over {MACHINES_MAX}")
+        for name in self._factories:
+            complaint = complaint_of_machine(name)
+            if complaint:
+                raise errors.ConfigurationError(complaint)
+        self._slots = {name: _Slot(factory()) for name, factory in sorted(self._factories.items())}
+
+    def anew(self) -> Machines:
+        """Return the same machines, empty."""
+        return Machines(self._factories, keeps_all=self._keeps_all)
+
+    @property
+    def offer(self) -> str:
+        """What a HELLO says of them: names and versions, ``name=version`` with commas between. O(machines)."""
+        return ",".join([f"{name}={slot.machine.version}" for name, slot in self._slots.items()])
+
+    def version_of(self, name: str) -> int:
+        """Return the newest version of a machine's operations that is known here; 0 if there is no such machine."""
+        slot = self._slots.get(name)
+        return slot.machine.version if slot is not None else 0
+
+    def applied_version(self, name: str) -> int:
+        """Return the newest version that was ever applied; 0 if nothing was."""
+        slot = self._slots.get(name)
+        return slot.version if slot is not None else 0
+
+    def apply(self, command: Operate, *, index: int, revision: int) -> Operated:
+        """Apply an operation. O(what it does).
+
+        Raises:
+            UnsupportedFormat: There is no such machine here, or it is of an older version: the member must stop.
+            OperationRefused: The operation raised.
+            MaybeApplied: It was applied, and its result is too long, or cannot be told.
+        """
+        slot = self._known(command.machine)
+        if command.version > slot.machine.version and not self._keeps_all:
+            raise errors.UnsupportedFormat(
+                f"entry {index} is an operation of {command.machine!r} at version {command.version}, "
+                f"this member's is of version {slot.machine.version}: start it with the newer one"
+            )
+        slot.version = max(slot.version, command.version)
+        operation = Operation(command.payload, command.version, index, revision)
+        result = _outcome(slot, operation, command.machine)
+        if len(result) > RESULT_BYTES_MAX:
+            text = f"it was applied, but its result has {len(result)} bytes, over {RESULT_BYTES_MAX}"
+            raise errors.MaybeApplied(text)
+        return Operated(revision, result)
+
+    def query(self, query: MachineQuery) -> bytes:
+        """Answer a question. Raises `InvalidRequest`, `OperationRefused`, `RequestTooLarge`."""
+        slot = self._slots.get(query.machine)
+        if slot is None:
+            raise errors.InvalidRequest(f"there is no machine {query.machine!r} here")
+        result = _carried_out(lambda: slot.machine.query(query.payload), query.machine)
+        if len(result) > RESULT_BYTES_MAX:
+            raise errors.RequestTooLarge(f"the result has {len(result)} bytes, over {RESULT_BYTES_MAX}")
+        return result
+
+    def _known(self, name: str) -> _Slot:
+        slot = self._slots.get(name)
+        if slot is None and self._keeps_all:
+            slot = self._slots[name] = _Slot(_Kept())
+        if slot is None:
+            raise errors.UnsupportedFormat(
+                f"the cluster has a machine {name!r}, and this member has {sorted(self._slots)}: start it with all"
+            )
+        return slot
+
+    # --- What members agree on -------------------------------------------------------------------------------------
+
+    def plain(self) -> list[Any]:
+        """Return what members compare, of machines that were ever used. O(machines)."""
+        return [
+            [name, slot.applied, slot.version, slot.digest]
+            for name, slot in sorted(self._slots.items())
+            if slot.applied
+        ]
+
+    def pin(self) -> list[Pinned]:
+        """Pin all machines now, for `parts_of`."""
+        return [(row, self._slots[row[0]].machine.snapshot()) for row in self.plain()]
+
+    def restorer(self) -> MachinesRestorer:
+        """Return what fills these machines, which are empty."""
+        return MachinesRestorer(self._begin)
+
+    def _begin(self, name: str, applied: int, version: int, digest: int) -> StateMachine:
+        slot = self._known(name)
+        if version > slot.machine.version and not self._keeps_all:
+            raise errors.UnsupportedFormat(
+                f"the snapshot has {name!r} at version {version}, this member's is of version {slot.machine.version}"
+            )
+        slot.applied, slot.version, slot.digest = applied, version, digest
+        return slot.machine
+
+
+def _outcome(slot: _Slot, operation: Operation, name: str) -> bytes:
+    """Apply an operation, and note what it came to."""
+    try:
+        result = _carried_out(lambda: slot.machine.apply(operation), name)
+    except errors.OperationRefused as error:
+        slot.tell(error.error.encode())
+        raise
+    except errors.MaybeApplied:
+        slot.tell(b"")
+        raise
+    slot.tell(result)
+    return result
+
+
+def _carried_out(work: Callable[[], bytes], name: str) -> bytes:
+    """Do what a machine does; whatever it raises is its answer, unless this member alone may have raised it."""
+    try:
+        return bytes(work())
+    except (MemoryError, RecursionError, errors.MaybeApplied):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome on every member
+        kind = type(error).__name__
+        message = str(error).encode("utf-8", "backslashreplace").decode()[:MESSAGE_CHARACTERS_MAX]
+        raise errors.OperationRefused(f"{kind}: {message}", machine=name, error=kind) from None
+
+
+class _Kept:
+    """A machine that nobody knows here: what a snapshot has of it, as it is."""
+
+    version = 1
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+
+    def apply(self, operation: Operation) -> bytes:  # noqa: ARG002  (a `StateMachine` by its shape)
+        return b""
+
+    def query(self, payload: bytes) -> bytes:  # noqa: ARG002  (as above)
+        raise errors.InvalidRequest("this machine is kept, and not known")
+
+    def snapshot(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def restore(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+
+
+# --- Snapshots -----------------------------------------------------------------------------------------------------
+
+
+Pinned = tuple[list[Any], Iterator[bytes]]
+"""What members compare of a machine, and its chunks, to be taken once."""
+
+
+def parts_of(pinned: list[Pinned]) -> Iterator[bytes]:
+    """Yield the machines' parts of a snapshot: an empty table is the end."""
+    for row, chunks in pinned:
+        yield codec.encode_table(row)
+        for chunk in chunks:
+            assert len(chunk) <= CHUNK_BYTES_MAX, f"{row[0]}: a chunk of {len(chunk)} bytes, over {CHUNK_BYTES_MAX}"
+            yield _MORE + chunk
+        yield _LAST
+    yield codec.encode_table([])
+
+
+def versions_of(offer: str) -> dict[str, int]:
+    """Return the machines of a HELLO, and their versions; what cannot be read is left out."""
+    pairs = [part.partition("=")[::2] for part in offer.split(",")[:MACHINES_MAX]]
+    return {name: int(version) for name, version in pairs if version.isascii() and version.isdecimal()}
+
+
+class Begin(Protocol):
+    """Returns the machine that a part of a snapshot is of."""
+
+    def __call__(self, name: str, applied: int, version: int, digest: int) -> StateMachine: ...
+
+
+class MachinesRestorer:
+    """Fills machines with their parts of a snapshot, a chunk at a time."""
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self._machine: StateMachine | None = None
+        self.is_done = False
+        """Whether the last part was fed."""
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next chunk. Raises `SnapshotCorruption`, `UnsupportedFormat`."""
+        if self._machine is None:
+            row = codec.decode_table(chunk)
+            self.is_done = not row
+            if row:
+                self._machine = self._begin(*row)
+        elif chunk[:1] == _LAST:
+            self._machine = None
+        else:
+            try:
+                self._machine.restore(bytes(memoryview(chunk)[1:]))
+            except (ValueError, TypeError, KeyError) as error:
+                raise errors.SnapshotCorruption(f"a machine cannot read its part: {error!r:.200}") from error
