@@ -22,6 +22,7 @@ up, and not all of them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
@@ -29,7 +30,7 @@ from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.names import prefix_end
 from pyraftkv.recipes.session import Session
 from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, SortOrder, SortTarget
-from pyraftkv.store.values import KeyValue, RangeResult
+from pyraftkv.store.values import KeyValue
 
 
 class Contest:
@@ -77,30 +78,42 @@ class Contest:
         Raises: `LeaseLost`, `Unavailable`; `TimeoutError` after ``timeout`` seconds, without a wait if that is 0.
         """
         row = self._row + behind
-        found = await self._before(row, seats)
-        async with asyncio.timeout(timeout if len(found.kvs) >= seats else None):
-            while len(found.kvs) >= seats:
-                first, last = (found.kvs[0].key, None) if seats == 1 else (row, prefix_end(row))
-                await change(self._kv, first, last, revision=found.revision, no_put=True)
-                found = await self._before(row, seats)
-        await self.check()
+        revision, before = await self._before(row, seats)
+        async with asyncio.timeout(timeout if len(before) >= seats else None):
+            while len(before) >= seats:
+                first, last = (before[0].key, None) if seats == 1 else (row, prefix_end(row))
+                await change(self._kv, first, last, revision=revision, no_put=True)
+                revision, before = await self._before(row, seats)
+        if self.key.startswith(row):
+            self.lease.check()
+        else:
+            await self.check()
 
-    async def _before(self, row: str, seats: int) -> RangeResult:
-        return await self._kv.range(
+    async def _before(self, row: str, seats: int) -> tuple[int, Sequence[KeyValue]]:
+        """Return the revision, and the nearest that stand before this contender. Raises `LeaseLost`."""
+        found = await self._kv.range(
             prefix=row,
-            max_create_revision=self.token - 1,
+            max_create_revision=self.token,
             sort=SortTarget.CREATE,
             order=SortOrder.DESCEND,
-            limit=seats,
+            limit=seats + 1,
             keys_only=True,
         )
+        if not self.key.startswith(row):
+            return found.revision, found.kvs[:seats]
+        if not found.kvs or found.kvs[0].create_revision != self.token:
+            raise self._out_of_the_row()
+        return found.revision, found.kvs[1:]
 
     async def check(self, *, timeout: float | None = None) -> None:
         """Raise `LeaseLost` unless the contender's key stands where it stood."""
         self.lease.check()
         own = await self._own(timeout)
         if own is None or own.create_revision != self.token:
-            raise LeaseLost(f"{self.key} was deleted: its holder is out of the row", lease=self.lease.id)
+            raise self._out_of_the_row()
+
+    def _out_of_the_row(self) -> LeaseLost:
+        return LeaseLost(f"{self.key} was deleted: its holder is out of the row", lease=self.lease.id)
 
     async def leave(self) -> None:
         """Step out of the row, if the contender may stand there.

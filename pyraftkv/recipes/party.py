@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import count
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
@@ -18,6 +19,9 @@ from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import DeleteRange, PutKey, SortTarget
 from pyraftkv.store.values import KeyValue
 
+_numbers = count()
+"""Tells those under one lease apart."""
+
 
 class Presence:
     """A key that is there while the block runs: an asynchronous context manager.
@@ -27,7 +31,7 @@ class Presence:
     Args:
         store: The store; or a `Session`, for several under one lease.
         row: The prefix of all keys of this kind.
-        id: What tells this one from others: the key is ``row`` and this; "": its lease.
+        id: What tells this one from others: the key is ``row`` and this; "": one that nobody else has.
         value: What the others see.
         ttl: Seconds after which it is gone when nobody renews it.
     """
@@ -66,7 +70,7 @@ class Presence:
         if self._session is not None:
             raise InvalidRequest(f"{self!r} is entered once: make another one")
         session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self.id = self.id or f"{session.lease.id:016x}"
+        self.id = self.id or f"{session.lease.id:016x}-{next(_numbers)}"
         self._session = session
         try:
             await self._kv.put(self._key, self._value, lease=session.lease.id)
@@ -116,7 +120,7 @@ class Party:
 
         Args:
             value: What `members` shows.
-            id: What tells this member from others; its lease by default. Whoever has the same takes the place over.
+            id: What tells this member from others; nobody else's by default. Whoever has the same takes the place over.
         """
         return Presence(self._store, self._row, id=id, value=value, ttl=self._ttl)
 

@@ -68,7 +68,7 @@ class Registry:
             service: What it is an instance of. Without ``//``, and not ending in ``/``.
             address: Where it is reached.
             metadata: What else there is to say.
-            id: What tells it from other instances; its lease by default. Whoever has the same takes its place.
+            id: What tells it from other instances; nobody else's by default. Whoever has the same takes its place.
         """
         return Registration(
             self._store, self._row(service), address=address, metadata=metadata or {}, id=id, ttl=self._ttl

@@ -125,7 +125,7 @@ def test_a_singleton_runs_in_one_program_and_goes_on_in_another() -> None:
             assert leader is not None
             await kv.leases.revoke(leader.lease)
         done, pending = await asyncio.wait(programs, return_when=asyncio.FIRST_COMPLETED)
-        assert begun == ["a", "b", "a"]
+        assert begun[:3] == ["a", "b", "a"]
         assert [task.result() for task in done] == ["a"]
         for task in pending:
             task.cancel()

@@ -81,6 +81,20 @@ def test_a_second_life_takes_the_place_of_the_first() -> None:
     virtually(scenario)
 
 
+def test_several_under_one_session_are_several() -> None:
+    """Each with an id of its own."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Session(kv, ttl=TTL) as session:
+            registry = Registry(session)
+            async with registry.register("web", "h1"), registry.register("web", "h2"):
+                assert [each.address for each in await registry.resolve("web")] == ["h1", "h2"]
+            assert await registry.resolve("web") == []
+
+    virtually(scenario)
+
+
 # --- Registry ------------------------------------------------------------------------------------------------------
 
 
