@@ -87,7 +87,7 @@ class Leases:
 
         await self._window("grants", count, LOADING_IN_FLIGHT, grant)
         await self._window("puts under leases", count, LOADING_IN_FLIGHT, put)
-        await self._window("renewals, each by itself", count, IN_FLIGHT, renew)
+        await self._window("renewals, few at a time", count, IN_FLIGHT, renew)
         await self._window("renewals, many at once", count, LOADING_IN_FLIGHT, renew)
         await self._end(count)
 
