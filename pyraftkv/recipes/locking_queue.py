@@ -13,7 +13,6 @@ both keys go in one transaction. When he dies, the lease's end takes his key awa
 from __future__ import annotations
 
 import asyncio
-from itertools import count
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
@@ -25,8 +24,6 @@ from pyraftkv.recipes.queue import Queue
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, SortOrder, SortTarget
 from pyraftkv.store.values import KeyValue
-
-_numbers = count()
 
 
 class LockingQueue:
@@ -132,7 +129,7 @@ class Taken:
         if self._session is not None:
             raise InvalidRequest("an item is entered once: take another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self._owner = b"%x/%d" % (session.lease.id, next(_numbers))
+        self._owner = session.next_place().encode()
         try:
             try:
                 await self._take()

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from itertools import count
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
@@ -18,9 +17,6 @@ from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import DeleteRange, PutKey, SortTarget
 from pyraftkv.store.values import KeyValue
-
-_numbers = count()
-"""Tells those under one lease apart."""
 
 
 class Presence:
@@ -70,7 +66,7 @@ class Presence:
         if self._session is not None:
             raise InvalidRequest(f"{self!r} is entered once: make another one")
         session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self.id = self.id or f"{session.lease.id:016x}-{next(_numbers)}"
+        self.id = self.id or session.next_place()
         self._session = session
         try:
             await self._kv.put(self._key, self._value, lease=session.lease.id)

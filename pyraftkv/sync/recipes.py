@@ -31,6 +31,7 @@ from pyraftkv.sync.portal import Portal
 P = ParamSpec("P")
 F = TypeVar("F", bound=Face)
 T = TypeVar("T")
+_Config = _config.ConfigCenter[Any]
 
 __all__ = [
     "Barrier",
@@ -373,11 +374,11 @@ class ConfigCenterFace(Entered):
         """Call this, on the loop's thread, with the configuration before and after, whenever it has changed."""
         self.portal.call(lambda: self.target.on_change(callback))
 
-    get = blocking(_config.ConfigCenter.get)
-    change = blocking(_config.ConfigCenter.change)
-    rollback = blocking(_config.ConfigCenter.rollback)
-    at_least = blocking(_config.ConfigCenter.at_least)
-    history = iterating(_config.ConfigCenter.history)
+    get = blocking(_Config.get)
+    change = blocking(_Config.change)
+    rollback = blocking(_Config.rollback)
+    at_least = blocking(_Config.at_least)
+    history = iterating(_Config.history)
 
 
 Session = _of(recipes.Session, SessionFace)
