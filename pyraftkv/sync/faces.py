@@ -17,7 +17,9 @@ from pyraftkv.leases import HeldLease, LeasesFace
 from pyraftkv.members import MembersFace
 from pyraftkv.node import Node as AsyncNode
 from pyraftkv.node import NodeConfig
+from pyraftkv.operating import MachineFace
 from pyraftkv.reading import Reader
+from pyraftkv.statemachine import Factories
 from pyraftkv.store.commands import Compare, Operation
 from pyraftkv.store.values import Event, KeyValue, RangeResult, WatchBatch
 from pyraftkv.sync.bridge import AT_ONCE_MAX, Face, Iteration, blocking, iterating, making
@@ -202,6 +204,16 @@ class Leases(Face):
     list = blocking(LeasesFace.list)
 
 
+class Machine(Face):
+    """One state machine of the cluster (see `pyraftkv.operating`)."""
+
+    version = blocking(MachineFace.version)
+    call = blocking(MachineFace.call)
+    apply = blocking(MachineFace.apply)
+    query = blocking(MachineFace.query)
+    ask = blocking(MachineFace.ask)
+
+
 class Members(Face):
     """Who the members are, and changing it (see `pyraftkv.kv.Members`)."""
 
@@ -252,6 +264,7 @@ class KV(Readable):
     diff = iterating(Engine.diff, at_once=AT_ONCE_MAX)
 
     lease = making(Engine.lease, Lease)
+    machine = making(Engine.machine, Machine)
 
     def transact(self, work: Callable[[Stm], T], *, timeout: float | None = None) -> T:
         """Call ``work`` until what it read and wrote can be done as one transaction; return what it returned.
@@ -428,10 +441,16 @@ class Cluster(Living):
 
     @classmethod
     def in_memory(
-        cls, size: int = 3, *, config: NodeConfig | None = None, seed: int | None = None, witness: bool = False
+        cls,
+        size: int = 3,
+        *,
+        config: NodeConfig | None = None,
+        seed: int | None = None,
+        witness: bool = False,
+        machines: Factories | None = None,
     ) -> Self:
         """Make a cluster of ``size`` nodes; it starts when it is entered."""
-        cluster = AsyncCluster.in_memory(size, config=config, seed=seed, witness=witness)
+        cluster = AsyncCluster.in_memory(size, config=config, seed=seed, witness=witness, machines=machines)
         return cls(cluster, "pyraftkv-cluster")
 
     client = making(AsyncCluster.client, KV)

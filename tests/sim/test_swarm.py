@@ -39,7 +39,7 @@ def test_seeds_differ_in_everything() -> None:
     """Over some hundred seeds every setting takes several values, and three members are the most common."""
     swarms = [drawn(seed)[0] for seed in SEEDS]
     constant = {"request_timeout_seconds", "operations_per_second", "client", "witness_log_bytes_max"}
-    constant |= {"settings", "repair", "lease_checkpoint_seconds"}
+    constant |= {"settings", "repair", "snapshot_entries_max"}
     for part in (lambda swarm: swarm, lambda swarm: swarm.config, lambda swarm: swarm.workload):
         for field in fields(part(swarms[0])):
             values = {repr(getattr(part(swarm), field.name)) for swarm in swarms}

@@ -15,12 +15,15 @@ import pytest
 import pyraftkv.sync
 from pyraftkv import NodeConfig, PutKey, RangeQuery, cluster, engine, errors, kv, sync
 from pyraftkv.keys import mod_revision_is
+from pyraftkv.operating import MachineFace
+from pyraftkv.replicated import ReplicatedCounter
 from pyraftkv.sync.bridge import Face
 
 HERE = {
     sync.KV: kv.KV,
     sync.Readable: kv.Readable,
     sync.Leases: kv.Leases,
+    sync.Machine: MachineFace,
     sync.Members: kv.Members,
     sync.ClusterSettings: kv.ClusterSettings,
     sync.Alarms: kv.Alarms,
@@ -203,6 +206,16 @@ def test_a_lease_is_held_for_a_block(db: sync.KV) -> None:
             pass
         with pytest.raises(errors.LeaseLost):
             lease.check()
+
+
+def test_a_machine_of_ones_own_is_called() -> None:
+    """Exactly once for each call, whichever thread makes it."""
+    with sync.Cluster.in_memory(3, seed=4, machines={"hits": ReplicatedCounter.machine}) as cluster:
+        hits = cluster.client().machine("hits")
+        with ThreadPoolExecutor(4) as pool:
+            for call in [pool.submit(hits.call, "add", 2) for _ in range(10)]:
+                call.result()
+        assert hits.query("get") == 20
 
 
 def test_what_stands_beside_the_store(nodes: sync.Cluster, db: sync.KV) -> None:
