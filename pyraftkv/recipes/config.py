@@ -130,9 +130,9 @@ class ConfigCenter(Generic[M]):
 
         async def work(tx: Stm) -> Stm:
             before = await tx.range(prefix=self._row)
-            now = self._load(before)
+            now: Any = self._load(before)
             try:
-                value = dataclasses.replace(now, **fields)  # type: ignore[type-var]
+                value = dataclasses.replace(now, **fields)
             except ValueError as error:
                 raise InvalidRequest(f"{self.name!r}: {error}") from error
             await self._set(tx, before, value, note)

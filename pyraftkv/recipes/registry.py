@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Self, overload
+from typing import Any, Self, cast, overload
 
 from pyraftkv._record import record
 from pyraftkv.errors import InvalidRequest, Unavailable
@@ -204,11 +204,11 @@ def _instances(kvs: Iterable[KeyValue], row: str, *, unhealthy: bool) -> list[In
 def _instance(kv: KeyValue, row: str) -> Instance | None:
     """Return what is stored as an instance; None if it is none."""
     try:
-        plain = json.loads(kv.value)
+        plain: Any = json.loads(kv.value)
         address, metadata, is_healthy = plain["address"], plain["metadata"], plain["healthy"]
         name = kv.key.decode().removeprefix(row)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if not isinstance(address, str) or not isinstance(metadata, dict):
         return None
-    return Instance(name, address, metadata, is_healthy is True, kv.create_revision)
+    return Instance(name, address, cast("dict[str, str]", metadata), is_healthy is True, kv.create_revision)

@@ -43,7 +43,7 @@ def test_several_fields_change_at_once_or_not_at_all() -> None:
         await config.change({"low": 20}, high=30)
         assert await config.get() == Shop(20, 30)
         for wrong in ({"low": 31}, {"high": 19, "names": ["x"]}, {"high": "30"}, {"middle": 25}):
-            await refused(config.change(**wrong), errors.InvalidRequest)
+            await refused(config.change(wrong), errors.InvalidRequest)
         assert await config.get() == Shop(20, 30)
 
     virtually(scenario, members=3)

@@ -11,6 +11,7 @@ import pytest
 
 from pyraftkv import PutKey, errors, recipes, sync
 from pyraftkv.sync import recipes as blocking
+from pyraftkv.sync.bridge import Face
 
 TTL = 3.0
 
@@ -34,7 +35,7 @@ def test_every_recipe_has_a_blocking_twin(name: str) -> None:
     """With every public name of it, and with the same arguments."""
     assert name in blocking.__all__
     ours, theirs = getattr(blocking, name), getattr(recipes, name)
-    if inspect.isclass(ours) and not issubclass(ours, sync.recipes.Face):
+    if inspect.isclass(ours) and not issubclass(ours, Face):
         assert ours is theirs
         return
     if name not in ("singleton", "leader_only") and not inspect.isclass(ours):
