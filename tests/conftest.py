@@ -13,6 +13,7 @@ stays as it is.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 
@@ -41,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the Hypothesis profile, and tell the processes that tests start."""
+    # Who starts pytest in the background of a shell has it ignore Ctrl-C, and every process that a test starts, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     soak = config.getoption("--soak")
     settings.load_profile("soak" if soak else "short")
     os.environ["PYRAFTKV_SOAK"] = "1" if soak else "0"

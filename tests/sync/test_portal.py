@@ -144,9 +144,12 @@ def test_an_interrupt_ends_a_call_that_waits() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline().strip().isdigit()
-        program.send_signal(signal.SIGINT)
-        _, said = program.communicate(timeout=60)
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline().strip().isdigit()
+            program.send_signal(signal.SIGINT)
+            _, said = program.communicate(timeout=60)
+        finally:
+            program.kill()
     assert program.returncode != 0
     assert said.strip().endswith("KeyboardInterrupt")
