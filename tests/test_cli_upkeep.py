@@ -6,7 +6,7 @@ import asyncio
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
@@ -23,7 +23,7 @@ from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, Compaction
 from pyraftkv.store.commands import Compact
 from tests.test_cli import FAST, WAIT_SECONDS, Cli, run_here
 
-Run = Callable[[Callable[[Node], object]], object]
+Run = Callable[[Callable[[Node], Awaitable[object]]], object]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,11 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Run]
         async with pyraftkv.open(tmp_path_factory.mktemp("member"), listen="127.0.0.1:0", config=FAST) as node:
             await node.get("is there a leader?")
 
-            def run(doing: Callable[[Node], object]) -> object:
-                return asyncio.run_coroutine_threadsafe(doing(node), loop).result(WAIT_SECONDS)  # type: ignore[arg-type]
+            def run(doing: Callable[[Node], Awaitable[object]]) -> object:
+                async def do() -> object:
+                    return await doing(node)
+
+                return asyncio.run_coroutine_threadsafe(do(), loop).result(WAIT_SECONDS)
 
             told.put((node.address, run, lambda: loop.call_soon_threadsafe(stop.set)))
             await stop.wait()

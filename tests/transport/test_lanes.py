@@ -28,4 +28,6 @@ def test_messages_that_grow_stay_off_the_control_lane() -> None:
         "CommitNotice",
         "TransferRequest",
         "StateHash",
+        "LeaseAsk",
+        "LeaseTold",
     }

@@ -158,6 +158,8 @@ class MemberRecord:
         """Forget the marks of the last life."""
         self.mark: tuple[object, ...] = ()
         self.seen_term = self.seen_commit = self.seen_applied = 0
+        self.given_term = 0
+        """The term of the last save that it handed to its storage."""
         self.leading = 0
         """The term that it leads as of the last look; 0 for none."""
         self.membership = Membership()
@@ -324,16 +326,19 @@ class RaftInvariants:
     def saving(self, name: str, save: Save) -> None:
         """A member hands a save to its storage."""
         member = self.members[name]
-        entries = save.entries
+        entries, state = save.entries, save.hard_state
+        if state is not None:
+            if state.term < member.given_term:
+                self._violated("monotone marks", f"{name} saves term {state.term} after term {member.given_term}")
+            member.given_term = state.term
         if entries:
             first = entries[0].index
-            if member.leading and first <= member.given.last_index and save.snapshot is None:
-                state = save.hard_state
-                if state is not None and state.term == member.leading:
-                    self._violated(
-                        "leader append-only",
-                        f"{name} leads in term {state.term} and replaces its own entries from {first} on",
-                    )
+            replaces = first <= member.given.last_index and save.snapshot is None
+            if member.leading and replaces and state is not None and state.term == member.leading:
+                self._violated(
+                    "leader append-only",
+                    f"{name} leads in term {state.term} and replaces its own entries from {first} on",
+                )
         member.pending.append(save)
         member.give(save)
         if entries:

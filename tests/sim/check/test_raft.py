@@ -136,6 +136,16 @@ def test_two_votes_in_one_term(watched: Watched) -> None:
     assert watched.broken == ["election safety"]
 
 
+def test_a_term_that_is_saved_after_a_later_one(watched: Watched) -> None:
+    """Though what was promised ahead of its turn is not taken back by a save that comes in turn."""
+    watched.save("a", term=2)
+    watched.rules.started("a", found(term=2))
+    watched.save("a", term=2)
+    assert watched.broken == []
+    watched.save("a", term=1)
+    assert watched.broken == ["monotone marks"]
+
+
 def test_a_leader_that_replaces_its_own_entries(watched: Watched) -> None:
     """A follower may, a leader never."""
     watched.save("a", *entries(1, 1), term=1)
