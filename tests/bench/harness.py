@@ -77,7 +77,11 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def written_bytes(pids: Iterable[int]) -> int | float:
-    """Return the bytes that these processes have sent to their disks so far (`write_bytes` of proc(5): whole pages)."""
+    """Return the bytes that these processes have sent to their disks so far (`write_bytes` of proc(5): whole pages).
+
+    Whole *folios*, in fact: where a file was written in large pieces a page that is written again counts as all of its
+    piece. Compare with the device's own count (/proc/diskstats) before believing a large figure.
+    """
     written = 0
     for pid in pids:
         try:
