@@ -77,7 +77,8 @@ class LeaseDesk:
         self._timeout_seconds = config.request_timeout_seconds
         self._asked: dict[int, asyncio.Future[int | None]] = {}
         """By context; None says: look again who leads."""
-        self._answering: set[asyncio.Task[None]] = set()
+        # A dictionary, so that it ends in an order that does not depend on addresses, as that of a set does.
+        self._answering: dict[asyncio.Task[None], None] = {}
         self._is_closed = False
 
     async def ask(self, query: LeaseQuery, deadline: float) -> LeaseInfo | LeaseList:
@@ -150,8 +151,8 @@ class LeaseDesk:
                 _settle(future, message.seconds)
         elif self._raft.role is LEADER and len(self._answering) < ASKS_MAX and not self._is_closed:
             task = self._loop.create_task(self._tell(message), name="pyraftkv-lease-answer")
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._answering[task] = None
+            task.add_done_callback(self._answering.pop)
 
     async def _tell(self, ask: LeaseAsk) -> None:
         """Answer another member; it asks again if this one cannot say."""

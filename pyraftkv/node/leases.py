@@ -135,7 +135,8 @@ class LeaseKeeper:
         self._writing: set[int] = set()
         """Leases whose checkpoint is under way."""
         self._clearing: _Clearing | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # A dictionary, so that it ends in an order that does not depend on addresses, as that of a set does.
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._next_checkpoint = self._not_before = loop.time()
         self._looking: asyncio.Task[None] | None = None
         """Ends leases, writes down what is left of them, or gives them deadlines."""
@@ -197,8 +198,8 @@ class LeaseKeeper:
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work, name="pyraftkv-leases")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
 
     async def close(self) -> None:

@@ -36,6 +36,17 @@ class Face:
         return f"<sync {self.target!r}>"
 
 
+class Entered(Face):
+    """The face of what runs a block: a context manager."""
+
+    def __enter__(self) -> Self:
+        self.portal.run(self.target.__aenter__)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.portal.run(lambda: self.target.__aexit__(*exc))
+
+
 def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Face, P], R]:
     """Return the method as one that waits."""
     name = method.__name__

@@ -22,7 +22,7 @@ from pyraftkv.reading import Reader
 from pyraftkv.statemachine import Factories
 from pyraftkv.store.commands import Compare, Operation
 from pyraftkv.store.values import Event, KeyValue, RangeResult, WatchBatch
-from pyraftkv.sync.bridge import AT_ONCE_MAX, Face, Iteration, blocking, iterating, making
+from pyraftkv.sync.bridge import AT_ONCE_MAX, Entered, Face, Iteration, blocking, iterating, making
 from pyraftkv.sync.portal import Portal
 from pyraftkv.views import VIEW_KEYS_MAX
 
@@ -159,7 +159,7 @@ class View(Face, Mapping[bytes, KeyValue]):
         self.close()
 
 
-class Lease(Face):
+class Lease(Entered):
     """A lease that is renewed for as long as its block runs: a context manager (see `pyraftkv.kv.Lease`).
 
     No block of a thread can be cancelled: ask `check` before every step that must not be taken without the lease.
@@ -185,13 +185,6 @@ class Lease(Face):
     def check(self) -> None:
         """Raise `LeaseLost` if the lease is gone, or may be, by the clock at this moment."""
         self.portal.call(self.target.check)
-
-    def __enter__(self) -> Self:
-        self.portal.run(self.target.__aenter__)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.portal.run(lambda: self.target.__aexit__(*exc))
 
 
 class Leases(Face):

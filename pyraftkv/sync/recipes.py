@@ -24,7 +24,7 @@ from pyraftkv.recipes import holding as _holding
 from pyraftkv.recipes.session import TTL_DEFAULT
 from pyraftkv.recipes.tasks import PAUSE_SECONDS
 from pyraftkv.store.commands import Compare
-from pyraftkv.sync.bridge import Face, blocking, iterating, making
+from pyraftkv.sync.bridge import Entered, Face, blocking, iterating, making
 from pyraftkv.sync.faces import KV, Lease
 from pyraftkv.sync.portal import Portal
 
@@ -78,17 +78,6 @@ def _of(
     return construct
 
 
-class Entered(Face):
-    """What runs a block: a context manager."""
-
-    def __enter__(self) -> Self:
-        self.portal.run(self.target.__aenter__)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.portal.run(lambda: self.target.__aexit__(*exc))
-
-
 class SessionFace(Entered):
     """A lease that several recipes share (see `pyraftkv.recipes.Session`)."""
 
@@ -103,12 +92,8 @@ class SessionFace(Entered):
 
     def next_place(self) -> str:
         """Return what names another place under the lease: no other one is called so, of this session or of any."""
-
-        async def count() -> str:  # in the loop's thread, where the recipes count, too
-            place: str = self.target.next_place()
-            return place
-
-        return self.portal.run(count)
+        place: str = self.portal.call(self.target.next_place)  # where the recipes count, too
+        return place
 
 
 class Holding(Entered):
