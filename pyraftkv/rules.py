@@ -19,6 +19,7 @@ from typing import Any
 from pyraftkv.errors import Corrupt, InvalidRequest, NoSpace, SettingsChanged, UnsupportedFormat
 from pyraftkv.settings import (
     FEATURE_LEVEL,
+    LEASE_TTL_SECONDS_DEFAULT,
     Alarm,
     AlarmKind,
     ChangeAlarm,
@@ -41,7 +42,7 @@ REVISIONS_MAX = 1 << 62
 
 _BOUNDS: dict[str, tuple[int, int]] = {
     "quota_bytes": (-1, REVISIONS_MAX),
-    "lease_ttl_seconds_min": (1, LEASE_TTL_SECONDS_MAX),
+    "lease_ttl_seconds_min": (LEASE_TTL_SECONDS_DEFAULT, LEASE_TTL_SECONDS_MAX),  # less the store does not grant
     "compaction_seconds": (1, COMPACTION_SECONDS_MAX),
     "compaction_revisions": (1, REVISIONS_MAX),
 }

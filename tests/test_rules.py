@@ -19,6 +19,7 @@ from pyraftkv.settings import (
     RulesCommand,
     Settings,
 )
+from pyraftkv.store import Limits
 from pyraftkv.store.commands import (
     Command,
     Compact,
@@ -93,7 +94,7 @@ def test_a_change_may_name_the_version_that_it_was_made_from() -> None:
     "change",
     [
         ChangeSettings(quota_bytes=-2),
-        ChangeSettings(lease_ttl_seconds_min=0),
+        ChangeSettings(lease_ttl_seconds_min=Limits().lease_ttl_min_seconds - 1),
         ChangeSettings(lease_ttl_seconds_min=9_000_000_001),
         ChangeSettings(compaction_seconds=0),
         ChangeSettings(compaction_seconds=1 << 40),

@@ -39,7 +39,7 @@ REPEAT_SECONDS = 10.0
 """How often the last hash is told again: what was told before may have been lost, and no entry may follow."""
 
 PATROL_SECONDS = 1.0
-"""How often a page is looked at: a full one takes a few milliseconds, so it costs a quarter of a percent of a core."""
+"""How often a page is looked at, which takes half a millisecond or so: it goes on for ever, so it must cost nothing."""
 
 REPORTS_MAX = 16
 """Indexes whose hashes are kept of what others told; a member that is further behind compares again when it is not."""

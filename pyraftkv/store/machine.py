@@ -416,7 +416,7 @@ class Store:
         return self._compaction
 
     def patrol(self) -> Damage | None:
-        """Look at the next page of versions, round and round; return what is damaged there. O(page), about 0.2 ms."""
+        """Look at the next page of versions, round and round; return what is damaged there. O(page), half a ms."""
         return self._patrol.step()
 
     def bump_revision(self, by: int) -> None:

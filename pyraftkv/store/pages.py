@@ -115,9 +115,9 @@ class Pages:
         self.order: list[Page] = [self._open]
         self._sealed_bytes = 0
         self.live_sum = 0
+        """The sum of the checks of the newest versions, tombstones left out: whoever supersedes one subtracts it."""
         self.live_bytes = 0
         """The bytes of the records that are their keys' newest, without tombstones: what compaction leaves for good."""
-        """The sum of the checks of the newest versions, tombstones left out: whoever supersedes one subtracts it."""
 
     @property
     def size_bytes(self) -> int:
