@@ -2,8 +2,9 @@
 
 A read joins the round that has not been sent yet; when the round is confirmed at some index, and this member has
 applied up to it, its reads may be answered from local state. A round that is not answered (the leader changed, a
-message was lost) is begun again with a *fresh* context: an answer to the old one could be from before the reads in
-question even arrived.
+message was lost) is asked again with a *fresh* context, so that no answer is taken for one to another question. All its
+reads had arrived before it was asked for the first time, so an answer to any of its contexts will do: where a way there
+and back takes longer than the patience of one question, waiting for the last answer alone would never end.
 
 Reads of local state ask nobody; one that names a revision waits until it is there (`RevisionWaits`).
 """
@@ -29,10 +30,12 @@ READS_WAITING_MAX = 65_536
 
 
 class _Round:
-    __slots__ = ("sent_at", "waiters")
+    __slots__ = ("contexts", "sent_at", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[tuple[asyncio.Future[None], float]] = []
+        self.contexts: list[int] = []
+        """Those that it was asked with, the latest last: one for each `retry_seconds` until the last deadline."""
         self.sent_at = 0.0
 
 
@@ -54,6 +57,7 @@ class ReadRounds:
         self._context = self.first_context = first_context
         self._gathering: _Round | None = None
         self._sent: dict[int, _Round] = {}
+        """The rounds without an answer, by each context that they were asked with."""
         self._confirmed: list[tuple[int, _Round]] = []
         self._applied = applied_index
         self._count = 0
@@ -77,8 +81,9 @@ class ReadRounds:
     def confirmed(self, reads: list[ReadReady]) -> None:
         """Take the rounds that the core confirmed."""
         for ready in reads:
-            waiting = self._sent.pop(ready.context, None)
+            waiting = self._sent.get(ready.context)
             if waiting is not None:
+                self._forget(waiting)
                 self._confirmed.append((ready.index, waiting))
         self.applied(self._applied)
 
@@ -99,27 +104,25 @@ class ReadRounds:
         self._confirmed = waiting
 
     def retry(self) -> None:
-        """Begin every unanswered round again: the leader changed."""
-        rounds, self._sent = list(self._sent.values()), {}
-        for round_ in rounds:
+        """Ask again for every round without an answer: the leader changed."""
+        for round_ in self._unanswered():
             self._start(round_)
 
     def scan(self) -> None:
-        """Give up reads past their deadline, and begin old rounds again. Call every 100 ms or so."""
+        """Give up reads past their deadline, and ask again for old rounds. Call every 100 ms or so."""
         now = self._loop.time()
-        for context, round_ in list(self._sent.items()):
+        for round_ in self._unanswered():
             self._expire(round_, now)
             if not round_.waiters and round_ is not self._gathering:
-                del self._sent[context]
+                self._forget(round_)
             elif now - round_.sent_at >= self._retry_seconds:
-                del self._sent[context]
                 self._start(round_)
         for _, round_ in self._confirmed:
             self._expire(round_, now)
 
     def fail_all(self, error: Callable[[], errors.PyraftkvError]) -> None:
         """Fail every read: the node is going away."""
-        for round_ in [*self._sent.values(), *(r for _, r in self._confirmed)]:
+        for round_ in [*self._unanswered(), *(r for _, r in self._confirmed)]:
             for future, _ in round_.waiters:
                 if not future.done():
                     future.set_exception(error())
@@ -128,8 +131,16 @@ class ReadRounds:
         self._gathering = None
         self._count = 0
 
+    def _unanswered(self) -> list[_Round]:
+        return [round_ for context, round_ in self._sent.items() if context == round_.contexts[-1]]
+
+    def _forget(self, round_: _Round) -> None:
+        for context in round_.contexts:
+            del self._sent[context]
+
     def _start(self, round_: _Round) -> None:
         self._context += 1
+        round_.contexts.append(self._context)
         round_.sent_at = self._loop.time()
         self._sent[self._context] = round_
         self._send(self._context)

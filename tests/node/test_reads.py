@@ -72,8 +72,8 @@ async def test_what_was_restored_counts_as_applied() -> None:
 
 
 @asynchronous
-async def test_a_round_that_is_begun_again_has_a_fresh_context() -> None:
-    """An answer to the old context may be from before the reads arrived; it counts for nothing."""
+async def test_a_round_that_is_asked_again_has_a_fresh_context() -> None:
+    """An answer that nobody asked for, or that was taken already, is no answer to a later question."""
     asked = Asked(retry_seconds=0.0)
     read = asked.join()
     asked.rounds.seal()
@@ -81,10 +81,31 @@ async def test_a_round_that_is_begun_again_has_a_fresh_context() -> None:
     asked.rounds.scan()
     assert asked.contexts == [101, 102, 103]
     asked.rounds.applied(7)
-    asked.rounds.confirmed([ReadReady(101, 7), ReadReady(102, 7)])
+    asked.rounds.confirmed([ReadReady(100, 7)])
     assert not read.done()
     asked.rounds.confirmed([ReadReady(103, 7)])
     assert read.done()
+    later = asked.join()
+    asked.rounds.confirmed([ReadReady(101, 7), ReadReady(102, 7), ReadReady(103, 7)])
+    assert not later.done()
+
+
+@asynchronous
+async def test_a_late_answer_still_answers_the_round_that_asked() -> None:
+    """1. The way to the leader and back takes longer than the patience of one question.
+
+    2. The round is asked again and again, and each answer is to a question before the last: were only the last one's
+       taken, the read would never end. All reads of the round came before its first question, so any answer will do.
+    """
+    asked = Asked(retry_seconds=0.0)
+    read = asked.join()
+    asked.rounds.seal()
+    asked.rounds.scan()
+    asked.rounds.scan()
+    asked.rounds.applied(7)
+    asked.rounds.confirmed([ReadReady(101, 7)])
+    assert read.done()
+    assert asked.rounds._sent == {}
 
 
 @asynchronous
