@@ -14,6 +14,9 @@ COVERED := --cov=pyraftkv/core --cov=pyraftkv/log --cov=pyraftkv/store --cov-bra
 # As many at a time as there are cores (ARGS="-n 0": one after the other, where a debugger works).
 WORKERS := -n auto --maxprocesses=8 --dist worksteal
 
+# The tests start hundreds of processes; without bytecode each would compile the library anew, for most of a second.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test mutants lint format bench soak clean
 .DELETE_ON_ERROR:
 
