@@ -381,9 +381,27 @@ def _subclasses(cls: type[PyraftkvError]) -> dict[str, type[PyraftkvError]]:
 _BY_NAME = _subclasses(PyraftkvError)
 
 
+MESSAGE_CHARACTERS_MAX = 1000
+"""What is told of a message to others: they can do without the middle of a longer one."""
+
+
+def told(error: BaseException) -> str:
+    """Return the message of an error in a form that always fits a frame, and is text to every codec.
+
+    1. A message names a key of a mebibyte, four characters for each of its bytes: it is longer than any frame.
+    2. The answer cannot be sent. Its client asks again on another connection, and all its other calls with it.
+    3. At the deadline, what was refused has become a write whose outcome is unknown.
+    """
+    text = str(error)
+    if len(text) > MESSAGE_CHARACTERS_MAX:
+        kept = MESSAGE_CHARACTERS_MAX // 2
+        text = f"{text[:kept]} [...] {text[-kept:]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def to_wire(error: PyraftkvError) -> tuple[str, str, dict[str, Any]]:
     """Return the class name, message and data of ``error``, ready for the codec."""
-    return type(error).__name__, str(error), {name: getattr(error, name) for name in error.defaults}
+    return type(error).__name__, told(error), {name: getattr(error, name) for name in error.defaults}
 
 
 def from_wire(name: str, message: str, data: dict[str, Any]) -> PyraftkvError:

@@ -32,9 +32,6 @@ from pyraftkv.statemachine import (
     complaint_of_machine,
 )
 
-MESSAGE_CHARACTERS_MAX = 1000
-"""What is kept of the message of what an operation raised."""
-
 ROWS_PER_CHUNK = 256
 """Rows of a `Machine` that are encoded together, as far as they fit."""
 
@@ -292,8 +289,7 @@ def _carried_out(work: Callable[[], bytes], name: str) -> bytes:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome on every member
         kind = type(error).__name__
-        message = str(error).encode("utf-8", "backslashreplace").decode()[:MESSAGE_CHARACTERS_MAX]
-        raise errors.OperationRefused(f"{kind}: {message}", machine=name, error=kind) from None
+        raise errors.OperationRefused(f"{kind}: {errors.told(error)}", machine=name, error=kind) from None
 
 
 class _Kept:

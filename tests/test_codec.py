@@ -36,6 +36,7 @@ from pyraftkv.core.messages import (
 )
 from pyraftkv.core.types import HOLLOW, MEMBERSHIP, NORMAL, Entry, Membership, SnapshotMeta
 from pyraftkv.errors import (
+    MESSAGE_CHARACTERS_MAX,
     Compacted,
     FrameError,
     InvalidRequest,
@@ -378,6 +379,16 @@ def test_results_come_back_as_they_were(outcome: Any) -> None:
     else:
         assert back == outcome
         assert type(back) is type(outcome)
+
+
+def test_an_error_can_be_told_whatever_its_message_is() -> None:
+    """It keeps its beginning and its end, and what is no text (a name of a file may hold such) is spelled out."""
+    back = codec.decode_result(codec.encode_result(StorageError("a" + "\x01" * 2_000_000 + "\udcff" * 9 + "z")))
+    assert isinstance(back, StorageError)
+    text = str(back)
+    assert text[0] + text[-1] == "az"
+    assert "\\udcff" in text
+    assert len(text) < 2 * MESSAGE_CHARACTERS_MAX
 
 
 @given(calls)

@@ -306,6 +306,24 @@ async def test_a_result_larger_than_a_frame_is_refused_with_advice() -> None:
 
 
 @asynchronous
+async def test_an_error_that_names_something_long_fits_a_frame() -> None:
+    """What is refused is told to be refused, and the connection goes on, whatever the caller's names are."""
+    async with served() as (_, _, raw):
+        session = await raw.session()
+        long = b"\x01" * 1_000_000
+        needs_a_key = codec.encode_logged(Envelope(session, 1, 1, PutKey(long, b"", ignore_value=True)))
+        refused = (await raw.ask(WriteCall(2, needs_a_key, 5.0))).error
+        assert refused is not None
+        assert refused[0] == "KeyNotFound"
+        assert refused[1].startswith("ignore_value")
+        assert refused[1].endswith("which does not exist")
+        assert len(refused[1]) < 2 * errors.MESSAGE_CHARACTERS_MAX
+        answer = await raw.ask(ReadCall(3, RangeQuery(b"k"), long.decode(), 5.0))
+        assert error_name(answer) == "InvalidRequest"
+        assert not raw.is_closed
+
+
+@asynchronous
 async def test_many_small_results_of_a_large_total_are_sent_as_the_connection_takes_them() -> None:
     """20 MiB of answers at once do not break a connection that takes 8."""
     async with served() as (_, node, raw):
