@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 import random
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -19,13 +18,13 @@ from typing import Any, Self
 
 from pyraftkv import codec, errors
 from pyraftkv.client_answers import (
-    ASK_AGAIN,
     DECLINED,
     LEAVE_MEMBER,
     RETRY_ELSEWHERE,
     closed_error,
     replaced_error,
 )
+from pyraftkv.client_asks import Asks
 from pyraftkv.client_watch import ClientWatch
 from pyraftkv.engine import NOT_STARTED, Engine, Home
 from pyraftkv.kv import Consistency, PeerStatus, Status
@@ -106,28 +105,6 @@ LIMITS = Limits()
 WRITES_SENT_MAX = 2048
 """Writes under way on one connection; further ones wait here. (A member takes 4096 calls and watches.)"""
 
-ASKS_SENT_MAX = 1024
-"""Calls of other kinds under way on one connection; further ones wait here, and what is left is for the watches."""
-
-
-class _Ask:
-    """A call that expects one answer and may be asked again: a read, a status, a session."""
-
-    __slots__ = ("besides", "deadline", "frame", "future", "id", "is_due", "leave_upon")
-
-    def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
-        self.id = call.id
-        self.frame = codec.encode_call(call)
-        self.deadline = deadline
-        self.future = future
-        self.is_due = False
-        """Whether a member answered that it cannot say: it is asked again at the next housekeeping."""
-        at_least = call.at_least if isinstance(call, ReadCall) else 0
-        self.besides = f", or has no revision {at_least} yet" if at_least else ""
-        """What else may be the reason that nobody answers."""
-        self.leave_upon = LEAVE_MEMBER | {"Overloaded"} if isinstance(call, OpenSessionCall) else LEAVE_MEMBER
-        """Errors upon which to go on with another connection: this one may have had all its sessions."""
-
 
 class Client(Engine):
     """A connection to a cluster that outlives its members; an asynchronous context manager.
@@ -175,11 +152,7 @@ class Client(Engine):
         self._is_probed = False
         self._probe_id = 0
         self._next_id = 1
-        self._asks: dict[int, _Ask] = {}
-        self._asks_waiting: OrderedDict[int, _Ask] = OrderedDict()
-        """To be sent in this order, as there is room."""
-        self._asks_sent: set[int] = set()
-        """Sent on this connection, and not answered yet."""
+        self._asks = Asks(send=self._send, leave=self._leave)
         self._write_ids: dict[int, tuple[int, int]] = {}
         self._watches: dict[int, ClientWatch] = {}
         self._cluster_id = 0
@@ -235,11 +208,7 @@ class Client(Engine):
         if self._writes is not None:
             self._writes.fail_all(closed_error)
         self._sessions.forget()
-        for ask in self._asks.values():
-            if not ask.future.done():
-                ask.future.set_exception(errors.Closed("the client was closed"))
-        self._asks.clear()
-        self._asks_waiting.clear()
+        self._asks.close()
         for watch in list(self._watches.values()):
             watch.end(errors.Closed("the client was closed"))
         self._watches.clear()
@@ -436,26 +405,7 @@ class Client(Engine):
     async def _ask(self, make: Callable[[int], Call], timeout: float | None) -> Any:
         """Send a call that may be repeated, and wait for its answer. Raises `ReadTimeout`, and what it came to."""
         self._running()
-        future = self._loop.create_future()
-        ask = _Ask(make(self._id()), self._deadline(timeout), future)
-        self._asks[ask.id] = self._asks_waiting[ask.id] = ask
-        self._send_asks()
-        try:
-            return await future
-        finally:
-            if self._asks.pop(ask.id, None) is not None:
-                self._asks_waiting.pop(ask.id, None)
-                if ask.id in self._asks_sent:
-                    self._asks_sent.remove(ask.id)
-                    self._send(codec.encode_call(CancelCall(ask.id)))
-                    self._send_asks()
-
-    def _send_asks(self) -> None:
-        """Send what waits, as far as the member takes it: what it refuses would have to come again."""
-        while self._asks_waiting and len(self._asks_sent) < ASKS_SENT_MAX and self._connection is not None:
-            ask_id, ask = self._asks_waiting.popitem(last=False)
-            self._asks_sent.add(ask_id)
-            self._connection.send(ask.frame)
+        return await self._asks.ask(make(self._id()), self._deadline(timeout))
 
     async def _register(self, deadline: float) -> int:
         try:
@@ -523,9 +473,7 @@ class Client(Engine):
             self.subscribe(watch)
         self._write_ids.clear()
         self._running().resend()
-        self._asks_sent.clear()
-        self._asks_waiting = OrderedDict((ask.id, ask) for ask in self._asks.values() if not ask.is_due)
-        self._send_asks()
+        self._asks.connected()
         return True
 
     def _belongs_to(self, cluster_id: int) -> None:
@@ -541,6 +489,11 @@ class Client(Engine):
             logger.info("disconnected: %s", error or "closed")
             self._connection = None
             self._lost.set()
+
+    def _leave(self) -> None:
+        """Give up the connection; what is under way goes on with the next member."""
+        if self._connection is not None:
+            self._connection.close()
 
     def _heard(self) -> None:
         self._heard_at = self._loop.time()
@@ -563,7 +516,7 @@ class Client(Engine):
         """Stay with a member that hears a quorum: what it was asked takes its time. Another one may know better."""
         if isinstance(answer.result, dict) and not answer.result.get("has_quorum", True) and self._connection:
             logger.info("%s is cut off from the others", self._connection.peer.name)
-            self._connection.close()
+            self._leave()
 
     async def _housekeeping(self) -> None:
         while True:
@@ -571,14 +524,7 @@ class Client(Engine):
             self._running().scan()
             self._sessions.acknowledge(self._running())
             now = self._loop.time()
-            for ask in list(self._asks.values()):
-                if now >= ask.deadline and not ask.future.done():
-                    why = f"no answer in time: {self._situation}{ask.besides}"
-                    ask.future.set_exception(errors.ReadTimeout(why))
-                elif ask.is_due:
-                    ask.is_due = False
-                    self._asks_waiting[ask.id] = ask
-            self._send_asks()
+            self._asks.scan(now, lambda: self._situation)
             for watch in list(self._watches.values()):
                 if watch.is_due:
                     self.subscribe(watch)
@@ -601,7 +547,7 @@ class Client(Engine):
             if self._discovers:
                 self._named = [address for address in reply.addresses[:MEMBERS_MAX] if address not in self._addresses]
         elif isinstance(reply, SnapshotPart):
-            self._part_arrived(reply)
+            self._asks.part_arrived(reply)
         elif isinstance(reply, WatchUpdate):
             watch = self._watches.get(reply.id)
             if watch is not None:
@@ -617,18 +563,13 @@ class Client(Engine):
         if key is not None:
             self._write_answered(key, answer)
             return
-        ask = self._asks.pop(answer.id, None)
-        if ask is not None:
-            self._asks_sent.discard(ask.id)
-            self._ask_answered(ask, answer)
-            self._send_asks()
+        if self._asks.answered(answer):
             return
         watch = self._watches.get(answer.id)
         if watch is None or answer.error is None:
             return
         if answer.error[0] in LEAVE_MEMBER:
-            if self._connection is not None:
-                self._connection.close()  # the watch goes on with the next member
+            self._leave()  # The watch goes on with the next member.
         elif answer.error[0] == "Overloaded":
             watch.is_due = True
         else:
@@ -645,33 +586,11 @@ class Client(Engine):
         elif answer.error[0] in RETRY_ELSEWHERE:
             if answer.error[0] in DECLINED:
                 self._running().declined(*key)
-            if answer.error[0] in LEAVE_MEMBER and self._connection is not None:
-                self._connection.close()
+            if answer.error[0] in LEAVE_MEMBER:
+                self._leave()
         else:
             self._running().resolve(*key, Refusal(*answer.error))
             self._sessions.acknowledge(self._running())
-
-    def _part_arrived(self, part: SnapshotPart) -> None:
-        ask = self._asks.pop(part.id, None)
-        if ask is not None:
-            self._asks_sent.discard(ask.id)
-            if not ask.future.done():
-                ask.future.set_result(part)
-            self._send_asks()
-
-    def _ask_answered(self, ask: _Ask, answer: Answer) -> None:
-        """Resolve a call that may be repeated; an answer of the member about itself is no answer: ask again."""
-        if answer.error is not None and answer.error[0] in ASK_AGAIN:
-            self._asks[ask.id] = ask
-            ask.is_due = True
-            if answer.error[0] in ask.leave_upon and self._connection is not None:
-                self._connection.close()
-        elif ask.future.done():
-            return
-        elif answer.error is not None:
-            ask.future.set_exception(errors.from_wire(*answer.error))
-        else:
-            ask.future.set_result(answer.result)
 
     def subscribe(self, watch: ClientWatch) -> None:
         """Ask for a watch from where it stands, under a fresh id: updates for an older one are ignored."""

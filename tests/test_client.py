@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pyraftkv import Client, PutKey, PutResult, client, client_watch, codec, errors, server, writes
+from pyraftkv import Client, PutKey, PutResult, client, client_asks, client_watch, codec, errors, server, writes
 from pyraftkv.backup import snapshot_status
 from pyraftkv.protocol import (
     Answer,
@@ -28,7 +28,7 @@ from tests.node.support import asynchronous, cluster_of, other_than, pairs, refu
 def is_idle(kv: Client) -> bool:
     """Whether nothing is under way in a client."""
     assert kv._writes is not None
-    return not (kv._asks or len(kv._writes) or kv._watches)
+    return not (len(kv._asks) or len(kv._writes) or kv._watches)
 
 
 def connected_to(kv: Client) -> str:
@@ -317,7 +317,7 @@ async def test_watches_go_first_and_calls_in_portions(monkeypatch: pytest.Monkey
 
     3. The member takes no more calls than it has room for: the watch must not be the one that it refuses.
     """
-    monkeypatch.setattr(client, "ASKS_SENT_MAX", 2)
+    monkeypatch.setattr(client_asks, "ASKS_SENT_MAX", 2)
     member = Member()
     async with Client(["a"], dialer=member.dial) as kv:
         reads = [asyncio.create_task(kv.get(f"k{number}", timeout=60)) for number in range(5)]
@@ -334,7 +334,7 @@ async def test_watches_go_first_and_calls_in_portions(monkeypatch: pytest.Monkey
             call = [call for call in sent if isinstance(call, ReadCall)][number - 1]
             member.reply(Answer(call.id, result=RangeResult(1, [], more=False, count=0)))
         assert await asyncio.gather(*reads[1:]) == [None] * 4
-        assert (len(kv._asks_sent), len(kv._asks_waiting)) == (0, 0)
+        assert (len(kv._asks._sent), len(kv._asks._waiting)) == (0, 0)
 
 
 @asynchronous

@@ -46,6 +46,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "opening",
             "client",
             "client_answers",
+            "client_asks",
             "client_watch",
             "operating",
             "replicated",
