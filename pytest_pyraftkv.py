@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 FIXTURES = ("raft_sim", "raft_cluster")
 
 MARKER = (
-    "raft(seeds=5, members=3, faults=(), seconds=30.0, faults_per_second=0.5): the seeds and the cluster of a "
-    "simulated test; faults are 'all', names of kinds, or pyraftkv.sim.Fault records, and end after so many seconds"
+    "raft(seeds=5, members=3, faults=(), seconds=30.0, faults_per_second=0.5, machines={}): the seeds and the "
+    "cluster of a simulated test; faults are 'all', names of kinds, or pyraftkv.sim.Fault records, for so many seconds"
 )
 
 

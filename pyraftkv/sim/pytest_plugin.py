@@ -30,7 +30,7 @@ from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
 
 SEEDS_DEFAULT = 5
 OUT_DEFAULT = ".raft"
-OPTIONS = ("seeds", "members", "faults", "seconds", "faults_per_second")
+OPTIONS = ("seeds", "members", "faults", "seconds", "faults_per_second", "machines")
 """Of the marker."""
 NAME_LENGTH_MAX = 150
 LONGER = "--raft-shrink-seconds=60"

@@ -50,6 +50,7 @@ from pyraftkv.sim.report import SimFailure
 from pyraftkv.sim.swarm import Swarm
 from pyraftkv.sim.target import SimTarget
 from pyraftkv.sim.trace import Trace
+from pyraftkv.statemachine import Factories
 from pyraftkv.transport import TcpDialer, TcpTransport
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Simulation:
         seed: Decides everything.
         swarm: How the cluster is built and what is normal for its links and disks.
         members: How many members, in place of the swarm's number.
+        machines: State machines beside the store, by name: what makes each of them.
 
     >>> async def main(sim: Simulation) -> str:
     ...     async with sim.client() as kv:
@@ -81,8 +83,16 @@ class Simulation:
     'hello'
     """
 
-    def __init__(self, seed: int, *, swarm: Swarm | None = None, members: int | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        swarm: Swarm | None = None,
+        members: int | None = None,
+        machines: Factories | None = None,
+    ) -> None:
         self.seed = seed
+        self._machines = machines
         self.swarm = swarm or Swarm()
         self.trace = Trace()
         self.history = History()
@@ -245,6 +255,7 @@ class Simulation:
             members={} if is_joining else self._founders,
             join=others if is_joining else [],
             witness=host.name == self.witness and not is_joining,
+            machines=self._machines,
             storage=ObservedStorage(storage, name=host.name, observer=self),
             transport=ObservedTransport(
                 transport,

@@ -43,6 +43,7 @@ from pyraftkv.sim.shrink import shrink
 from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm, random_swarm
 from pyraftkv.sim.trace import Trace, line_of, moments_of, nearest
+from pyraftkv.statemachine import Factories
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class Plan:
     """On the members, and as many on the scenario's own machines."""
     is_ready: bool = False
     """Whether the scenario (and the faults) wait until there is a leader."""
+    machines: Factories = field(default_factory=dict)
+    """State machines of your own that every member has, by name: what makes each of them."""
 
     def check(self) -> None:
         """Raise `InvalidRequest` for what cannot be, as `FaultError` if it is the faults."""
@@ -163,7 +166,7 @@ class Trial(Simulation):
     def __init__(self, seed: int, plan: Plan | None = None, *, faults: Sequence[Fault] | None = None) -> None:
         self.plan = plan or Plan()
         self.plan.check()
-        super().__init__(seed, swarm=self._swarm(seed), members=self.plan.members)
+        super().__init__(seed, swarm=self._swarm(seed), members=self.plan.members, machines=self.plan.machines)
         self._given = None if faults is None else list(faults)
         self._has_begun = False
         self._injected: list[Fault] = []

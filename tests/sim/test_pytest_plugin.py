@@ -48,10 +48,16 @@ def names(result: pytest.RunResult) -> list[str]:
 SEEDS = """
 import asyncio
 import pytest
+from pyraftkv.replicated import ReplicatedCounter
 
 
 async def main(sim):
     await asyncio.sleep(0)
+
+
+async def count(sim):
+    async with sim.client() as kv:
+        assert await ReplicatedCounter(kv, "hits").add(2) == 2
 
 
 def test_default(raft_sim):
@@ -65,10 +71,10 @@ def test_marked(raft_cluster, word, raft_seed):
     raft_cluster.run(main)
 
 
-@pytest.mark.raft(seeds=[7, 11], members=5)
+@pytest.mark.raft(seeds=[7, 11], members=5, machines={"hits": ReplicatedCounter.machine})
 def test_chosen(raft_sim):
     assert len(raft_sim.members) == 5
-    raft_sim.run(main)
+    raft_sim.run(count)
 
 
 def test_plain():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyraftkv.errors import InvalidRequest, RevisionMismatch
+from pyraftkv.replicated import ReplicatedCounter
 from pyraftkv.sim.check import Finding, Verdict
 from pyraftkv.sim.faults import Fault, FaultError
 from pyraftkv.sim.host import Host
@@ -103,6 +104,22 @@ def test_a_trial_may_wait_for_a_leader() -> None:
     for is_ready in (False, True):
         with Trial(1, Plan(is_ready=is_ready)) as sim:
             assert (sim.run(main) > 0) == is_ready
+
+
+def test_members_have_machines_of_your_own() -> None:
+    """Each life of a member makes them anew, of what stands in its log."""
+
+    async def main(sim: Trial) -> int:
+        async with sim.client() as kv:
+            hits = ReplicatedCounter(kv, "hits", timeout=30)
+            await hits.add(2)
+            for host in sim.members:
+                host.kill()
+                host.start()
+            return await hits.add(3)
+
+    with Trial(4, Plan(machines={"hits": ReplicatedCounter.machine}, is_ready=True)) as sim:
+        assert sim.run(main) == 5
 
 
 def test_a_scenario_ends_in_time() -> None:
