@@ -22,11 +22,13 @@ before it was written, is seen here alone.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
+from operator import itemgetter, lt
 from struct import Struct
 from types import TracebackType
 from typing import Self
@@ -65,6 +67,9 @@ _END = Struct("<cQQQQ")
 _END_TAG = b"E"
 
 _OFFSET_BYTES = 4
+
+_MOD, _SUB, _KEY_BYTES, _VALUE_BYTES = 0, 6, 8, 9
+"""Places in what `unpack_checked` returns."""
 
 LEASES_PER_FRAME_MAX = 4096
 """Leases in one frame: 96 KiB."""
@@ -205,7 +210,10 @@ class HistoryReader:
 
     def _require(self, holds: object, reason: str) -> None:
         if not holds:
-            raise SnapshotCorruption(f"{reason}, in the frame at byte {self._offset}", offset=self._offset)
+            raise self._corrupt(reason)
+
+    def _corrupt(self, reason: str) -> SnapshotCorruption:
+        return SnapshotCorruption(f"{reason}, in the frame at byte {self._offset}", offset=self._offset)
 
     def _frame_bytes(self) -> int:
         """Return the size of the frame that the buffer begins with; 0 if it is not there whole."""
@@ -256,47 +264,85 @@ class HistoryReader:
         page.offsets = _little_endian(page.offsets)
         page.data = bytes(memoryview(self._buffer)[middle:size])
         self._require(self._revision <= first_revision, "a page out of order")
-        position = 0
-        live = 0
         # Before the records, which may refer to each other.
         pages.by_number[number] = page
-        for slot, offset in enumerate(page.offsets):
-            if offset == DEAD:
-                continue
-            self._require(offset == position, "records that do not lie end to end")
-            position = self._read_record(page, slot, position)
-            live += 1
-        self._require(live > 0 and position == len(page.data), "records that do not fill their page")
+        slots = [slot for slot, offset in enumerate(page.offsets) if offset != DEAD]
+        rows = self._unpack(page, slots)
+        self._check_order(page, rows)
+        self._index(page, slots, rows, self._check_records(page, slots, rows))
         pages.adopt(page)
         self._pages += 1
-        self._records += live
+        self._records += len(slots)
 
-    def _read_record(self, page: Page, slot: int, offset: int) -> int:
-        """Check a record, make it its key's newest, and return the offset behind it."""
+    def _unpack(self, page: Page, slots: list[int]) -> list[tuple[int, ...]]:
+        """Return the fields of each record, which lie end to end."""
         data = page.data
-        self._require(offset + RECORD_BYTES <= len(data), "a record cut off")
-        mod, create, version, lease, previous, jump, sub, span, key_bytes, value_bytes, check = unpack_checked(
-            data, offset
-        )
-        stop: int = offset + RECORD_BYTES + key_bytes + value_bytes
-        self._require(key_bytes > 0 and stop <= len(data), "a record cut off")
+        offsets = [page.offsets[slot] for slot in slots]
+        try:
+            rows = [unpack_checked(data, offset) for offset in offsets]
+        except struct.error:
+            rows = []
+        self._require(rows and all(map(itemgetter(_KEY_BYTES), rows)), "a record cut off")
+        ends = list(accumulate([RECORD_BYTES + row[_KEY_BYTES] + row[_VALUE_BYTES] for row in rows], initial=0))
+        self._require(ends.pop() == len(data) and ends == offsets, "records that do not lie end to end")
+        return rows
+
+    def _check_order(self, page: Page, rows: list[tuple[int, ...]]) -> None:
+        """Check that each record is of a later change than the one before."""
+        changes = [(row[_MOD], row[_SUB]) for row in rows]
+        last, _ = changes[-1]
         self._require(
-            page.first_revision <= mod <= self._history.published_revision
-            and (mod > self._revision or (mod == self._revision and sub > self._sub)),
+            all(map(lt, chain([(self._revision, self._sub)], changes), changes))
+            and page.first_revision <= changes[0][0]
+            and last <= self._history.published_revision,
             "records out of order",
         )
-        self._require(lease >= 0 and (version > 0 or not (create or lease or value_bytes)), "an impossible record")
-        self._revision, self._sub = mod, sub
-        ref = page.number << SLOT_BITS | slot
-        middle = offset + RECORD_BYTES + key_bytes
-        key = bytes(data[middle - key_bytes : middle])
-        found = check_of(key, data[middle:stop], mod, create, version, lease)
-        self._require(found == check, "a record that is not what was written")
-        self._link(page, key, ref, (mod, create, version, previous, jump, span), lease)
-        if version:
-            self._history.pages.live_sum += check
-            self._history.pages.live_bytes += stop - offset
-        return stop
+        self._revision, self._sub = changes[-1]
+
+    def _check_records(self, page: Page, slots: list[int], rows: list[tuple[int, ...]]) -> list[bytes]:
+        """Check that each record is what was written, count it as its key's newest, and return the keys."""
+        data, offsets = page.data, page.offsets
+        keys: list[bytes] = []
+        live_sum = live_bytes = 0
+        for slot, row in zip(slots, rows, strict=True):
+            mod, create, version, lease, _, _, _, _, key_bytes, value_bytes, check = row
+            start = offsets[slot] + RECORD_BYTES
+            middle = start + key_bytes
+            key = bytes(data[start:middle])
+            if lease < 0 or not (version or not (create or lease or value_bytes)):
+                raise self._corrupt("an impossible record")
+            if check_of(key, data[middle : middle + value_bytes], mod, create, version, lease) != check:
+                raise self._corrupt("a record that is not what was written")
+            if version:
+                live_sum += check
+                live_bytes += RECORD_BYTES + key_bytes + value_bytes
+            keys.append(key)
+        self._history.pages.live_sum += live_sum
+        self._history.pages.live_bytes += live_bytes
+        return keys
+
+    def _index(self, page: Page, slots: list[int], rows: list[tuple[int, ...]], keys: list[bytes]) -> None:
+        """Make each record its key's newest."""
+        history = self._history
+        chunk_for = history.index.chunk_for
+        first_ref = page.number << SLOT_BITS
+        for slot, row, key in zip(slots, rows, keys, strict=True):
+            mod, create, version, lease, previous, jump, _, span, _, _, _ = row
+            chunk = chunk_for(key)
+            known = chunk.keys
+            at = bisect_left(known, key)
+            is_known = at < len(known) and known[at] == key
+            # Most of a big snapshot are versions of keys that were never written again: nothing to compare with.
+            if is_known or lease or previous or jump or span or version != 1 or create != mod:
+                self._link(page, key, first_ref | slot, (mod, create, version, previous, jump, span), lease)
+                continue
+            known.insert(at, key)
+            chunk.refs.insert(at, first_ref | slot)
+            chunk.live += 1
+            chunk.newest = mod
+            history.key_count += 1
+            if len(known) > CHUNK_KEYS_MAX:
+                history.split(key)
 
     def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int], lease: int) -> None:
         """Check that the version follows on its key's newest so far, and take its place."""
