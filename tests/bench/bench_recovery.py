@@ -5,9 +5,12 @@ asked by a client that knows all three; it stops for nothing in between: interpr
 a leader is elected, its first entry is committed. The time until every member answers for itself stands beside it.
 
     python -m tests.bench.bench_recovery --keys 100000 --runs 3
+    python -m tests.bench.bench_recovery --keys 1000000 --rows defaults
+    python -m tests.bench.bench_recovery --keys 1000000 --rows etcd
 
 Two rows: with the defaults (a snapshot is due at 64 MiB of log), and with frequent snapshots. And a third, where it is
-installed: a real etcd with its defaults, asked over its JSON gateway.
+installed: a real etcd with its defaults, asked over its JSON gateway. Members find the library compiled, as it is where
+it was installed, whatever this process was told about bytecode.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import statistics
 import sys
@@ -36,6 +40,7 @@ from tests.processes import HEALTH_KEY, Processes
 
 LOADING_IN_FLIGHT = 256
 SNAPSHOT_BYTES = 1024 * 1024
+ROWS = ("defaults", "snapshots", "etcd")
 
 
 async def fill(client: Client, keys: int) -> None:
@@ -53,10 +58,20 @@ async def fill(client: Client, keys: int) -> None:
     await client.put(HEALTH_KEY, b"fine")
 
 
-async def outage(cluster: Processes) -> tuple[float, float]:
-    """Kill everybody and start everybody; return the seconds to the first read, and until each member answers."""
+Times = tuple[float, float, float]
+"""Seconds until the first read, until each member answers, and those of CPU that all members together took."""
+
+
+def ended_seconds() -> float:
+    """Return the CPU seconds of all processes that this one started, and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+async def outage(cluster: Processes) -> Times:
+    """Kill everybody, start everybody, and kill them again once each has answered."""
     cluster.kill()
-    began = perf_counter()
+    cpu, began = ended_seconds(), perf_counter()
     for member in cluster.members.values():
         member.start()
     async with cluster.connect() as client:
@@ -64,10 +79,12 @@ async def outage(cluster: Processes) -> tuple[float, float]:
         first = perf_counter() - began
         assert found is not None, "what was acknowledged is there"
     await cluster.ready()
-    return first, perf_counter() - began
+    last = perf_counter() - began
+    cluster.kill()
+    return first, last, ended_seconds() - cpu
 
 
-async def measure(keys: int, runs: int, folder: Path, settings: dict[str, float] | None) -> list[tuple[float, float]]:
+async def measure(keys: int, runs: int, folder: Path, settings: dict[str, float] | None) -> list[Times]:
     """Load a cluster, and let the power go so many times."""
     async with Processes(folder, settings=settings) as cluster:
         async with cluster.connect() as client:
@@ -111,25 +128,27 @@ def first_read(ports: Sequence[int]) -> None:
         return
 
 
-def measure_etcd(keys: int, runs: int, folder: Path) -> list[tuple[float, float]]:
+def measure_etcd(keys: int, runs: int, folder: Path) -> list[Times]:
     """Load an etcd, and let the power go so many times. Raises `Missing`."""
     ports, members = commands(folder)
     times = []
     for run in range(runs + 1):
+        first = last = 0.0
+        cpu, began = ended_seconds(), perf_counter()
         with contextlib.ExitStack() as stack:
-            began = perf_counter()
             children = [stack.enter_context(process(command)) for command in members]
             if run:
                 first_read(ports)
                 first = perf_counter() - began
             for port in ports:
                 asyncio.run(healthy(port))
-            if run:
-                times.append((first, perf_counter() - began))
-            else:
+            last = perf_counter() - began
+            if not run:
                 fill_etcd(ports[0], keys)
             for child in children:
                 os.killpg(child.pid, signal.SIGKILL)
+        if run:
+            times.append((first, last, ended_seconds() - cpu))
     return times
 
 
@@ -138,12 +157,13 @@ def bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def report(title: str, times: list[tuple[float, float]], keys: int, folder: Path) -> None:
+def report(title: str, times: list[Times], keys: int, folder: Path) -> None:
     """Print a row."""
-    firsts, lasts = zip(*times, strict=True)
+    firsts, lasts, cpu = zip(*times, strict=True)
     print(
         f"{title}: first linearizable read after {statistics.median(firsts):.2f} s (median of "
-        f"{', '.join(f'{each:.2f}' for each in firsts)}), every member after {statistics.median(lasts):.2f} s; "
+        f"{', '.join(f'{each:.2f}' for each in firsts)}), every member after {statistics.median(lasts):.2f} s, "
+        f"{statistics.median(cpu):.2f} s of CPU in all; "
         f"{keys:,} keys of {VALUE_BYTES} B, {bytes_below(folder) / 2**20:.0f} MiB on each disk",
         flush=True,
     )
@@ -154,24 +174,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="From SIGKILL of all members to the first linearizable read.")
     parser.add_argument("--keys", type=int, default=100_000, help="keys in the store (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="outages; the median counts (default: %(default)s)")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=[*ROWS], help="what is killed and started again (default: all)"
+    )
     options = parser.parse_args()
     exit_on_sigterm()
     print(machine())
-    rows: dict[str, dict[str, float] | None] = {
-        "with the defaults": None,
-        "with frequent snapshots": {"snapshot_log_bytes_min": SNAPSHOT_BYTES},
-    }
-    for title, settings in rows.items():
-        with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-") as directory:
-            times = asyncio.run(measure(options.keys, options.runs, Path(directory), settings))
-            report(title, times, options.keys, Path(directory) / "n1")
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-") as directory:
-            times = measure_etcd(options.keys, options.runs, Path(directory))
-            report("etcd", times, options.keys, Path(directory) / "m0")
-    except Missing as missing:
-        print(f"etcd skipped: {missing}")
+    with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-") as directory:
+        compile_into(Path(directory) / "bytecode")
+        for row in options.rows:
+            folder = Path(directory) / row
+            folder.mkdir()
+            try:
+                show(row, options.keys, options.runs, folder)
+            except Missing as missing:
+                print(f"{row} skipped: {missing}")
+            shutil.rmtree(folder)
     return 0
+
+
+def show(row: str, keys: int, runs: int, folder: Path) -> None:
+    """Measure a row, and print it. Raises `Missing`."""
+    if row == "etcd":
+        report(row, measure_etcd(keys, runs, folder), keys, folder / "m0")
+    else:
+        settings = {"snapshot_log_bytes_min": SNAPSHOT_BYTES} if row == "snapshots" else None
+        report(row, asyncio.run(measure(keys, runs, folder, settings)), keys, folder / "n1")
+
+
+def compile_into(folder: Path) -> None:
+    """Let Python processes that are started from now on keep what they compiled there, and find it."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
 
 
 if __name__ == "__main__":
