@@ -35,8 +35,9 @@ from pyraftkv.statemachine import (
 ROWS_PER_CHUNK = 256
 """Rows of a `Machine` that are encoded together, as far as they fit."""
 
-_MORE, _LAST = b"\0", b"\1"
-"""What a chunk of a machine begins with: whether it is its last, which is empty otherwise."""
+_WHOLE, _LAST, _PIECE = b"\0", b"\1", b"\2"
+"""What a part of a snapshot begins with: a chunk of a machine (or what was left of it), a machine's end, a piece of a
+chunk that goes on in the next part."""
 
 
 class Machine:
@@ -103,15 +104,13 @@ class Machine:
 
 
 def _chunks(rows: list[Any]) -> Iterator[bytes]:
-    """Yield rows in chunks, fewer together where they are long. O(chunk) each."""
+    """Yield rows in chunks, fewer together where they are long; a row that is too long is a chunk. O(chunk) each."""
     start, count = 0, ROWS_PER_CHUNK
     while start < len(rows):
         chunk = codec.encode_table(rows[start : start + count])
-        if len(chunk) <= CHUNK_BYTES_MAX:
+        if len(chunk) <= CHUNK_BYTES_MAX or count == 1:
             yield chunk
             start += count
-        elif count == 1:
-            raise errors.RequestTooLarge(f"a row of {len(chunk)} bytes, over {CHUNK_BYTES_MAX}")
         else:
             count = max(1, count // 4)
 
@@ -321,12 +320,20 @@ Pinned = tuple[list[Any], Iterator[bytes]]
 
 
 def parts_of(pinned: list[Pinned]) -> Iterator[bytes]:
-    """Yield the machines' parts of a snapshot: an empty table is the end."""
+    """Yield the machines' parts of a snapshot: an empty table is the end.
+
+    1. A machine has a row that grows, with every member that signs up, say. One day it is longer than a part may be.
+    2. Were it refused, no snapshot could be written any more: the log grows for ever, and who is behind stays there.
+    3. So a chunk of any length is cut in pieces.
+    """
     for row, chunks in pinned:
         yield codec.encode_table(row)
         for chunk in chunks:
-            assert len(chunk) <= CHUNK_BYTES_MAX, f"{row[0]}: a chunk of {len(chunk)} bytes, over {CHUNK_BYTES_MAX}"
-            yield _MORE + chunk
+            rest = memoryview(chunk)
+            while len(rest) > CHUNK_BYTES_MAX:
+                yield _PIECE + rest[:CHUNK_BYTES_MAX]
+                rest = rest[CHUNK_BYTES_MAX:]
+            yield _WHOLE + rest
         yield _LAST
     yield codec.encode_table([])
 
@@ -349,6 +356,7 @@ class MachinesRestorer:
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
         self._machine: StateMachine | None = None
+        self._pieces: list[memoryview] = []
         self.is_done = False
         """Whether the last part was fed."""
 
@@ -362,7 +370,11 @@ class MachinesRestorer:
         elif chunk[:1] == _LAST:
             self._machine = None
         else:
+            self._pieces.append(memoryview(chunk)[1:])
+            if chunk[:1] == _PIECE:
+                return
+            pieces, self._pieces = self._pieces, []
             try:
-                self._machine.restore(bytes(memoryview(chunk)[1:]))
+                self._machine.restore(b"".join(pieces))
             except (ValueError, TypeError, KeyError) as error:
                 raise errors.SnapshotCorruption(f"a machine cannot read its part: {error!r:.200}") from error

@@ -37,7 +37,7 @@ RESULT_BYTES_MAX = 256 * 1024
 """What an operation or a query may return, encoded."""
 
 CHUNK_BYTES_MAX = 255 * 1024
-"""The longest chunk of a machine's snapshot."""
+"""The longest part of a snapshot that a machine's chunk takes; a longer chunk takes several."""
 
 MACHINES_MAX = 32
 """Machines of one member."""
@@ -105,7 +105,10 @@ class StateMachine(Protocol):
         ...
 
     def snapshot(self) -> Iterator[bytes]:
-        """Pin the state now, and yield it in chunks while further operations are applied."""
+        """Pin the state now, and yield it in chunks while further operations are applied.
+
+        The loop stands while a chunk is made, here and where it is restored: they are to be short.
+        """
         ...
 
     def restore(self, chunk: bytes) -> None:

@@ -214,6 +214,21 @@ def test_a_snapshot_has_every_machine() -> None:
     assert log.restored(Machines({"tally": Tally})).state_hash == log.replica.state_hash
 
 
+@pytest.mark.parametrize("length", [1, OPERATION_BYTES_MAX, 4 * CHUNK_BYTES_MAX])
+def test_a_row_of_any_length_has_its_place_in_a_snapshot(length: int) -> None:
+    """What grew over years is no reason to write no snapshot any more."""
+    log = Log()
+    log.call("keep", "before", 1)
+    tally = log.replica.machines._slots["tally"].machine  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(tally, Tally)
+    tally.counts["long"] = "v" * length  # pyright: ignore[reportArgumentType]
+    log.call("keep", "behind", 2)
+    assert max(map(len, log.replica.snapshot().chunks())) <= CHUNK_BYTES_MAX + 1
+    restored = log.restored(Machines({"tally": Tally})).machines._slots["tally"].machine  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(restored, Tally)
+    assert restored.counts == tally.counts
+
+
 def test_a_tool_keeps_machines_that_it_does_not_know() -> None:
     """And passes their operations over."""
     log = Log()
