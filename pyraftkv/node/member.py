@@ -22,7 +22,6 @@ from pyraftkv.codec import PeerMessage
 from pyraftkv.core import (
     LEADER,
     NO_NODE,
-    PAYLOAD_BYTES_MAX,
     Applied,
     Campaign,
     Input,
@@ -39,6 +38,7 @@ from pyraftkv.core import (
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
 from pyraftkv.engine import Home
 from pyraftkv.log.base import Recovered, Storage
+from pyraftkv.node.admission import ForwardGate, check_size
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.awakening import Awakening
 from pyraftkv.node.bootstrap import GENESIS_TERM
@@ -63,12 +63,9 @@ from pyraftkv.node.watches import WatchHub
 from pyraftkv.node.witness import SingleCopyWatch, WitnessDuty, of_witness
 from pyraftkv.protocol import (
     PRIORITY_DEFAULT,
-    ChangeMembers,
     DecidedCommand,
-    Envelope,
     LeaseAsk,
     LeaseTold,
-    LeaveJoint,
     MembersCommand,
     MembersResult,
     RegisterSession,
@@ -92,9 +89,6 @@ logger = logging.getLogger("pyraftkv.node")
 
 HOUSEKEEPING_SECONDS = 0.1
 """How often deadlines are looked at and lost messages are sent again."""
-
-WARNING_SECONDS = 10.0
-"""How long a member says nothing more of peers that forward what cannot be applied."""
 
 APPLY_LAG_ENTRIES_MAX = 5000
 """A member that has more committed entries than this to apply takes no write on: `Overloaded` (etcd does so, too)."""
@@ -137,7 +131,7 @@ class Member:
         self._members_changed = members_changed
         self._storage = storage
         self._is_closed = False
-        self._next_warning = loop.time()
+        self._forward_gate = ForwardGate(loop)
         self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
         self.inbox = inbox = Inbox(loop)
@@ -400,7 +394,7 @@ class Member:
             if type(message) in _CORE_ALONE:
                 inputs.append(message)  # type: ignore[arg-type]
             elif isinstance(message, ForwardedProposals):
-                inputs.append(self._applicable(message))
+                inputs.append(self._forward_gate.passed(message))
             elif isinstance(message, SnapshotAck):
                 self.sender.acknowledged(message)
             elif isinstance(message, InstallSnapshot | SnapshotChunk):
@@ -416,17 +410,6 @@ class Member:
                 inputs += [admitted] if admitted is not None else []
         if inputs:
             self.driver.deliver(*inputs)
-
-    def _applicable(self, message: ForwardedProposals) -> ForwardedProposals:
-        """Return the message with what a member may forward: anything else, once committed, would stop every member."""
-        payloads = [payload for payload in message.payloads if _is_forwardable(payload)]
-        count = len(message.payloads) - len(payloads)
-        if count == 0:
-            return message
-        if self._loop.time() >= self._next_warning:
-            self._next_warning = self._loop.time() + WARNING_SECONDS
-            logger.warning("%d of member %d's proposals cannot be applied: dropped", count, message.sender)
-        return ForwardedProposals(message.to, message.sender, message.term, payloads)
 
     def peer_lost(self, member_id: int) -> None:
         """Messages to a peer were lost."""
@@ -663,27 +646,6 @@ _ANY_PUT = PutBatch((b"key", b"value"))
 
 _CORE_ALONE = frozenset(get_args(Message)) - {ForwardedMembership, ForwardedProposals, InstallSnapshot}
 """Messages that concern the Raft machine and nobody else: nearly all."""
-
-
-def check_size(payload: bytes) -> None:
-    """Raise `RequestTooLarge` for a payload that could be logged here and reach no other member."""
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise errors.RequestTooLarge(f"the encoded command has {len(payload)} bytes, over {PAYLOAD_BYTES_MAX}")
-
-
-def _is_forwardable(payload: bytes) -> bool:
-    """Whether the payload may stand in an entry of its own. Entry 1 is nobody's proposal.
-
-    A change of the members is, as `ForwardedMembership` alone: as an ordinary entry no leader would count it. What a
-    leader makes of one, itself makes.
-    """
-    try:
-        logged = codec.decode_logged(payload)
-    except errors.UnsupportedFormat:
-        return False
-    if isinstance(logged, Envelope):
-        return not isinstance(logged.command, ChangeMembers | LeaveJoint)
-    return isinstance(logged, RegisterSession)
 
 
 def _stored(recovered: Recovered, floor: int) -> Stored:

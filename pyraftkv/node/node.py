@@ -19,6 +19,7 @@ from pyraftkv.kv import Consistency, Status
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.machines import Machines
 from pyraftkv.node import recovery
+from pyraftkv.node.admission import check_size
 from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
@@ -28,7 +29,7 @@ from pyraftkv.node.identity import roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.machines import answer, check_operation
-from pyraftkv.node.member import Loops, Member, check_size
+from pyraftkv.node.member import Loops, Member
 from pyraftkv.node.offers import Offers
 from pyraftkv.node.parting import LINGER_TIMEOUTS, stopped_error
 from pyraftkv.node.peers import Peers

@@ -18,8 +18,7 @@ from pyraftkv.core.messages import ForwardedProposals
 from pyraftkv.core.ready import Save
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Recovered
-from pyraftkv.node import NodeStopped
-from pyraftkv.node import member as member_module
+from pyraftkv.node import NodeStopped, admission
 from pyraftkv.node.driver import Driver
 from pyraftkv.protocol import Envelope, Genesis, MemberInfo
 from pyraftkv.store.commands import DeleteRange, PutKey
@@ -315,7 +314,7 @@ async def test_a_command_that_no_frame_could_carry_is_refused(monkeypatch: pytes
     """Whatever its fields weigh, its encoded form counts; and the next command goes on as if it had not been."""
     async with lone_node() as node:
         session = await node.open_session(10)
-        monkeypatch.setattr(member_module, "PAYLOAD_BYTES_MAX", 100)
+        monkeypatch.setattr(admission, "PAYLOAD_BYTES_MAX", 100)
         await refused(node.put("a", b"v" * 100, prev_kv=True), errors.RequestTooLarge)
         with pytest.raises(errors.RequestTooLarge):
             node.write_encoded(encode_logged(Envelope(session, 1, 1, PutKey(b"a", b"v" * 100))), 10)
