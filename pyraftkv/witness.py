@@ -9,7 +9,13 @@ who the members were at an index of the past, and keeps every table of them sinc
 
 Where it had no room (`core.witness`, hollow entries) a snapshot goes past the floor, up to the last payload that is
 missing: until the floor has passed that one, nobody is sent what is here before it. Else a few dozen bytes an entry
-would fill its disk, if a data member were away for long.
+would fill its disk, if a data member were away for long. Only what is committed counts as missing:
+
+1. The witness has entry 9 whole, and for entry 10 of the same leader there is no room. It looks how far payloads are
+   missing: 10.
+2. There is room again. Another leader replaces entry 10 by one of its own, which is whole, and commits it with the
+   witness: its acknowledgement says that nothing is missing, so nobody is told of a single copy.
+3. The witness takes its snapshot at 10, by what it saw before, and has dropped what it vouched for.
 
 What it keeps of a snapshot depends on who took that. In its own stands the floor: up to there every data voter has
 everything, and nobody will ask. Of a leader's it is sent the first chunk alone, the members. No floor stands there, for
@@ -40,8 +46,8 @@ class WitnessReplica(Replica):
         super().__init__()
         self.floor = 0
         """Up to here nobody will ask this member for anything; as the machine says, or the own snapshot."""
-        self.hollow_index = 0
-        """The last index whose payload may be missing, as the machine says."""
+        self.lost_index = 0
+        """The last index whose payload is missing for good, as the machine says."""
         self._rosters: list[tuple[int, Roster]] = [(0, self.roster.copy())]
         """The members, by the index from which on they were so."""
         self._terms: list[tuple[int, int]] = [(0, 0)]
@@ -75,9 +81,8 @@ class WitnessReplica(Replica):
 
     @property
     def _snapshot_index(self) -> int:
-        """Up to where nothing is of any use here. What is hollow and not committed may yet be replaced."""
-        hollow = self.hollow_index if self.hollow_index <= self.applied_index else 0
-        return max(min(self.floor, self.applied_index), hollow)
+        """Up to where nothing is of any use here."""
+        return min(max(self.floor, self.lost_index), self.applied_index)
 
     def is_worth_a_snapshot(self, *, since: int) -> bool:
         """Whether half of the log after the snapshot at ``since`` can be dropped."""

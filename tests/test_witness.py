@@ -111,14 +111,12 @@ def test_its_snapshot_stands_at_the_floor_with_the_members_of_that_time() -> Non
 
 
 def test_its_snapshot_goes_past_the_floor_where_there_was_no_room() -> None:
-    """What is here before the last hollow entry can be sent to nobody; one that may be replaced counts for nothing."""
+    """What is here before the last hollow entry can be sent to nobody."""
     log = Log()
     floor = log.put(count=2)
     hollow = log.put(count=20)
     log.put(count=3)
-    log.witness.floor, log.witness.hollow_index = floor, hollow + 9
-    assert log.witness._snapshot_index == floor
-    log.witness.hollow_index = hollow
+    log.witness.floor, log.witness.lost_index = floor, hollow
     assert log.witness.is_worth_a_snapshot(since=floor)
     snapshot = log.witness.snapshot()
     assert snapshot.index == hollow

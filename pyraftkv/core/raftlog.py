@@ -359,6 +359,16 @@ class RaftLog:
         """Note that payloads up to ``index`` are not here."""
         self.hollow_index = max(self.hollow_index, index)
 
+    def lost_index(self) -> int:
+        """Return the last committed index whose payload is missing. O(entries in memory), if later ones are, too.
+
+        `hollow_index` may fall, where another leader replaces what is not committed by something whole; this may not.
+        """
+        if self.hollow_index <= self.commit:
+            return self.hollow_index
+        committed = self._entries[: self.commit + 1 - self._base]
+        return next((entry.index for entry in reversed(committed) if entry.kind is HOLLOW), 0)
+
     def forget_before(self, first_index: int) -> None:
         """Note that the disk no longer has what is before ``first_index``."""
         self.first_index = max(self.first_index, first_index)

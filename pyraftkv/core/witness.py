@@ -62,6 +62,11 @@ class WitnessRules(RaftBase):
         return self._log.hollow_index
 
     @property
+    def lost_index(self) -> int:
+        """The last index whose payload is missing for good: what is not committed may yet be replaced, and be whole."""
+        return self._log.lost_index()
+
+    @property
     def holds_payloads(self) -> bool:
         """Whether everything beyond the floor is here, to be sent to whoever lacks it."""
         return self._log.hollow_index <= self._floor

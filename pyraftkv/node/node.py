@@ -287,7 +287,7 @@ class Node(Engine):
             clock=self._clock,
         )
         loops: Loops = {**member.loops(), "offers": partial(self._offers.run, self._peers, own)}
-        if self._join_addresses and not (self._stays_learner or self._is_witness):
+        if self._join_addresses and not self._stays_learner:
             loops["promotion"] = partial(become_voter, member, self.name)
         for name, loop in loops.items():
             task = asyncio.get_running_loop().create_task(loop(), name=f"pyraftkv-{self.name}-{name}")

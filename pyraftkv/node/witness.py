@@ -60,8 +60,7 @@ class WitnessDuty:
         """Learn from the machine what is needed, and tell it whether there is room: again when half of it is free."""
         replica = self._replica()
         assert isinstance(replica, WitnessReplica), "a witness has no other"
-        replica.floor = max(replica.floor, self._raft.floor)
-        replica.hollow_index = self._raft.hollow_index
+        replica.floor, replica.lost_index = self._raft.floor, self._raft.lost_index
         has_room = self._storage.log_bytes <= (self._bytes_max if self._has_room else self._bytes_max // 2)
         if has_room is not self._has_room:
             self._has_room = has_room

@@ -48,7 +48,7 @@ class Disk:
         self.entries: dict[int, Entry] = {}
         self.first_index = 1
         self.floor = 0
-        """A witness's: its snapshot's index, if it took that itself."""
+        """A witness's: the floor as of its snapshot, if it took that itself."""
 
     @property
     def last_index(self) -> int:
@@ -78,11 +78,11 @@ class Disk:
             return True
         return index in self.entries and self.entries[index].term == term
 
-    def holds_payload(self, *, index: int, term: int, witness: bool) -> bool:
-        """Return whether the entry can be had from here, in full or as a part of a state machine."""
-        if self.snapshot is not None and index <= self.snapshot.index:
-            return not witness or index <= self.floor  # What it has dropped itself, every data voter has.
-        return self.holds(index=index, term=term) and self.entries[index].kind is not HOLLOW
+    def holds_payloads(self, *, after: int, to: int) -> bool:
+        """Return whether a witness can give everything behind ``after``, up to ``to``, which it has."""
+        begin = max(self.snapshot.index if self.snapshot is not None else 0, after)
+        dropped = begin > max(after, self.floor)  # What it drops up to the floor, every data voter has.
+        return not dropped and all(self.entries[index].kind is not HOLLOW for index in range(begin + 1, to + 1))
 
     def stored(self) -> Stored:
         after = self.snapshot.index if self.snapshot else 0
@@ -117,6 +117,8 @@ class Member:
     """The state machine's: the cluster's first one, changed by every change applied so far."""
     memberships: dict[int, Membership] = field(default_factory=dict)
     """A witness's: the configurations since its snapshot, by the index from which they are in force."""
+    lost_index: int = 0
+    """A witness's: up to where payloads were missing for good when anybody looked last, which may be long ago."""
     reads: list[ReadReady] = field(default_factory=list)
     rejected: list[bytes] = field(default_factory=list)
     again: bool = False
@@ -269,18 +271,24 @@ class Cluster:
             size_bytes += len(entries[-1].payload)
         self.feed(node, Fetched(fetch.lo, entries))
 
+    def snapshot_index(self, node: int) -> int:
+        """Return where a member takes its snapshot: a witness where nobody needs, or can be sent, what is before."""
+        member = self.members[node]
+        last = len(member.state)
+        return min(max(member.raft.floor, member.lost_index), last) if member.config.witness else last
+
     def take_snapshot(self, node: int, *, keep: int = 0) -> SnapshotMeta:
         """Snapshot a member's state machine; its disk keeps the last ``keep`` entries before it."""
         member = self.members[node]
         raft = member.raft
-        index = min(raft.floor, len(member.state)) if member.config.witness else len(member.state)
+        index = self.snapshot_index(node)
         term = raft._log.term_at(index)
         assert index > 0, "nothing is applied yet"
         assert term is not None, index
         meta = SnapshotMeta(index, term, member.membership)
         if member.config.witness:
             meta = SnapshotMeta(index, term, member.memberships[max(at for at in member.memberships if at <= index)])
-            member.disk.floor = index
+            member.disk.floor = min(raft.floor, index)
         else:
             self.snapshots[index, term] = list(member.state)
         member.disk.snapshot = meta
@@ -317,6 +325,7 @@ class Cluster:
             member.state = self._state_of(member, stored.snapshot)
         member.raft = Raft(member.config, stored=stored, rng=self._fork())
         member.alive = True
+        member.lost_index = 0
         self.checker.restarted(member)
         self.feed(node)
 
@@ -476,14 +485,15 @@ class Checker:
         assert is_quorum(raft.membership, holders), (
             f"{raft.commit}@{term} is committed but only on the disks of {holders}: {raft.membership}"
         )
-        whole = [node for node in holders if self._holds_payload(node, index=raft.commit, term=term)]
+        witnesses = [node for node in holders if self._cluster.members[node].config.witness]
+        empty = {node for node in witnesses if not self._holds_payloads(node, after=raft.floor, to=raft.commit)}
+        whole = [node for node in holders if node not in empty]
         assert is_quorum(raft.membership, whole) or raft.is_single_copy, (
             f"{raft.commit}@{term} is committed, and whole only on the disks of {whole}, and nobody says so"
         )
 
-    def _holds_payload(self, node: int, *, index: int, term: int) -> bool:
-        member = self._cluster.members[node]
-        return member.disk.holds_payload(index=index, term=term, witness=member.config.witness)
+    def _holds_payloads(self, node: int, *, after: int, to: int) -> bool:
+        return self._cluster.members[node].disk.holds_payloads(after=after, to=to)
 
     def _check_leader(self, raft: Raft) -> None:
         first = self._leaders.setdefault(raft.term, raft.id)

@@ -239,6 +239,19 @@ def test_hollow_entries_that_are_replaced_are_missed_no_more() -> None:
     assert [entry.kind for entry in raft._log.following(1)] == [NORMAL, NORMAL]
 
 
+def test_only_what_is_committed_is_missing_for_good() -> None:
+    """The rest may come whole, from another leader; it is acknowledged as such, and counts as a copy."""
+    raft = machine(1, 1, node=WITNESS, membership=TWO_AND_A_WITNESS, witness=True)
+    step_all(raft, KeepPayloads(False), append(raft, 2, 1, 1, 1, 1, commit=3))
+    assert (raft.hollow_index, raft.lost_index) == (5, 3)
+    step_all(raft, KeepPayloads(True), append(raft, 3, 1, 2, 2, term=2, commit=5))
+    assert (raft.hollow_index, raft.lost_index) == (3, 3)
+    step_all(raft, KeepPayloads(False), append(raft, 5, 2, 2, commit=5))
+    assert (raft.hollow_index, raft.lost_index) == (6, 3)
+    step_all(raft, append(raft, 6, 2, commit=6))
+    assert raft.lost_index == 6
+
+
 def test_what_is_hollow_on_disk_is_after_a_restart() -> None:
     """And so is what a received snapshot stands for; of its own snapshots a witness knows that nobody needs more."""
     cluster = _cluster()

@@ -53,6 +53,16 @@ def test_the_log_says_who_the_members_are() -> None:
     assert moved.addresses == {2: "old:2", 3: "new:3"}
 
 
+def test_clients_are_not_sent_to_a_witness() -> None:
+    """It has nothing for them. The other members dial it as anybody else."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    with_witness = Roster()
+    with_witness.found(Genesis(OWN_CLUSTER, list(TABLE.values()), [3]))
+    peers.adopt(hello(1), with_witness)
+    assert peers.member_addresses(own="here:1") == ["here:1", "old:2"]
+    assert peers.addresses == {2: "old:2", 3: "old:3"}
+
+
 def test_what_a_member_says_of_its_address_counts_most() -> None:
     """News are told, so that it is dialled there; it stays so when the log is read."""
     peers = Peers(hello(1), {"a": "h:1", "b": "h:2", "c": "h:3"})

@@ -14,13 +14,19 @@ import pytest
 import pyraftkv
 from pyraftkv import Cluster, Node, errors
 from pyraftkv.core.membership import EXPLICIT
+from pyraftkv.core.messages import Heartbeat
+from pyraftkv.core.ready import KeepPayloads, Save
+from pyraftkv.core.types import Entry
 from pyraftkv.log import MemoryStorage
+from pyraftkv.log.memory import ENTRY_OVERHEAD_BYTES
 from pyraftkv.node import AlarmCleared, AlarmRaised, RoleChanged
+from pyraftkv.node.bootstrap import GENESIS_TERM
 from pyraftkv.node.leases import LeaseKeeper
 from pyraftkv.node.node import Node as NodeClass
-from pyraftkv.protocol import AddMember, DemoteMember, PromoteMember, RemoveMember
+from pyraftkv.node.witness import WitnessDuty
+from pyraftkv.protocol import AddMember, ChangeMembers, DemoteMember, PromoteMember, RemoveMember
 from pyraftkv.witness import WitnessReplica
-from tests.core.machines import ack, lead, machine, step_all, with_witness
+from tests.core.machines import ack, append, lead, machine, step_all, with_witness
 from tests.node.support import FAST, asynchronous, fast, refused, until
 
 VALUE = "v" * 1000
@@ -133,6 +139,14 @@ async def test_a_witness_keeps_what_one_of_the_others_lacks_however_much() -> No
         assert await count_at(node) == 45
 
 
+@asynchronous
+async def test_a_witness_that_is_the_first_by_name_lets_another_one_begin() -> None:
+    """Nobody waits for an election timeout at the beginning: the first one that has the data stands at once."""
+    slow = fast(election_timeout_seconds=5.0)
+    async with Cluster(["n1", "n2", "n3"], witness="n1", config=slow, seed=11) as cluster:
+        assert (cluster.leader.name, cluster.leader.term) == ("n2", GENESIS_TERM + 1)
+
+
 # --- When there is no room -----------------------------------------------------------------------------------------
 
 
@@ -189,6 +203,38 @@ async def test_the_log_of_a_witness_without_room_stays_short_however_long_a_memb
         await level(cluster)
         await until(lambda: witness.raft.holds_payloads)
         assert await count_at(cluster.nodes["n2"]) == written
+
+
+@asynchronous
+async def test_payloads_are_kept_again_when_half_of_the_room_is_free() -> None:
+    """Not as soon as a little is: a witness at its bound would say so with every other entry."""
+    storage = MemoryStorage(random=random.Random(1))
+    await storage.start(failed=lambda _: None)
+    raft = machine(1, node=3, membership=with_witness(3), witness=True)
+    told: list[KeepPayloads] = []
+    duty = WitnessDuty(raft, replica=WitnessReplica, storage=storage, bytes_max=1000, feed=told.append)
+    rooms: list[tuple[int, list[KeepPayloads]]] = []
+    for size_bytes in (900, 1100, 900, 600, 400, 900):
+        saved = asyncio.get_running_loop().create_future()
+        entry = Entry(1, 1, bytes(size_bytes - ENTRY_OVERHEAD_BYTES))
+        storage.save(Save(1, None, [entry], None), saved.set_result)
+        await saved
+        duty.tend()
+        rooms.append((storage.log_bytes, [*told]))
+        told.clear()
+    out, again = [KeepPayloads(False)], [KeepPayloads(True)]
+    assert rooms == [(900, []), (1100, out), (900, []), (600, []), (400, again), (900, [])]
+
+
+def test_a_witness_drops_nothing_that_another_leader_may_yet_replace() -> None:
+    """What is hollow today and not committed may be whole tomorrow, and count as a copy."""
+    raft = machine(1, node=3, membership=with_witness(3), witness=True)
+    replica = WitnessReplica()
+    storage = MemoryStorage(random=random.Random(1))
+    duty = WitnessDuty(raft, replica=lambda: replica, storage=storage, bytes_max=1000, feed=raft.feed)
+    step_all(raft, KeepPayloads(False), append(raft, 1, 1, 1, 1, commit=2), Heartbeat(3, 1, 1, 1, 0, 1))
+    duty.tend()
+    assert (raft.hollow_index, replica.lost_index, replica.floor) == (3, 2, 1)
 
 
 async def _alarms(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
@@ -338,6 +384,29 @@ async def test_a_member_is_a_witness_for_life_or_never() -> None:
             await joins.start()
 
 
+@asynchronous
+async def test_a_directory_that_was_bound_as_a_witness_s_is_no_other_member_s() -> None:
+    """It was stopped before it had heard anything of its cluster: the log tells it what it is, and it stops."""
+    async with two_and_a_witness(seed=12) as cluster:
+        storage = MemoryStorage(random=random.Random(2))
+        incarnation = (await storage.start(failed=lambda _: None)).identity.incarnation
+        await cluster.kill("n3")
+        db = cluster.client()
+        change = ChangeMembers([RemoveMember(3), AddMember("w", "w", incarnation, learner=False, witness=True)])
+        cluster_id = cluster.nodes["n1"]._member.replica.roster.cluster_id  # type: ignore[union-attr]
+        (added,) = (await db.change_members(change, 20)).added
+        await storage.identify(cluster_id=cluster_id, member_id=added)
+        await storage.close()
+        node = _node(cluster, "w", witness=False, storage=storage, join=["n1", "n2"])
+        await node.start()
+        assert node.failed is not None
+        try:
+            with pytest.raises(errors.ConfigurationError, match="its witness"):
+                await asyncio.wait_for(node.failed, 5.0)
+        finally:
+            await node.kill()
+
+
 async def _alone(cluster: Cluster) -> None:
     """Ask the leader to hand over while the witness is the only other one."""
     follower = next(node.name for node in cluster.followers if node.name != "n3")
@@ -395,6 +464,14 @@ async def test_an_explicit_joint_configuration_keeps_its_witness() -> None:
         members = {member.name: member.id for member in await db.members.list()}
         await db.members.change([DemoteMember(members["n2"]), RemoveMember(members["n4"])][1:], transition=EXPLICIT)
         assert {m.role for m in await db.members.leave_joint() if m.name == "n3"} == {"witness"}
+
+
+@asynchronous
+async def test_nobody_is_repaired_from_a_witness() -> None:
+    """It has no state that anybody could take."""
+    async with two_and_a_witness(seed=13) as cluster:
+        await level(cluster)
+        assert cluster.nodes["n1"]._member.guard._sources() == [2]  # type: ignore[union-attr]
 
 
 # --- Who asks it ---------------------------------------------------------------------------------------------------
