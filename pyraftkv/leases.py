@@ -128,8 +128,9 @@ class HeldLease:
         self._timeout = timeout
         self._lost_at = 0.0
         self._keeping: asyncio.Task[None] | None = None
-        self.id = id
-        """Of the lease: for ``put(..., lease=lease.id)``. 0 before the block is entered, unless it was given."""
+        self._is_given = bool(id)
+        self.id = id or engine.draw_lease_id()
+        """Of the lease: for ``put(..., lease=lease.id)``. Known before the block is entered, for what is sent along."""
         self.ttl = 0
         """Seconds for which it was granted."""
         self.lost = asyncio.Event()
@@ -151,24 +152,36 @@ class HeldLease:
             raise errors.InvalidRequest(f"{self!r} was entered before: a block needs one of its own")
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
-        if self.id:
+        if self._is_given:
             self.ttl = await self._engine.leases.keep_alive(self.id, timeout=self._timeout)
         else:
-            granted = await self._engine.leases.grant(self._asked_ttl, timeout=self._timeout)
-            self.id, self.ttl = granted.id, granted.ttl
+            self.ttl = await self._grant()
         self._lost_at = asked_at + self.ttl
         self._keeping = loop.create_task(self._keep(), name="pyraftkv-lease")
         return self
+
+    async def _grant(self) -> int:
+        """Have the lease granted; return for how many seconds. What may have been granted in vain is revoked."""
+        try:
+            return (await self._engine.leases.grant(self._asked_ttl, id=self.id, timeout=self._timeout)).ttl
+        except (errors.MaybeApplied, asyncio.CancelledError):
+            await self._revoke()
+            raise
+
+    async def _revoke(self) -> None:
+        with suppress(errors.NotApplied, errors.MaybeApplied):  # if it is not revoked, it expires
+            await self._engine.leases.revoke(self.id, timeout=REVOKE_SECONDS)
 
     async def __aexit__(self, *exc: object) -> None:
         keeping, self._keeping = self._keeping, None
         assert keeping is not None
         keeping.cancel()
-        await asyncio.wait([keeping])
-        if not self.lost.is_set():
-            with suppress(errors.NotApplied, errors.MaybeApplied):  # if it is not revoked, it expires
-                await self._engine.leases.revoke(self.id, timeout=REVOKE_SECONDS)
-        elif exc[0] is None:
+        try:
+            await asyncio.wait([keeping])
+        finally:  # who is cancelled here, too, is gone with his lease
+            if not self.lost.is_set():
+                await self._revoke()
+        if self.lost.is_set() and exc[0] is None:
             raise errors.LeaseLost(f"lease {self.id:x} was lost", lease=self.id)
 
     async def _keep(self) -> None:

@@ -17,6 +17,11 @@ up, and not all of them.
    what the first holds, and take it from that one when it leaves. So each has a key of its own.
 5. A contender is cancelled while its write is under way. It deletes what the write may have made: a shared session
    goes on, and nobody would ever leave that place.
+
+Nobody asks more often than he must. The transaction that makes a contender's key looks who stands before it, at that
+revision: whoever is alone holds what he wants with that answer. Who has waited asks any member that knows of the end of
+the one before him, and no quorum. Nobody can come before a contender any more, so what was true at a revision that is
+not before that end is true until the contender's own key goes; and of that its lease tells, as it does of every holder.
 """
 
 from __future__ import annotations
@@ -27,10 +32,11 @@ from contextlib import suppress
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
 from pyraftkv.kv import KV, Bytes
+from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.names import prefix_end
 from pyraftkv.recipes.session import Session
-from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, SortOrder, SortTarget
-from pyraftkv.store.values import KeyValue
+from pyraftkv.store.commands import Compare, PutKey, RangeQuery, SortOrder, SortTarget
+from pyraftkv.store.values import KeyValue, RangeResult
 
 
 class Contest:
@@ -41,69 +47,100 @@ class Contest:
         row: The prefix of all contenders' keys.
         session: Under whose lease the contender's key stands; others may stand in the same row.
         kind: A part of the key after the prefix, for contenders of several kinds.
+        behind: The kind that it waits for; "": all of them.
+        seats: How many may have what they wait for at the same time.
     """
 
-    def __init__(self, kv: KV, row: str, session: Session, *, kind: str = "") -> None:
+    def __init__(self, kv: KV, row: str, session: Session, *, kind: str = "", behind: str = "", seats: int = 1) -> None:
         self._kv = kv
-        self._row = row
+        self._before_it = row + behind
+        """The prefix of the keys of those that it waits for."""
+        self._seats = seats
         self._is_asking = False
+        self._seen: tuple[int, Sequence[KeyValue]] | None = None
+        """The revision at which it joined the row, and the nearest that stood before it; None: look."""
         self.lease = session.lease
         """What the contender's key hangs on."""
         self.key = f"{row}{kind}{session.next_place()}"
         """The contender's own key."""
+        self._is_among_them = self.key.startswith(self._before_it)
         self.token = 0
         """The create revision of the key, once it stands there: it rises from holder to holder."""
 
     @property
     def guard(self) -> Compare:
         """What a transaction compares so that it is done only while the key stands there."""
-        return Compare(CompareTarget.CREATE, CompareResult.EQUAL, self.key.encode(), self.token)
+        return is_created_at(self.key.encode(), self.token)
 
     async def join(self, value: Bytes, *, timeout: float | None = None) -> None:
         """Stand at the end of the row. Raises as `KV.create`."""
         self._is_asking = True
+        key = self.key.encode()
+        look = RangeQuery(
+            self._before_it.encode(),
+            prefix_end(self._before_it).encode(),
+            limit=self._seats + 1,
+            sort_target=SortTarget.CREATE,
+            sort_order=SortOrder.DESCEND,
+            keys_only=True,
+        )
+        put = PutKey(key, value.encode() if isinstance(value, str) else value, self.lease.id)
+        txn = self._kv.txn().when(is_absent(key)).then(put, look)
         try:
-            result = await self._kv.create(self.key, value, lease=self.lease.id, timeout=timeout)
+            result = await txn.commit(timeout=timeout)
+            if not result.succeeded:
+                raise KeyExists(f"{self.key} is there already", key=key)
         except (KeyExists, MaybeApplied):
             own = await self._own(timeout)
             if own is None:
                 raise
             self.token = own.create_revision
         else:
+            found = result.responses[1]
+            assert isinstance(found, RangeResult)
             self.token = result.revision
+            self._seen = result.revision, self._without_itself(found.kvs)
 
-    async def wait(self, *, behind: str = "", seats: int = 1, timeout: float | None = None) -> None:
-        """Wait until fewer than ``seats`` of a kind (of any, by default) stand before this contender.
+    async def wait(self, *, timeout: float | None = None) -> None:
+        """Wait until fewer than ``seats`` of those that it waits for stand before this contender.
 
         Raises: `LeaseLost`, `Unavailable`; `TimeoutError` after ``timeout`` seconds, without a wait if that is 0.
         """
-        row = self._row + behind
-        revision, before = await self._before(row, seats)
-        async with asyncio.timeout(timeout if len(before) >= seats else None):
-            while len(before) >= seats:
-                first, last = (before[0].key, None) if seats == 1 else (row, prefix_end(row))
-                await change(self._kv, first, last, revision=revision, no_put=True)
-                revision, before = await self._before(row, seats)
-        if self.key.startswith(row):
+        has_just_come = self._seen is not None
+        revision, before = self._seen or await self._look()
+        async with asyncio.timeout(timeout if len(before) >= self._seats else None):
+            while len(before) >= self._seats:
+                has_just_come = False
+                row = self._before_it
+                first, last = (before[0].key, None) if self._seats == 1 else (row, prefix_end(row))
+                gone_at = await change(self._kv, first, last, revision=revision, no_put=True)
+                revision, before = await self._look(gone_at)
+        if self._is_among_them or has_just_come:
             self.lease.check()
         else:
             await self.check()
 
-    async def _before(self, row: str, seats: int) -> tuple[int, Sequence[KeyValue]]:
-        """Return the revision, and the nearest that stand before this contender. Raises `LeaseLost`."""
+    async def _look(self, at_least: int = 0) -> tuple[int, Sequence[KeyValue]]:
+        """Return a revision, and the nearest that stand before this contender then. Raises `LeaseLost`."""
         found = await self._kv.range(
-            prefix=row,
+            prefix=self._before_it,
             max_create_revision=self.token,
             sort=SortTarget.CREATE,
             order=SortOrder.DESCEND,
-            limit=seats + 1,
+            limit=self._seats + 1,
             keys_only=True,
+            consistency="local" if at_least else "linearizable",
+            at_least=at_least,
         )
-        if not self.key.startswith(row):
-            return found.revision, found.kvs[:seats]
-        if not found.kvs or found.kvs[0].create_revision != self.token:
+        return found.revision, self._without_itself(found.kvs)
+
+    def _without_itself(self, found: Sequence[KeyValue]) -> Sequence[KeyValue]:
+        """Return who stands before this contender, given the nearest and, if it is among them, itself."""
+        if not self._is_among_them:
+            return found[: self._seats]
+        if not found or found[0].create_revision != self.token:
             raise self._out_of_the_row()
-        return found.revision, found.kvs[1:]
+        return found[1:]
 
     async def check(self, *, timeout: float | None = None) -> None:
         """Raise `LeaseLost` unless the contender's key stands where it stood."""
@@ -128,13 +165,17 @@ class Contest:
         return found if found is not None and found.lease == self.lease.id else None
 
 
-async def change(kv: KV, start: Bytes, end: Bytes | None = None, *, revision: int, no_put: bool = False) -> None:
+async def change(kv: KV, start: Bytes, end: Bytes | None = None, *, revision: int, no_put: bool = False) -> int:
     """Wait until a key or a range changes after ``revision``, or nobody can say any more: look again.
 
     With ``no_put``, until something there is deleted. Raises `Unavailable`.
+
+    Returns:
+        The revision of the change, 0 if nobody can say.
     """
     with suppress(WatchCancelled):
         async with kv.watch(start, end, start_revision=revision + 1, no_put=no_put) as watch:
-            async for _ in watch:
-                return
+            async for event in watch:
+                return event.kv.mod_revision
         raise Closed("the watch has ended")
+    return 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Self
 
-from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired
+from pyraftkv.errors import InvalidRequest, LeaseExists, LeaseLost, LockNotAcquired
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
@@ -128,12 +129,20 @@ class Holding:
             self._owner = None
 
     async def _acquire(self) -> None:
-        session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        contest = Contest(self._kv, self._row, session, kind=self._kind)
-        try:
-            await contest.join(self._value)
+        session = self._shared or Session(self._kv, ttl=self._ttl)
+        contest = Contest(self._kv, self._row, session, kind=self._kind, behind=self._behind, seats=self._seats)
+        join = partial(contest.join, self._value)
+        if session is not self._shared:
             try:
-                await contest.wait(behind=self._behind, seats=self._seats, timeout=self._timeout)
+                await session._enter_with(join)
+            except LeaseExists:  # an id that was drawn twice: the key hangs on the lease of somebody else
+                await contest.leave()
+                raise
+        try:
+            if session is self._shared:
+                await join()
+            try:
+                await contest.wait(timeout=self._timeout)
             except TimeoutError:
                 raise LockNotAcquired(f"{self.name!r} was not free within {self._timeout} s") from None
             await self._begun(contest)

@@ -40,10 +40,10 @@ class RateLimiter:
         `MaybeApplied`: then a permit may be gone for nothing.
         """
         async with Session(self._kv, ttl=self._ttl) as session:
-            contest = Contest(self._kv, self._row, session)
+            contest = Contest(self._kv, self._row, session, seats=self._limit)
             await contest.join(b"")
             try:
-                await contest.wait(seats=self._limit, timeout=timeout)
+                await contest.wait(timeout=timeout)
             except TimeoutError:
                 raise LockNotAcquired(f"{self._name!r} had no permit within {timeout} s") from None
             # From here on it is the permit's own lease that the key hangs on: the session's end leaves it alone.

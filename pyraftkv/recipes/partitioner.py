@@ -138,11 +138,11 @@ class Partitioner:
                 self._mine.add(item)
 
     async def __aenter__(self) -> Self:
-        await self._session.__aenter__()
+        lease = self._session.lease.id
         try:
-            await self._kv.put(f"{self._members}{self._session.lease.id:016x}", b"", lease=self._session.lease.id)
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+            await self._session._enter_with(lambda: self._kv.put(f"{self._members}{lease:016x}", b"", lease=lease))
+        except BaseException:
+            self.state = PartitionState.FAILURE
             raise
         return self
 

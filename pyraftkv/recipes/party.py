@@ -65,15 +65,20 @@ class Presence:
     async def __aenter__(self) -> Self:
         if self._session is not None:
             raise InvalidRequest(f"{self!r} is entered once: make another one")
-        session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
+        self._session = session = self._shared or Session(self._kv, ttl=self._ttl)
         self.id = self.id or session.next_place()
-        self._session = session
+        if session is not self._shared:
+            await session._enter_with(self._appear)
+            return self
         try:
-            await self._kv.put(self._key, self._value, lease=session.lease.id)
+            await self._appear()
         except BaseException as error:
             await self._leave(type(error), error, error.__traceback__)
             raise
         return self
+
+    async def _appear(self) -> None:
+        await self._kv.put(self._key, self._value, lease=self._entered().lease.id)
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         await self._leave(kind, *exc)

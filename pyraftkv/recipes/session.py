@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Self
 
-from pyraftkv.errors import InvalidRequest
+from pyraftkv.errors import InvalidRequest, LeaseNotFound
 from pyraftkv.kv import KV, Lease
 from pyraftkv.recipes.body import Body
 
@@ -45,11 +47,40 @@ class Session:
         return f"{self._lease.id:016x}.{self._places}"
 
     async def __aenter__(self) -> Self:
-        if self._body is not None:
-            raise InvalidRequest("a session is entered once")
+        self._check_is_new()
         await self._lease.__aenter__()
         self._body = Body(self._lease)
         return self
+
+    async def _enter_with(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Enter, and do a write that hangs on the lease without waiting for the lease first: one round trip for both.
+
+        If that fails, or the session cannot be entered, the lease is ended, and the write with it. To be left by
+        `__aexit__` if it did not. ``write`` is called once more if it came before the lease: it must find that out.
+
+        Raises: what ``write`` raises; `NotApplied`, `MaybeApplied`.
+        """
+        self._check_is_new()
+        entering = asyncio.create_task(self._lease.__aenter__(), name="pyraftkv-session")
+        try:
+            await asyncio.sleep(0)  # the lease is asked for first
+            try:
+                await write()
+            except LeaseNotFound:
+                await entering
+                await write()
+            await entering
+        except BaseException as error:
+            entering.cancel()
+            await asyncio.wait([entering])
+            if not entering.cancelled() and entering.exception() is None:
+                await self._lease.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._body = Body(self._lease)
+
+    def _check_is_new(self) -> None:
+        if self._body is not None:
+            raise InvalidRequest("a session is entered once")
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         assert self._body is not None
