@@ -20,6 +20,9 @@ from functools import partial
 import pytest
 from hypothesis import HealthCheck, settings
 
+COVERED = frozenset(("core", "log", "store"))
+"""The folders whose tests `coverage` measures: a test takes two to six times as long under it."""
+
 FIGURE = "figure"
 """The property of a test report that is printed at the end."""
 
@@ -48,6 +51,12 @@ def pytest_configure(config: pytest.Config) -> None:
     soak = config.getoption("--soak")
     settings.load_profile("soak" if soak else "short")
     os.environ["PYRAFTKV_SOAK"] = "1" if soak else "0"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let `coverage` measure the tests of what it reports on alone; the long random ones among them say `no_cover`."""
+    if item.path.parent.name not in COVERED:
+        item.add_marker("no_cover")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -287,6 +287,7 @@ class Chaos:
         return all((raft.leader, raft.membership) == (cluster.leader, membership) for raft in rafts)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("first", range(0, 10_000, 1_000))
 def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int, soak: bool) -> None:
     """Whatever the network, the disks and the clocks do; a failure names its seed."""
@@ -297,6 +298,7 @@ def test_safety_holds_after_every_step_and_a_healed_cluster_converges(first: int
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("first", range(0, 5_000, 1_000))
 def test_safety_holds_with_a_witness_too(first: int, soak: bool) -> None:
     """The same with a witness that comes and goes, and whose room comes to an end at any time."""
