@@ -549,9 +549,10 @@ class Client(Engine):
         elif isinstance(reply, SnapshotPart):
             self._asks.part_arrived(reply)
         elif isinstance(reply, WatchUpdate):
-            watch = self._watches.get(reply.id)
-            if watch is not None:
-                watch.deliver(reply.batch, size_bytes=len(frame))
+            for watch_id in reply.ids:
+                watch = self._watches.get(watch_id)
+                if watch is not None:
+                    watch.deliver(reply.batch, size_bytes=len(frame))
         else:
             self._answered(reply)
 

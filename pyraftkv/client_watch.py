@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator
 from typing import Protocol
 
 from pyraftkv import errors
-from pyraftkv.engine import EventStream
 from pyraftkv.protocol import WatchCall
 from pyraftkv.store.values import Event, WatchBatch
+from pyraftkv.watching import EventStream
 
 WATCH_BATCHES_MAX = 256
 """Batches a slow reader of a watch may leave lying; then the watch is cancelled on the wire and resumed later."""
@@ -41,6 +40,7 @@ class ClientWatch(EventStream):
     """
 
     def __init__(self, client: Subscriber, call: WatchCall) -> None:
+        super().__init__()
         self._client = client
         self._call = call
         self.revision = max(0, call.start_revision - 1)
@@ -55,7 +55,6 @@ class ClientWatch(EventStream):
         self._is_handing_out = False
         self.is_due = False
         """Whether a member has no room for it: it is asked for again at the next housekeeping."""
-        self._ready = asyncio.Event()
         self._placed = asyncio.Event()
         self._error: errors.PyraftkvError | None = None
 
@@ -84,8 +83,11 @@ class ClientWatch(EventStream):
         self._in_place = True
         self._delivered = max(self._delivered, batch.revision)
         self._placed.set()
-        events, self._partial = self._partial + batch.events, []
-        size_bytes, self._partial_bytes = self._partial_bytes + size_bytes, 0
+        events = self._partial + batch.events  # a list of its own: other watches are given the same batch
+        if self._partial:
+            self._partial = []
+            size_bytes += self._partial_bytes
+            self._partial_bytes = 0
         if events and events[-1].kv.mod_revision > batch.revision:
             complete = bisect_right(events, batch.revision, key=lambda event: event.kv.mod_revision)
             events, self._partial = events[:complete], events[complete:]
@@ -94,7 +96,7 @@ class ClientWatch(EventStream):
         if events:
             self._queue.append((WatchBatch(events, batch.revision), size_bytes))
             self._queue_bytes += size_bytes
-            self._ready.set()
+            self._wake()
             if len(self._queue) >= WATCH_BATCHES_MAX or self._queue_bytes >= WATCH_BYTES_MAX:
                 self._is_paused = True
                 self._client.unsubscribe(self)
@@ -104,7 +106,7 @@ class ClientWatch(EventStream):
     def end(self, error: errors.PyraftkvError) -> None:
         """End the watch: whoever iterates gets ``error`` after what is queued."""
         self._error = error
-        self._ready.set()
+        self._wake()
         self._placed.set()
 
     async def synced(self, *, timeout: float | None = None) -> int:
@@ -115,23 +117,22 @@ class ClientWatch(EventStream):
             raise self._error
         return self._delivered
 
-    async def batches(self) -> AsyncIterator[WatchBatch]:
-        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
-        while True:
-            while self._queue:
-                batch, size_bytes = self._queue.popleft()
-                self._queue_bytes -= size_bytes
-                self.revision = batch.revision
-                self._is_handing_out = True
-                yield batch
-                self._is_handing_out = False
+    async def next_batch(self) -> WatchBatch:
+        """Wait for the next batch of whole revisions. Raises `WatchCancelled`, `Closed`."""
+        self._is_handing_out = False
+        while not self._queue:
             if self._error is not None:
                 raise self._error
-            self._ready.clear()
             if self._is_paused:
                 self._is_paused = False
-                self._client.subscribe(self)
-            await self._ready.wait()
+                self._client.subscribe(self)  # it may end the watch
+            else:
+                await self._woken()
+        batch, size_bytes = self._queue.popleft()
+        self._queue_bytes -= size_bytes
+        self.revision = batch.revision
+        self._is_handing_out = True
+        return batch
 
     async def close(self) -> None:
         """Stop watching. Idempotent."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from pyraftkv import errors
 from pyraftkv.administration import Administered
@@ -56,7 +56,6 @@ from pyraftkv.store.values import (
     Result,
     TxnResult,
     VersionsResult,
-    WatchBatch,
 )
 from pyraftkv.views import VIEW_KEYS_MAX, LiveView
 
@@ -127,34 +126,6 @@ class Txn:
     def __await__(self) -> Generator[Any, None, TxnResult]:
         """Commit with the default deadline."""
         return self.commit().__await__()
-
-
-class EventStream(ABC):
-    """What every engine's `kv.Watch` has in common: events one by one, made of batches."""
-
-    revision: int
-    """Everything up to this revision has been handed out."""
-
-    @abstractmethod
-    def batches(self) -> AsyncIterator[WatchBatch]:
-        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Stop watching. Idempotent."""
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        async for batch in self.batches():
-            for event in batch.events:
-                self.revision = event.kv.mod_revision - 1  # more of this revision may follow
-                yield event
-            self.revision = batch.revision
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
 
 
 class Engine(Reader, Administered, Leasing):

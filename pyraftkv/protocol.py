@@ -25,8 +25,8 @@ from pyraftkv.store.commands import (
 )
 from pyraftkv.store.values import LeaseAnswer, LoggedResult, LookResult, WatchBatch
 
-PROTOCOL_VERSION_MIN = 1
-PROTOCOL_VERSION_MAX = 1
+PROTOCOL_VERSION_MIN = 2
+PROTOCOL_VERSION_MAX = 2
 
 # --- What an entry's payload holds ---------------------------------------------------------------------------------
 
@@ -547,9 +547,9 @@ class Answer:
 
 @record
 class WatchUpdate:
-    """The next events of watch `id`. The first one is empty: the watch is in place, `batch.revision` is its start."""
+    """The next events of some watches. Each one's first is empty: it is in place, `batch.revision` is its start."""
 
-    id: int
+    ids: list[int]
     batch: WatchBatch
 
 

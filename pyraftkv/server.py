@@ -6,13 +6,13 @@ import asyncio
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
 from pyraftkv import codec, errors
 from pyraftkv.backup import SnapshotSource
-from pyraftkv.kv import Consistency, Status, Watch
+from pyraftkv.kv import Consistency, Status
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
@@ -34,14 +34,14 @@ from pyraftkv.protocol import (
     TransferCall,
     VersionsCall,
     WatchCall,
-    WatchUpdate,
     WriteCall,
 )
+from pyraftkv.server_watch import ServedWatch, ServedWatches
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
 from pyraftkv.statemachine import MachineQuery, Operated
 from pyraftkv.store.commands import LeaseQuery, LookQuery, RangeQuery
-from pyraftkv.store.values import Event, KvHash, LeaseAnswer, LookResult, RangeResult, WatchBatch
+from pyraftkv.store.values import KvHash, LeaseAnswer, LookResult, RangeResult
 from pyraftkv.transport.base import Connection
 from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
@@ -69,28 +69,10 @@ SNAPSHOTS_PER_CONNECTION_MAX = 1
 SNAPSHOT_IDLE_SECONDS = 60.0
 """A client that asks for no further part for this long wants no more: what is pinned holds compaction up."""
 
-PART_BYTES_MAX = 1024 * 1024
-"""A batch of events larger than this is sent in parts."""
-
-EVENT_OVERHEAD_BYTES = 64
-"""What an event counts besides its keys and values."""
-
-PROGRESS_SECONDS = 10.0
-"""How often an idle watch is told how far history has come."""
-
 OPEN_SESSION_SECONDS = 5.0
 """How long a member tries to open a session for a client."""
 
 CONSISTENCIES: dict[str, Consistency] = {"linearizable": "linearizable", "lease": "lease", "local": "local"}
-
-
-class ServedWatch(Watch, Protocol):
-    """What the server needs of a watch besides `kv.Watch`."""
-
-    @property
-    def progress(self) -> int:
-        """Everything up to this revision was handed out, or does not concern this watch."""
-        ...
 
 
 class Member(Protocol):
@@ -168,17 +150,6 @@ class ClientPort:
         self._clients.pop(client, None)
 
 
-class _Serving:
-    """A watch of a client: how far it was told, and whether it is in the middle of a batch."""
-
-    __slots__ = ("is_sending", "told", "watch")
-
-    def __init__(self, watch: ServedWatch) -> None:
-        self.watch = watch
-        self.told = watch.revision
-        self.is_sending = False
-
-
 class _Saving:
     """A snapshot that a client is being given, and when it is given up."""
 
@@ -202,14 +173,13 @@ class ClientConnection:
         self._connection = connection
         self._closed = closed
         self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._watches: dict[int, _Serving] = {}
+        self._watches = ServedWatches(send=self._send, room=self._room, ended=self._refuse, failed=self.close)
         self._snapshots: dict[int, _Saving] = {}
         self._session_count = 0
         """Sessions that were asked for, opened or not."""
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sending: asyncio.Task[None] | None = None
-        self._telling: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin to serve."""
@@ -233,8 +203,7 @@ class ClientConnection:
             self._end_snapshot(snapshot)
         if self._sending is not None:
             self._sending.cancel()
-        if self._telling is not None:
-            self._telling.cancel()
+        self._watches.close()
         self._waiting.clear()
         self._waiting_bytes = 0
         self._closed(self)
@@ -251,10 +220,14 @@ class ClientConnection:
         if isinstance(call, CancelCall):
             self._cancel(call.id)
             return
-        if call.id in self._calls or len(self._calls) >= CALLS_MAX:
-            self._refuse(call.id, errors.Overloaded(f"{len(self._calls)} calls are under way on this connection"))
+        count = len(self._calls) + len(self._watches)
+        if call.id in self._calls or call.id in self._watches or count >= CALLS_MAX:
+            self._refuse(call.id, errors.Overloaded(f"{count} calls are under way on this connection"))
             return
         try:
+            if isinstance(call, WatchCall):
+                self._watches.add(call, self._member.open_watch(call))
+                return
             if isinstance(call, WriteCall):
                 future = self._member.write_encoded(call.payload, call.timeout)
             else:
@@ -274,7 +247,6 @@ class ClientConnection:
         | DiffCall
         | LeaseCall
         | MachineCall
-        | WatchCall
         | StatusCall
         | MembersCall
         | TransferCall
@@ -292,8 +264,6 @@ class ClientConnection:
             work = self._member.ask_leases(call.query, call.timeout)
         elif isinstance(call, MachineCall):
             work = self._ask_machine(call)
-        elif isinstance(call, WatchCall):
-            work = self._watch(call)
         elif isinstance(call, StatusCall):
             work = self._status()
         elif isinstance(call, MembersCall):
@@ -430,60 +400,10 @@ class ClientConnection:
 
     def _cancel(self, call_id: int) -> None:
         self._end_snapshot(call_id)
+        self._watches.discard(call_id)
         future = self._calls.pop(call_id, None)
         if future is not None:
             _abandon(future)
-
-    # --- Watches ---------------------------------------------------------------------------------------------------
-
-    async def _watch(self, call: WatchCall) -> None:
-        """Send a watch's batches, no faster than the client takes them."""
-        watch = self._member.open_watch(call)
-        async with watch:
-            self._reply(WatchUpdate(call.id, WatchBatch([], watch.revision)))
-            serving = self._watches[call.id] = _Serving(watch)
-            if self._telling is None:
-                self._tell_later()
-            try:
-                async for batch in watch.batches():
-                    serving.is_sending = True
-                    for part in parts_of(batch):
-                        self._send_part(call.id, part)
-                        await self._room()
-                    serving.told = batch.revision
-                    serving.is_sending = False
-            finally:
-                if self._watches.get(call.id) is serving:
-                    del self._watches[call.id]
-
-    def _send_part(self, call_id: int, part: WatchBatch) -> None:
-        frame = codec.encode_reply(WatchUpdate(call_id, part))
-        if len(frame) > CLIENT_FRAME_BYTES_MAX:
-            raise errors.WatchCancelled(
-                f"an event has {len(frame)} bytes with its previous value, over {CLIENT_FRAME_BYTES_MAX}: "
-                "watch without prev_kv=",
-                resume_revision=part.events[0].kv.mod_revision,
-            )
-        self._send(frame)
-
-    def _tell_later(self) -> None:
-        self._telling = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._tell_progress)
-
-    def _tell_progress(self) -> None:
-        """Tell idle watches how far they are.
-
-        1. A watch of a key that nobody writes is at revision 5 since it began. Others write on, and compact at 900.
-        2. The member dies. The client goes to another one and asks to go on from 6: that is compacted.
-        3. It has missed nothing; but only the member that died knew.
-        """
-        self._telling = None
-        for call_id, serving in self._watches.items():
-            revision = serving.watch.progress
-            if not serving.is_sending and revision > serving.told:
-                serving.told = revision
-                self._reply(WatchUpdate(call_id, WatchBatch([], revision)))
-        if self._watches:
-            self._tell_later()
 
     # --- Replies ---------------------------------------------------------------------------------------------------
 
@@ -542,23 +462,3 @@ def _too_large(size_bytes: int) -> errors.RequestTooLarge:
     return errors.RequestTooLarge(
         f"the result has {size_bytes} bytes, over {CLIENT_FRAME_BYTES_MAX}: ask for less with limit=, or use scan()"
     )
-
-
-def parts_of(batch: WatchBatch) -> Iterator[WatchBatch]:
-    """Cut a batch so that its parts fit a frame, at `PART_BYTES_MAX` or after a single larger event. O(events).
-
-    Every part says what it completes: before the last one, everything below the revision of its last event.
-    """
-    first = size_bytes = 0
-    for position, event in enumerate(batch.events):
-        size_bytes += _event_bytes(event)
-        if size_bytes > PART_BYTES_MAX and position > first:
-            yield WatchBatch(batch.events[first:position], batch.events[position - 1].kv.mod_revision - 1)
-            first, size_bytes = position, _event_bytes(event)
-    yield WatchBatch(batch.events[first:], batch.revision)
-
-
-def _event_bytes(event: Event) -> int:
-    kv, previous = event.kv, event.prev_kv
-    size_bytes = len(kv.key) + len(kv.value) + EVENT_OVERHEAD_BYTES
-    return size_bytes if previous is None else size_bytes + len(previous.key) + len(previous.value)

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from pyraftkv import Client, PutKey, PutResult, client, client_asks, client_watch, codec, errors, server, writes
+from pyraftkv import (
+    Client,
+    PutKey,
+    PutResult,
+    client,
+    client_asks,
+    client_watch,
+    codec,
+    errors,
+    server,
+    server_watch,
+    writes,
+)
 from pyraftkv.backup import snapshot_status
 from pyraftkv.protocol import (
     Answer,
@@ -168,7 +180,7 @@ async def test_a_watch_goes_on_over_reconnections() -> None:
 @asynchronous
 async def test_an_idle_watch_outlives_compaction_and_its_member(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has missed nothing, and knows: it goes on elsewhere from a revision that is not compacted."""
-    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(server_watch, "PROGRESS_SECONDS", 0.02)
     async with cluster_of(3) as cluster:
         kv = cluster.client()
         async with kv.watch("idle") as watch:
@@ -250,15 +262,15 @@ async def test_a_part_is_dropped_with_its_connection() -> None:
         watch = kv.watch(prefix="k", start_revision=5)
         await until(lambda: member.sent)
         first = member.sent[-1]
-        member.reply(WatchUpdate(first.id, WatchBatch([], 4)))
-        member.reply(WatchUpdate(first.id, WatchBatch([put_event(b"k0", 5), put_event(b"k1", 6)], 5)))
+        member.reply(WatchUpdate([first.id], WatchBatch([], 4)))
+        member.reply(WatchUpdate([first.id], WatchBatch([put_event(b"k0", 5), put_event(b"k1", 6)], 5)))
         member.close()
         await until(lambda: len(member.sent) == 2)
         again = member.sent[-1]
         assert (again.start_revision, again.id == first.id) == (6, False)
-        member.reply(WatchUpdate(first.id, WatchBatch([put_event(b"late", 6)], 6)))
-        member.reply(WatchUpdate(again.id, WatchBatch([put_event(b"k1", 6)], 5)))
-        member.reply(WatchUpdate(again.id, WatchBatch([put_event(b"k2", 6)], 6)))
+        member.reply(WatchUpdate([first.id], WatchBatch([put_event(b"late", 6)], 6)))
+        member.reply(WatchUpdate([again.id], WatchBatch([put_event(b"k1", 6)], 5)))
+        member.reply(WatchUpdate([again.id], WatchBatch([put_event(b"k2", 6)], 6)))
         batches = watch.batches()
         assert await anext(batches) == WatchBatch([put_event(b"k0", 5)], 5)
         assert await anext(batches) == WatchBatch([put_event(b"k1", 6), put_event(b"k2", 6)], 6)
@@ -274,10 +286,10 @@ async def test_the_revision_of_a_watch_never_runs_ahead_of_its_reader() -> None:
         await until(lambda: member.sent)
         call = member.sent[-1]
         events = [put_event(b"a", 5), put_event(b"b", 5), put_event(b"c", 7)]
-        member.reply(WatchUpdate(call.id, WatchBatch(events, 8)))
+        member.reply(WatchUpdate([call.id], WatchBatch(events, 8)))
         seen = []
         async for event in watch:
-            member.reply(WatchUpdate(call.id, WatchBatch([], 20)))
+            member.reply(WatchUpdate([call.id], WatchBatch([], 20)))
             seen.append((event.kv.key, watch.revision))
             if len(seen) == 3:
                 break
@@ -307,7 +319,7 @@ async def test_a_watch_is_asked_for_until_there_is_room() -> None:
         member.reply(Answer(member.sent[-1].id, error=errors.to_wire(errors.Overloaded("full"))))
         await until(lambda: len(member.sent) == 2)
         assert isinstance(member.sent[-1], WatchCall)
-        member.reply(WatchUpdate(member.sent[-1].id, WatchBatch([], 5)))
+        member.reply(WatchUpdate([member.sent[-1].id], WatchBatch([], 5)))
         assert await watch.synced() == 5
 
 
@@ -389,7 +401,7 @@ async def test_replies_that_mean_nothing_are_ignored() -> None:
     async with Client(["a"], dialer=member.dial) as kv:
         await until(lambda: member._received)
         member.reply(Answer(77, result=5))
-        member.reply(WatchUpdate(77, WatchBatch([], 5)))
+        member.reply(WatchUpdate([77], WatchBatch([], 5)))
         status = asyncio.create_task(kv.status(timeout=10))
         await until(lambda: member.sent)
         member.reply(b"\x00garbage")

@@ -345,7 +345,9 @@ replies = st.one_of(
     st.builds(Answer, naturals, status_maps),
     st.builds(Answer, naturals, st.none(), error_objects.map(to_wire)),
     st.builds(MembersUpdate, st.lists(texts, max_size=4)),
-    st.builds(WatchUpdate, naturals, st.builds(WatchBatch, st.lists(events, max_size=4), integers)),
+    st.builds(
+        WatchUpdate, st.lists(naturals, max_size=3), st.builds(WatchBatch, st.lists(events, max_size=4), integers)
+    ),
     st.builds(SnapshotPart, naturals, naturals, snapshots, naturals, st.lists(blobs, max_size=4), blobs),
 )
 hellos = st.builds(Hello, naturals, naturals, texts, naturals, naturals, texts, naturals, naturals, naturals, booleans)
@@ -997,12 +999,22 @@ def test_a_hello_of_a_newer_version_can_be_read() -> None:
 def test_events_must_fit_their_count() -> None:
     """Flags, key-values and previous key-values say the same, or the batch is refused."""
     kv = KeyValue(b"k", b"v", 1, 2, 3)
-    data = codec.encode_reply(WatchUpdate(1, WatchBatch([Event(EventType.PUT, kv, kv)], 2)))
-    flags_at = 25
+    data = codec.encode_reply(WatchUpdate([1, 2], WatchBatch([Event(EventType.PUT, kv, kv)], 2)))
+    flags_at = 21 + 2 * 8
     assert data[flags_at] == 2
     for flag in (0, 4, 255):
         with pytest.raises(FrameError):
             codec.decode_reply(data[:flags_at] + bytes((flag,)) + data[flags_at + 1 :])
+
+
+def test_the_watches_of_an_update_are_all_there() -> None:
+    """A list of watches that is cut short, or names one by no natural, is refused."""
+    data = codec.encode_reply(WatchUpdate([1, 2], WatchBatch([], 2)))
+    for cut in range(21, 21 + 2 * 8):
+        with pytest.raises(FrameError):
+            codec.decode_reply(data[:cut])
+    with pytest.raises(FrameError):
+        codec.decode_reply(data[:28] + b"\xff" + data[29:])
 
 
 @pytest.mark.parametrize(

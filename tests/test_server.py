@@ -2,120 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
-
 import pytest
 
-from pyraftkv import Cluster, Node, PutKey, RangeQuery, codec, errors, server
+from pyraftkv import Node, RangeQuery, codec, errors, server
 from pyraftkv.protocol import (
     Answer,
-    Call,
     CancelCall,
     Envelope,
-    Hello,
     MembersCall,
     MembersResult,
     MembersUpdate,
     OpenSessionCall,
     ReadCall,
     RegisterSession,
-    Reply,
     SnapshotCall,
     SnapshotPart,
     StatusCall,
     WatchCall,
-    WatchUpdate,
     WriteCall,
 )
-from pyraftkv.server import ClientConnection, parts_of
 from pyraftkv.store.commands import DeleteRange
-from pyraftkv.store.values import DeleteResult, Event, EventType, KeyValue, PutResult, RangeResult, WatchBatch
-from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
+from pyraftkv.store.values import DeleteResult, PutResult, RangeResult
 from tests.node.support import asynchronous, cluster_of, until
-
-T = TypeVar("T")
-
-
-class RawClient:
-    """A connection whose calls are made by hand, and whose replies are kept."""
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.replies: list[Reply] = []
-        self.is_closed = False
-        self._news = asyncio.Event()
-        connection.open(received=self._received, closed=self._closed)
-
-    def _received(self, frame: bytes) -> None:
-        assert len(frame) <= CLIENT_FRAME_BYTES_MAX
-        self.replies.append(codec.decode_reply(frame))
-        self._news.set()
-
-    def _closed(self, _: Exception | None) -> None:
-        self.is_closed = True
-        self._news.set()
-
-    def send(self, call: Call) -> None:
-        """Send a call."""
-        self.connection.send(codec.encode_call(call))
-
-    async def wait(self, condition: Callable[[], T]) -> T:
-        """Wait until what was received fulfils the condition."""
-        async with asyncio.timeout(20):
-            while not (result := condition()):
-                self._news.clear()
-                await self._news.wait()
-        return result
-
-    async def answer(self, call_id: int) -> Answer:
-        """Wait for the answer to a call."""
-
-        def found() -> list[Answer]:
-            return [reply for reply in self.replies if isinstance(reply, Answer) and reply.id == call_id]
-
-        return (await self.wait(found))[0]
-
-    async def ask(self, call: Call) -> Answer:
-        """Send a call and wait for its answer."""
-        self.send(call)
-        return await self.answer(call.id)
-
-    async def session(self) -> int:
-        """Open a session."""
-        answer = await self.ask(OpenSessionCall(1))
-        assert isinstance(answer.result, int)
-        return answer.result
-
-    def updates(self, call_id: int) -> list[WatchBatch]:
-        """Return the batches that a watch was sent."""
-        return [reply.batch for reply in self.replies if isinstance(reply, WatchUpdate) and reply.id == call_id]
-
-
-async def raw_client(cluster: Cluster, node: Node) -> RawClient:
-    """Connect to one member by hand."""
-    return RawClient(await cluster.network.dialer()(node.address, Hello(0, 0, "raw", 0, 0, "")))
-
-
-@asynccontextmanager
-async def served(**changes: Any) -> AsyncIterator[tuple[Cluster, Node, RawClient]]:
-    """Run one member and a connection to it."""
-    async with cluster_of(1, **changes) as cluster:
-        yield cluster, cluster.leader, await raw_client(cluster, cluster.leader)
-
-
-def put(session: int, sequence: int, key: bytes, value: bytes = b"v", acked_below: int = 1) -> bytes:
-    """Return an encoded put."""
-    return codec.encode_logged(Envelope(session, sequence, acked_below, PutKey(key, value)))
-
-
-def error_name(answer: Answer) -> str:
-    """Return the name of the error that an answer carries."""
-    assert answer.error is not None, answer
-    return answer.error[0]
+from tests.raw_client import RawClient, error_name, put, raw_client, served
 
 
 @asynchronous
@@ -269,23 +178,6 @@ async def test_a_call_is_not_answered_for_a_cancelled_one_of_the_same_id() -> No
 
 
 @asynchronous
-async def test_a_cancelled_watch_is_silent() -> None:
-    """After `CancelCall` neither updates nor an answer come."""
-    async with served() as (_, node, raw):
-        raw.send(WatchCall(2, b"a", b"", 0, False))
-        await raw.wait(lambda: raw.updates(2))
-        raw.send(CancelCall(2))
-        await raw.ask(StatusCall(3))
-        await node.put("a", "1")
-        await raw.ask(StatusCall(4))
-        assert len(raw.updates(2)) == 1
-        assert not [reply for reply in raw.replies if isinstance(reply, Answer) and reply.id == 2]
-        member = node._member
-        assert member is not None
-        await until(lambda: len(member.watches) == 0)
-
-
-@asynchronous
 async def test_a_result_larger_than_a_frame_is_refused_with_advice() -> None:
     """A read is told to ask for less; a write is told that it was applied."""
     async with served() as (_, node, raw):
@@ -347,106 +239,6 @@ async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
             raw.send(ReadCall(number, RangeQuery(b"k"), "local", 5.0))
         await raw.wait(lambda: raw.is_closed)
         await until(lambda: len(node._clients) == 0)
-
-
-@asynchronous
-async def test_a_large_revision_is_sent_in_parts() -> None:
-    """Every part fits a frame, and says that its last revision is not complete until the last part."""
-    async with served() as (_, node, raw):
-        raw.send(WatchCall(2, b"k", b"l", 0, False))
-        await raw.wait(lambda: raw.updates(2))
-        operations = [PutKey(b"k%d" % number, b"x" * 400_000) for number in range(3)]
-        done = await node.txn().then(*operations).commit()
-        more = await node.txn().then(*[PutKey(b"k%d" % n, b"y" * 500_000) for n in range(3)]).commit()
-        await raw.wait(lambda: raw.updates(2)[-1].revision >= more.revision)
-        batches = raw.updates(2)[1:]
-        events = [event for batch in batches for event in batch.events]
-        assert [event.kv.mod_revision for event in events] == [done.revision] * 3 + [more.revision] * 3
-        assert len(batches) >= 3
-        for batch, following in itertools.pairwise(batches):
-            assert batch.revision < following.events[0].kv.mod_revision
-
-
-@asynchronous
-async def test_an_event_larger_than_a_frame_ends_the_watch_with_advice() -> None:
-    """Only a large value with a large previous value can be: the watch ends with a typed error, the member goes on."""
-    async with served() as (_, node, raw):
-        raw.send(WatchCall(2, b"k", b"", 0, True))
-        await raw.wait(lambda: raw.updates(2))
-        await node.put("k", b"x" * 1_500_000)
-        second = await node.put("k", b"y" * 1_500_000)
-        answer = await raw.answer(2)
-        assert answer.error is not None
-        assert answer.error[0] == "WatchCancelled"
-        assert answer.error[2]["resume_revision"] == second.revision
-
-
-def event(key: bytes, revision: int, size_bytes: int) -> Event:
-    """Return a put of that size."""
-    return Event(EventType.PUT, KeyValue(key, b"x" * size_bytes, revision, revision, 1))
-
-
-def test_parts_are_the_batch_and_never_promise_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put together they are the batch; what a part says is complete is complete."""
-    monkeypatch.setattr(server, "PART_BYTES_MAX", 1000)
-    events = [event(b"%03d" % number, 10 + number // 4, 100 * (number % 5)) for number in range(40)]
-    parts = list(parts_of(WatchBatch(events, 25)))
-    assert [e for part in parts for e in part.events] == events
-    assert len(parts) > 5
-    assert parts[-1].revision == 25
-    for number, part in enumerate(parts[:-1]):
-        later = [e.kv.mod_revision for following in parts[number + 1 :] for e in following.events]
-        assert part.revision < min(later)
-    big = [event(b"a", 10, 5000), event(b"b", 10, 5000)]
-    assert [len(part.events) for part in parts_of(WatchBatch(big, 10))] == [1, 1]
-    assert list(parts_of(WatchBatch([], 7))) == [WatchBatch([], 7)]
-
-
-@asynchronous
-async def test_idle_watches_are_told_how_far_history_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch that concerns nothing of what happens still learns the revision that it has seen everything up to."""
-    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.02)
-    async with served() as (_, node, raw):
-        raw.send(WatchCall(2, b"idle", b"", 0, False))
-        await raw.wait(lambda: raw.updates(2))
-        done = await node.put("other", "1")
-        await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
-        assert all(not batch.events for batch in raw.updates(2))
-
-
-@asynchronous
-async def test_no_progress_is_told_in_the_middle_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1. A batch is sent in parts, and the client is slow to take the first. 2. All of it is taken from the store.
-
-    3. Telling how far the store's watch is would promise what is still to be sent; it is told after the last part.
-    """
-    monkeypatch.setattr(server, "PROGRESS_SECONDS", 0.01)
-    may_go_on, told = asyncio.Event(), asyncio.Event()
-
-    async def slow(_: ClientConnection) -> None:
-        await may_go_on.wait()
-
-    tell = ClientConnection._tell_progress
-
-    def telling(connection: ClientConnection) -> None:
-        tell(connection)
-        told.set()
-
-    monkeypatch.setattr(ClientConnection, "_room", slow)
-    monkeypatch.setattr(ClientConnection, "_tell_progress", telling)
-    async with served() as (_, node, raw):
-        raw.send(WatchCall(2, b"k", b"l", 0, False))
-        await raw.wait(lambda: raw.updates(2))
-        done = await node.txn().then(*[PutKey(b"k%d" % n, b"x" * 500_000) for n in range(3)]).commit()
-        await raw.wait(lambda: raw.updates(2)[-1].events)
-        for _ in range(2):
-            told.clear()
-            await told.wait()
-        await raw.ask(StatusCall(3))
-        assert raw.updates(2)[-1].revision < done.revision
-        may_go_on.set()
-        await raw.wait(lambda: raw.updates(2)[-1].revision == done.revision)
-        assert len([event for batch in raw.updates(2) for event in batch.events]) == 3
 
 
 def pins_of(node: Node) -> int:

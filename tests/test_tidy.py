@@ -51,6 +51,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "operating",
             "replicated",
             "server",
+            "server_watch",
+            "watching",
             "cluster",
         }
     ),

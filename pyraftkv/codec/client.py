@@ -169,7 +169,7 @@ KIND_MEMBERS_UPDATE: Final = 5
 KIND_SNAPSHOT_PART: Final = 6
 KIND_ANSWER_LOOK: Final = 7
 
-_UPDATE = Struct("<BQqII")
+_UPDATE = Struct("<BqIII")
 _DELETED: Final = 1
 _HAS_PREV: Final = 2
 _FLAGS_MAX: Final = 3
@@ -215,27 +215,30 @@ def _bounded_map(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _encode_update(update: WatchUpdate) -> bytes:
-    """Lay out a batch of events: header, one byte of flags each, key-values, previous key-values. O(bytes)."""
+    """Lay out a batch of events: header, watches, a byte of flags per event, key-values, previous ones. O(bytes)."""
     events = update.batch.events
     flags = bytes((_DELETED * event.type) | (_HAS_PREV * (event.prev_kv is not None)) for event in events)
     kvs = pack_kvs([event.kv for event in events])
     previous = pack_kvs([event.prev_kv for event in events if event.prev_kv is not None])
-    header = _UPDATE.pack(
-        KIND_WATCH_UPDATE, NATURAL.encode(update.id), INTEGER.encode(update.batch.revision), len(events), len(kvs)
-    )
-    return b"".join((header, flags, kvs, previous))
+    ids = [NATURAL.encode(watch_id) for watch_id in update.ids]
+    header = _UPDATE.pack(KIND_WATCH_UPDATE, INTEGER.encode(update.batch.revision), len(ids), len(events), len(kvs))
+    return b"".join((header, Struct(f"<{len(ids)}Q").pack(*ids), flags, kvs, previous))
 
 
 def _decode_update(data: bytes) -> WatchUpdate:
     """Read what `_encode_update` laid out. O(bytes)."""
     if len(data) < _UPDATE.size:
         raise Malformed("cut short")
-    _, watch_id, revision, count, kvs_bytes = _UPDATE.unpack_from(data)
-    flags_end = _UPDATE.size + count
-    flags = data[_UPDATE.size : flags_end]
+    _, revision, ids_count, count, kvs_bytes = _UPDATE.unpack_from(data)
+    ids_end = _UPDATE.size + 8 * ids_count
+    if len(data) < ids_end:
+        raise Malformed("cut short")
+    ids = list(Struct(f"<{ids_count}Q").unpack_from(data, _UPDATE.size))
+    flags_end = ids_end + count
+    flags = data[ids_end:flags_end]
     kvs = unpack_kvs(data[flags_end : flags_end + kvs_bytes])
     previous = unpack_kvs(data[flags_end + kvs_bytes :])
-    if watch_id >= INT_END or not len(flags) == len(kvs) == count or max(flags, default=0) > _FLAGS_MAX:
+    if max(ids, default=0) >= INT_END or not len(flags) == len(kvs) == count or max(flags, default=0) > _FLAGS_MAX:
         raise Malformed("events do not fit their count")
     if len(previous) != sum(flag >= _HAS_PREV for flag in flags):
         raise Malformed("previous values do not fit their count")
@@ -244,7 +247,7 @@ def _decode_update(data: bytes) -> WatchUpdate:
         Event(_EVENT_TYPES[flag & _DELETED], kv, next(following) if flag & _HAS_PREV else None)
         for flag, kv in zip(flags, kvs, strict=True)
     ]
-    return WatchUpdate(watch_id, WatchBatch(events, revision))
+    return WatchUpdate(ids, WatchBatch(events, revision))
 
 
 _EVENT_TYPES: Final = (EventType.PUT, EventType.DELETE)

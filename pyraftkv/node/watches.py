@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from pyraftkv import errors
-from pyraftkv.engine import EventStream
 from pyraftkv.protocol import WatchCall
 from pyraftkv.store import Store, Watcher
 from pyraftkv.store.values import WatchBatch
+from pyraftkv.watching import EventStream
 
 WATCHES_MAX = 10_000
 """Watches on one node; one more is refused as `Overloaded`."""
@@ -19,18 +19,23 @@ BATCH_EVENTS_MAX = 1000
 
 
 class NodeWatch(EventStream):
-    """One watch; see `kv.Watch`. Made by `WatchHub.open`."""
+    """One watch; see `kv.Watch`. Made by `WatchHub.open`.
+
+    Whoever serves it to somebody else takes from it without waiting: `on_ready`, `take`, `has_more`.
+    """
 
     def __init__(self, hub: WatchHub, watcher: Watcher, call: WatchCall) -> None:
+        super().__init__()
         self._hub = hub
         self._watcher = watcher
         self._call = call
-        self._ready = asyncio.Event()
-        self._synced = asyncio.Event()
-        if watcher.synced:
-            self._synced.set()
+        self._synced = None if watcher.synced else asyncio.Event()
+        """None as soon as history was handed out."""
+        self._was_more = False
         self._error: errors.PyraftkvError | None = None
         self.revision = watcher.revision
+        self.on_ready: Callable[[], None] | None = None
+        """Called when there may be something to take."""
 
     @property
     def watcher(self) -> Watcher:
@@ -42,66 +47,101 @@ class NodeWatch(EventStream):
         return self._watcher.revision
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the next `take` reads history, and so takes longer."""
+        return not self._watcher.synced
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to take now, if only an error."""
+        return self._watcher.ready or self._error is not None
+
+    @property
     def call(self) -> WatchCall:
         return self._call
 
     def wake(self) -> None:
         """There may be something to take."""
-        self._ready.set()
+        self._wake()
+        if self.on_ready is not None:
+            self.on_ready()
 
     def reattach(self, watcher: Watcher) -> None:
         """Go on with a watcher of a restored store."""
         self._watcher = watcher
-        self._ready.set()
+        self.wake()
 
     def end(self, error: errors.PyraftkvError) -> None:
         """End the watch: whoever iterates gets ``error``."""
         self._error = error
-        self._ready.set()
-        self._synced.set()
+        if self._synced is not None:
+            self._synced.set()
+        self.wake()
 
     async def synced(self, *, timeout: float | None = None) -> int:
         """Wait until history up to the present was handed to whoever iterates; return that revision.
 
         A watch that starts now is synced at once. Raises `TimeoutError`, and what ends the watch.
         """
-        async with asyncio.timeout(timeout):
-            await self._synced.wait()
+        if self._synced is not None:
+            async with asyncio.timeout(timeout):
+                await self._synced.wait()
         if self._error is not None:
             raise self._error
         return self.revision
 
-    async def batches(self) -> AsyncIterator[WatchBatch]:
-        """Yield batches of whole revisions until the watch is closed. Raises `WatchCancelled`, `Closed`."""
+    async def next_batch(self) -> WatchBatch:
+        """Wait for the next batch of whole revisions. Raises `WatchCancelled`, `Closed`."""
+        if self._was_more:
+            await asyncio.sleep(0)  # others have their turn
         while True:
-            if self._error is not None:
-                raise self._error
-            self._ready.clear()
-            batch = self._take()
+            batch = self.take()
+            self._was_more = self._watcher.ready
             if batch is not None:
-                self.revision = batch.revision
-                if batch.events:
-                    yield batch
-            if self._watcher.synced:
-                self._synced.set()
-            if batch is None:
-                await self._ready.wait()
-            elif self._watcher.has_more:
-                await asyncio.sleep(0)  # others have their turn
+                return batch
+            if self._was_more:
+                await asyncio.sleep(0)
+            else:
+                await self._woken()
 
-    def _take(self) -> WatchBatch | None:
-        """Take from the store what there is. Raises `WatchCancelled`, and so it will whenever asked again."""
+    def take(self) -> WatchBatch | None:
+        """Take from the store what there is; None: nothing now.
+
+        Raises: `WatchCancelled`, `Closed`, and so it will whenever asked again.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._synced is not None:
+            self._history_taken()
         try:
-            return self._watcher.take(BATCH_EVENTS_MAX)
+            batch = self._watcher.take(BATCH_EVENTS_MAX)
         except errors.WatchCancelled as error:
             self._hub.forget(self)
             self.end(error)
             raise
+        if batch is None:
+            return None
+        self.revision = batch.revision
+        if batch.events:
+            return batch
+        if self._synced is not None:
+            self._history_taken()
+        return None
 
-    async def close(self) -> None:
+    def _history_taken(self) -> None:
+        """What was taken last has been handed out: perhaps it was the last of the history."""
+        if self._synced is not None and self._watcher.synced:
+            self._synced.set()
+            self._synced = None
+
+    def stop(self) -> None:
         """Stop watching. Idempotent."""
         self._hub.forget(self)
         self.end(errors.Closed("the watch was closed"))
+
+    async def close(self) -> None:
+        """Stop watching. Idempotent."""
+        self.stop()
 
 
 class WatchHub:

@@ -81,7 +81,7 @@ class Watcher:
         self.no_put = no_put
         self.no_delete = no_delete
         self.ready = False
-        """Whether it was returned by `advance` (or has history to catch up) and `take` has not said None since."""
+        """Whether `take` has something: history to catch up with, or what `advance` returned this watcher for."""
         self._next = start
         self._pending: list[Event] = []
         self._pending_bytes = 0
@@ -133,8 +133,9 @@ class Watcher:
             events_max: Stop before a revision that would make it more; a single revision is never cut, however big.
 
         Returns:
-            The batch; None when there is nothing to take until `advance` returns this watcher. A batch without
-            events means: so far, nothing that concerns this watch; take again.
+            The batch; None when there is nothing to take. A batch without events means: so far, nothing that
+            concerns this watch. Afterwards `ready` says whether there is more; if not, `advance` returns this watcher
+            when there is.
 
         Raises:
             WatchCancelled: The history still to be read was compacted.
@@ -144,7 +145,7 @@ class Watcher:
         if self._cancelled:
             raise Closed("the watch was cancelled")
         batch = self._take_history(events_max) if self._cursor is not None else self._take_pending(events_max)
-        self.ready = batch is not None
+        self.ready = self.has_more
         return batch
 
     def start_at(self, cursor: Cursor) -> None:
@@ -179,6 +180,9 @@ class Watcher:
     def _take_pending(self, events_max: int) -> WatchBatch | None:
         pending = self._pending
         distributed = self._hub.distributed_revision
+        if pending and len(pending) <= events_max and pending[-1].kv.mod_revision <= distributed:
+            self._pending, self._pending_bytes, self._next = [], 0, distributed + 1
+            return WatchBatch(pending, distributed)
         complete = _count_up_to(pending, distributed)
         if not complete:
             return None
@@ -362,11 +366,13 @@ class WatchHub:
             self._touched.clear()
             return []
         history = self.history
+        is_whole = True
         last_revision = history.published_revision + 1
         for page, slot, offset in history.pages.scan(self._cursor, history.published_end()):
             if not records_max:
                 self._cursor.page, self._cursor.slot = page.number, slot
                 last_revision = unpack_record(page.data, offset)[0]
+                is_whole = False
                 break
             records_max -= 1
             self._distribute(page, offset)
@@ -379,7 +385,7 @@ class WatchHub:
             if not watcher.ready and watcher.has_complete(self.distributed_revision):
                 watcher.ready = True
                 ready.append(watcher)
-            if watcher.has_incomplete(self.distributed_revision):
+            if not is_whole and watcher.has_incomplete(self.distributed_revision):
                 held[watcher] = None
         self._touched = held
         return ready

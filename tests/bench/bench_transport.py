@@ -74,7 +74,7 @@ def bench_codec(rng: Random) -> None:
         unit="key",
     )
     measure("decode_reply(range of 1000)", lambda: decode_reply(ranged), per=1000, unit="key")
-    update = WatchUpdate(1, WatchBatch([Event(EventType.PUT, kv) for kv in kvs], 9))
+    update = WatchUpdate([1], WatchBatch([Event(EventType.PUT, kv) for kv in kvs], 9))
     events = encode_reply(update)
     measure("encode_reply(watch of 1000)", lambda: encode_reply(update), per=1000, unit="event")
     measure("decode_reply(watch of 1000)", lambda: decode_reply(events), per=1000, unit="event")
