@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv import Node, RangeQuery, codec, errors, server
+from pyraftkv import Node, PutKey, RangeQuery, codec, errors, server
 from pyraftkv.protocol import (
     Answer,
     CancelCall,
