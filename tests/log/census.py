@@ -6,6 +6,9 @@ Of every state: the start succeeds without help, and finds one of the logs betwe
 asked for. Of every `DEEP_EVERY`-th also: what the start found is still there if the power goes right after it, and the
 log goes on. And of some starts every moment is a crash state again, after a power failure and after a killed process.
 
+No two states that are counted are alike: they differ in what is on the disk, or in what was promised. Those that came
+up again are counted apart (``repeated``), and no start is spent on them.
+
 It is a process of its own, because a test's process measures its coverage, and most of the time would be that.
 The last line printed is a JSON object: how many states of each scenario there were.
 """
@@ -16,19 +19,20 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from time import process_time
-from typing import Any
 
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry
-from pyraftkv.log import FileStorage
+from pyraftkv.log import FileStorage, FileSystem
+from pyraftkv.log.directory import Opened
 from pyraftkv.log.snapshot import SnapshotReader
-from pyraftkv.sim.disk import SimDisk, SimFS
+from pyraftkv.sim.disk import SimDisk
 from tests.log.model import Promise
+from tests.log.plain import Plain
 from tests.log.scenarios import SCENARIOS, Recording, Scenario, record
-from tests.log.states import Moment, Recorder
+from tests.log.states import Image, Moment, Recorder
 
 STATES = 2_000
 """Of each scenario, unless told otherwise."""
@@ -55,11 +59,11 @@ class Census:
         self._cuts_starts = cuts_starts
         self.random = random
         self.counts: Counter[str] = Counter()
-        self._seen: set[tuple[int, tuple[object, ...]]] = set()
+        self._seen: set[tuple[int, object]] = set()
 
     @property
     def states(self) -> int:
-        """How many there were: no two of them alike in what was found and what was promised."""
+        """How many there were, no two of them alike."""
         return self.counts["states"]
 
     def examine(self, recording: Recording, *, states: int) -> None:
@@ -75,44 +79,57 @@ class Census:
 
     def _moment(self, moment: Moment, recording: Recording, *, most: int) -> None:
         promise = moment.promise
-        promised = (id(promise.states[0]), promise.boot, promise.snapshot, promise.owners)
-        for image in moment.images(self.random, most=most):
-            if (image.mark, promised) in self._seen:
-                continue
-            self._seen.add((image.mark, promised))
-            self.counts["states"] += 1
-            opened = self._start(image.mount(), promise)
-            self.counts["torn"] += "torn bytes" in opened.recovered.repaired
-            if self.states % DEEP_EVERY == 0:
-                self._deep(image.mount(), promise, recording)
+        for image in self._fresh(moment, most=most):
+            self._examine(image, promise, recording)
             if self._cuts_starts and self.states % AGAIN_EVERY == 0:
                 self._again(image.put, promise)
         if self._cuts_starts and self.counts["moments"] % KILLED_EVERY == 0:
             self._again(moment.put_as_killed, promise)
 
-    def _start(self, fs: SimFS, promise: Promise) -> Any:
+    def _fresh(self, moment: Moment, *, most: int) -> Iterator[Image]:
+        """Yield the images of a moment that did not come up before, and count them."""
+        promise = moment.promise
+        # Before anything was promised, disks are alike that lives have in common.
+        promised = promise.boot and (id(promise.states[0]), promise.boot, promise.snapshot, promise.owners)
+        for image in moment.images(self.random, most=most):
+            state = image.mark, promised
+            if state in self._seen:
+                self.counts["repeated"] += 1
+                continue
+            self._seen.add(state)
+            self.counts["states"] += 1
+            yield image
+
+    def _examine(self, image: Image, promise: Promise, recording: Recording) -> None:
+        """Start, and judge what is found; of some, look deeper."""
+        fs = image.mount()
+        opened = self._start(fs, promise)
+        self.counts["torn"] += "torn bytes" in opened.recovered.repaired
+        if self.states % DEEP_EVERY == 0:
+            self._deep(fs, opened, promise, recording)
+
+    def _start(self, fs: FileSystem, promise: Promise) -> Opened:
         """Open a data directory and judge what was found; return what the storage opened."""
         random, size = self.random, self.scenario.segment_bytes_max
         opened = FileStorage("/data", fs=fs, random=random, segment_bytes_max=size)._open()
         promise.judge(opened.recovered)
         return opened
 
-    def _deep(self, fs: SimFS, promise: Promise, recording: Recording) -> None:
+    def _deep(self, fs: Plain, opened: Opened, promise: Promise, recording: Recording) -> None:
         """What a start acted upon outlives a power failure right after it, and what it appends too."""
-        opened = self._start(fs, promise)
         recovered, wal = opened.recovered, opened.wal
         if recovered.snapshot is not None:
             meta = recovered.snapshot
             reader = SnapshotReader(fs, "/data/snap", term=meta.term, index=meta.index)
             assert list(reader.chunks()) in recording.driver.snapshots[meta.term, meta.index]
             reader.close()
-        again = self._start(fs.disk.durable_copy().mount(), promise)
+        again = self._start(fs.after_power_loss(), promise)
         assert again.recovered.entries == recovered.entries
         assert again.recovered.hard_state == recovered.hard_state
         assert again.recovered.identity.boot_count > recovered.identity.boot_count
         entry = Entry(wal.last_index + 1, max(recovered.hard_state.term, 1), b"on and on")
         wal.append([Save(1, None, [entry], None)])
-        last = FileStorage("/data", fs=fs.disk.durable_copy().mount(), random=self.random)._open()
+        last = FileStorage("/data", fs=fs.after_power_loss(), random=self.random)._open()
         assert last.recovered.entries == [*recovered.entries, entry]
         self.counts["deep"] += 1
 
@@ -127,8 +144,7 @@ class Census:
         put(disk)
         self._start(disk.mount(), promise)
         for moment in moments:
-            for image in moment.images(self.random, most=AGAIN_IMAGES_MAX):
-                self.counts["states"] += 1
+            for image in self._fresh(moment, most=AGAIN_IMAGES_MAX):
                 self.counts["again"] += 1
                 self._start(image.mount(), promise)
 

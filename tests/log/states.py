@@ -16,7 +16,7 @@ first or not. Of each directory: every subset of the pending changes, in every o
 too many, those of a single file or directory beside the others' two extremes come first, then a random choice of the
 rest.
 
-An image costs as much as a start: its files share their bytes with the moment until somebody writes to them.
+An image costs less than a start: its files share their bytes with the moment until somebody writes to them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from math import prod
 from random import Random
 
 from pyraftkv._record import record
-from pyraftkv.sim.disk import DiskError, SimDisk, SimFS
+from pyraftkv.sim.disk import DiskError, SimDisk
 from pyraftkv.sim.inode import SECTOR_BYTES, Directory, Inode, SharedBytes
 from tests.log.model import Promise
+from tests.log.plain import Plain, PlainFile
 
 SECTORS_MAX = 4
 """Of so many pending sectors all combinations are met; of more, each one's fates beside two fates of all others."""
@@ -44,23 +45,7 @@ CHANGING = frozenset({"make_dir", "create", "pwrite", "truncate", "fdatasync", "
 
 _KEPT, _LOST, _ZEROED, _GARBLED = range(4)
 _Names = dict[str, Inode]
-_Contents = dict[Inode, tuple[SharedBytes, int]]
-
-
-_NO_RANDOM = Random(0)
-
-
-class Bare(SimDisk):
-    """A disk on which nothing fails and nothing is measured: for starts by the hundred thousand."""
-
-    def begin(self, operation: str, path: str) -> DiskError | None:
-        return None
-
-    def charge_sync(self, size_bytes: int) -> None:
-        """Nothing."""
-
-    def charge_read(self, size_bytes: int) -> None:
-        """Nothing."""
+_Contents = dict[Inode, tuple[bytes, int]]
 
 
 class Recorder(SimDisk):
@@ -85,7 +70,7 @@ class _Choice:
     """What may have become of a file's bytes, or of a directory's names: the ends, all lost first and all kept last."""
 
     of: Inode | str
-    ends: list[SharedBytes] | list[_Names] | list[None]
+    ends: list[bytes] | list[_Names] | list[None]
     marks: list[int]
     """A number for each end, equal for equal ends."""
 
@@ -101,15 +86,16 @@ class Image:
     contents: _Contents
     """Of each file, with a mark for it."""
 
-    def mount(self) -> SimFS:
+    def mount(self) -> Plain:
         """Return its files, to be changed independently of everybody else's. O(files)."""
-        disk = Bare(_NO_RANDOM)
-        self.put(disk)
-        return disk.mount()
+        twins = {inode: PlainFile(durable) for inode, (durable, _) in self.contents.items()}
+        return Plain(
+            {path: {name: twins[inode] for name, inode in names.items()} for path, names in self.names.items()}
+        )
 
     def put(self, disk: SimDisk) -> None:
         """Put it onto a disk."""
-        twins = {inode: Inode(durable.share()) for inode, (durable, _) in self.contents.items()}
+        twins = {inode: Inode(SharedBytes(durable)) for inode, (durable, _) in self.contents.items()}
         disk.directories = {
             path: Directory({name: twins[inode] for name, inode in files.items()}) for path, files in self.names.items()
         }
@@ -143,10 +129,14 @@ class Moment:
             random: Chooses what is garbled to what, and among too many.
             most: Yield no more.
         """
-        durable = {inode: (whole, hash(whole.read(whole.size, 0))) for inode, (whole, _) in self._bytes.items()}
+        durable = {inode: (data, hash(data)) for inode, data in self._durable_bytes()}
         choices = self._choices(random, cuts_max=most)
         for ends in _combine([len(choice.ends) for choice in choices], random, most=most):
             yield self._image(choices, ends, durable.copy())
+
+    def _durable_bytes(self) -> Iterator[tuple[Inode, bytes]]:
+        for inode, (durable, _) in self._bytes.items():
+            yield inode, durable.read(durable.size, 0)
 
     def put_as_killed(self, disk: SimDisk) -> None:
         """Put onto ``disk`` what is found after the process was killed: all of it, and what is pending still is."""
@@ -178,7 +168,7 @@ class Moment:
         for inode, (whole, changes) in self._bytes.items():
             if changes:
                 ends = _byte_ends(whole.read(whole.size, 0), changes, random, cuts_max=cuts_max)
-                choices.append(_Choice(inode, [SharedBytes(end) for end in ends], [hash(end) for end in ends]))
+                choices.append(_Choice(inode, ends, [hash(end) for end in ends]))
         return choices
 
     def _image(self, choices: list[_Choice], ends: tuple[int, ...], contents: _Contents) -> Image:
