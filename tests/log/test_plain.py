@@ -12,6 +12,8 @@ from pyraftkv.sim.disk import SimDisk
 from tests.log.plain import Plain
 
 STEPS = 200
+ON_NAMES = ("make_dir", "listdir", "sync_dir", "open", "create", "rename", "unlink")
+ON_DESCRIPTORS = ("close", "read", "write", "truncate", "sync", "forget")
 
 
 def contents(disk: SimDisk) -> Mapping[str, Mapping[str, bytes]]:
@@ -23,11 +25,10 @@ def contents(disk: SimDisk) -> Mapping[str, Mapping[str, bytes]]:
 
 def act(fs: FileSystem, fds: list[int], random: Random) -> object:
     """Do one thing to a file system; return what it told."""
-    path, other = (f"/d{random.choice('/ /sub/ /sub/low/'.split())}{random.choice('abc')}" for _ in range(2))
+    path, other = (f"/d{random.choice(['/', '/sub/', '/sub/low/'])}{random.choice('abc')}" for _ in range(2))
     other = path.rpartition("/")[0] + other[-2:]
     number, size = random.randrange(len(fds) + 1), random.randrange(40)
-    kinds = "make_dir listdir open create close read write write truncate sync sync_dir rename unlink forget".split()
-    kind = random.choice(kinds)
+    kind = random.choice(ON_NAMES + ON_DESCRIPTORS)
     fd = fds[number] if number < len(fds) else 0
     if kind in ("make_dir", "listdir", "sync_dir"):
         folder = random.choice(["/d", "/d/sub", "/d/sub/low"])
