@@ -88,6 +88,32 @@ class KeyIndex:
                 return (chunk, low, high) if high > low else None
         return None
 
+    def extend(self, keys: list[bytes], refs: list[int], *, newest: int) -> None:
+        """Append keys that ascend, come after all that are here, and exist. O(n).
+
+        Args:
+            keys: One at least.
+            refs: Of each its newest version.
+            newest: No version of these keys is of a later revision.
+        """
+        chunk = self.chunks[-1]
+        assert chunk.keys[-1:] < keys[:1], "they do not come last"
+        done = 0
+        while done < len(keys):
+            room = CHUNK_KEYS_MAX - len(chunk.keys)
+            if not room:
+                self.uppers[-1] = chunk.keys[-1]  # the bound may have outlived a key that came after these
+                room, chunk = CHUNK_KEYS_MAX, Chunk([], array("Q"), live=0, newest=0)
+                self.chunks.append(chunk)
+                self.uppers.append(b"")
+            taken = keys[done : done + room]
+            chunk.keys += taken
+            chunk.refs.extend(refs[done : done + room])
+            chunk.live += len(taken)
+            chunk.newest = newest
+            self.uppers[-1] = taken[-1]
+            done += len(taken)
+
     def split(self, key: bytes) -> tuple[Chunk, Chunk] | None:
         """Split the chunk that holds ``key``, which has just been inserted, into two.
 

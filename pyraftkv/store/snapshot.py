@@ -26,15 +26,15 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
-from itertools import accumulate, chain, pairwise
-from operator import itemgetter, lt
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain, islice, pairwise, repeat
+from operator import add, and_, eq, lt
 from struct import Struct
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from pyraftkv.errors import SnapshotCorruption
-from pyraftkv.store.checks import check_of
+from pyraftkv.store.checks import check_of, checks_of
 from pyraftkv.store.history import History
 from pyraftkv.store.keyindex import CHUNK_KEYS_MAX
 from pyraftkv.store.pages import (
@@ -68,13 +68,32 @@ _END_TAG = b"E"
 
 _OFFSET_BYTES = 4
 
-_MOD, _SUB, _KEY_BYTES, _VALUE_BYTES = 0, 6, 8, 9
-"""Places in what `unpack_checked` returns."""
+_Row = tuple[int, int, int, int, int, int, int, int, int, int, int]
+"""What `unpack_checked` returns."""
+
+_FIRST = (1, 0, 0, 0, 0)
+"""Version, lease, previous, jump and span of a key's first version, if it hangs on no lease."""
 
 LEASES_PER_FRAME_MAX = 4096
 """Leases in one frame: 96 KiB."""
 
 _PAGE_BYTES_MAX = PAGE_BYTES_TARGET + RECORD_BYTES_MAX
+
+
+class _Columns(NamedTuple):
+    """What `unpack_checked` returns of each record, of all records of a page."""
+
+    mod: tuple[int, ...]
+    create: tuple[int, ...]
+    version: tuple[int, ...]
+    lease: tuple[int, ...]
+    previous: tuple[int, ...]
+    jump: tuple[int, ...]
+    sub: tuple[int, ...]
+    span: tuple[int, ...]
+    key_bytes: tuple[int, ...]
+    value_bytes: tuple[int, ...]
+    check: tuple[int, ...]
 
 
 class Snapshot:
@@ -254,99 +273,109 @@ class HistoryReader:
         self._header_read = True
 
     def _read_page(self, size: int) -> None:
-        _, number, first_revision, slots, _ = _PAGE.unpack_from(self._buffer)
+        _, number, first_revision, count, _ = _PAGE.unpack_from(self._buffer)
         pages = self._history.pages
         last_number = pages.order[-2].number if len(pages.order) > 1 else 0
         self._require(last_number < number < pages.order[-1].number, "a page out of order")
         page = Page(number, first_revision)
-        middle = _PAGE.size + slots * _OFFSET_BYTES
+        middle = _PAGE.size + count * _OFFSET_BYTES
         page.offsets.frombytes(self._buffer[_PAGE.size : middle])
         page.offsets = _little_endian(page.offsets)
         page.data = bytes(memoryview(self._buffer)[middle:size])
         self._require(self._revision <= first_revision, "a page out of order")
         # Before the records, which may refer to each other.
         pages.by_number[number] = page
-        slots = [slot for slot, offset in enumerate(page.offsets) if offset != DEAD]
-        rows = self._unpack(page, slots)
-        self._check_order(page, rows)
-        self._index(page, slots, rows, self._check_records(page, slots, rows))
+        offsets = page.offsets.tolist()
+        slots: Sequence[int] = range(len(offsets))
+        if DEAD in offsets:
+            slots = [slot for slot, offset in enumerate(offsets) if offset != DEAD]
+            offsets = [offset for offset in offsets if offset != DEAD]
+        rows = self._unpack(page.data, offsets)
+        columns = _Columns(*zip(*rows, strict=True))
+        self._check_layout(page, offsets, columns)
+        keys = self._check_records(page, offsets, columns)
+        self._index(page, list(map((number << SLOT_BITS).__or__, slots)), rows, columns, keys)
         pages.adopt(page)
         self._pages += 1
-        self._records += len(slots)
+        self._records += len(rows)
 
-    def _unpack(self, page: Page, slots: list[int]) -> list[tuple[int, ...]]:
-        """Return the fields of each record, which lie end to end."""
-        data = page.data
-        offsets = [page.offsets[slot] for slot in slots]
+    def _unpack(self, data: bytes | bytearray, offsets: list[int]) -> list[_Row]:
         try:
             rows = [unpack_checked(data, offset) for offset in offsets]
         except struct.error:
             rows = []
-        self._require(rows and all(map(itemgetter(_KEY_BYTES), rows)), "a record cut off")
-        ends = list(accumulate([RECORD_BYTES + row[_KEY_BYTES] + row[_VALUE_BYTES] for row in rows], initial=0))
-        self._require(ends.pop() == len(data) and ends == offsets, "records that do not lie end to end")
+        self._require(rows, "a record cut off")
         return rows
 
-    def _check_order(self, page: Page, rows: list[tuple[int, ...]]) -> None:
-        """Check that each record is of a later change than the one before."""
-        changes = [(row[_MOD], row[_SUB]) for row in rows]
-        last, _ = changes[-1]
+    def _check_layout(self, page: Page, offsets: list[int], columns: _Columns) -> None:
+        """Check that the records lie end to end, each of a later change than the one before."""
+        self._require(0 not in columns.key_bytes, "a record cut off")
+        sizes = map(RECORD_BYTES.__add__, map(add, columns.key_bytes, columns.value_bytes))
+        ends = list(accumulate(sizes, initial=0))
+        self._require(ends.pop() == len(page.data) and ends == offsets, "records that do not lie end to end")
+        changes = list(zip(columns.mod, columns.sub, strict=True))
         self._require(
             all(map(lt, chain([(self._revision, self._sub)], changes), changes))
-            and page.first_revision <= changes[0][0]
-            and last <= self._history.published_revision,
+            and page.first_revision <= columns.mod[0]
+            and columns.mod[-1] <= self._history.published_revision,
             "records out of order",
         )
         self._revision, self._sub = changes[-1]
 
-    def _check_records(self, page: Page, slots: list[int], rows: list[tuple[int, ...]]) -> list[bytes]:
+    def _check_records(self, page: Page, offsets: list[int], columns: _Columns) -> list[bytes]:
         """Check that each record is what was written, count it as its key's newest, and return the keys."""
-        data, offsets = page.data, page.offsets
-        keys: list[bytes] = []
-        live_sum = live_bytes = 0
-        for slot, row in zip(slots, rows, strict=True):
-            mod, create, version, lease, _, _, _, _, key_bytes, value_bytes, check = row
-            start = offsets[slot] + RECORD_BYTES
-            middle = start + key_bytes
-            key = bytes(data[start:middle])
-            if lease < 0 or not (version or not (create or lease or value_bytes)):
-                raise self._corrupt("an impossible record")
-            if check_of(key, data[middle : middle + value_bytes], mod, create, version, lease) != check:
-                raise self._corrupt("a record that is not what was written")
-            if version:
-                live_sum += check
-                live_bytes += RECORD_BYTES + key_bytes + value_bytes
-            keys.append(key)
-        self._history.pages.live_sum += live_sum
-        self._history.pages.live_bytes += live_bytes
+        data = bytes(page.data)
+        starts = list(map(RECORD_BYTES.__add__, offsets))
+        middles = list(map(add, starts, columns.key_bytes))
+        ends = map(add, middles, columns.value_bytes)
+        keys = [data[start:middle] for start, middle in zip(starts, middles, strict=True)]
+        values = [data[middle:end] for middle, end in zip(middles, ends, strict=True)]
+        found = checks_of(keys, values, columns.mod, columns.create, columns.version, columns.lease)
+        self._require(found == list(columns.check), "a record that is not what was written")
+        pages = self._history.pages
+        pages.live_sum += sum(found)
+        pages.live_bytes += len(data)
+        self._require(min(columns.lease) >= 0, "an impossible record")
+        for at, version in enumerate(columns.version) if 0 in columns.version else ():
+            if not version:
+                is_empty = not (columns.create[at] or columns.lease[at] or columns.value_bytes[at])
+                self._require(is_empty, "an impossible record")
+                pages.live_sum -= found[at]
+                pages.live_bytes -= RECORD_BYTES + columns.key_bytes[at]
         return keys
 
-    def _index(self, page: Page, slots: list[int], rows: list[tuple[int, ...]], keys: list[bytes]) -> None:
-        """Make each record its key's newest."""
+    def _index(self, page: Page, refs: list[int], rows: list[_Row], columns: _Columns, keys: list[bytes]) -> None:
+        """Make each record its key's newest.
+
+        Most of a big snapshot are versions of keys that were never written again, with nothing to compare them with;
+        and keys that were loaded, or begin with a time, were written in their order.
+        """
         history = self._history
-        chunk_for = history.index.chunk_for
-        first_ref = page.number << SLOT_BITS
-        for slot, row, key in zip(slots, rows, keys, strict=True):
-            mod, create, version, lease, previous, jump, _, span, _, _, _ = row
-            chunk = chunk_for(key)
+        index = history.index
+        fields = zip(columns.version, columns.lease, columns.previous, columns.jump, columns.span, strict=True)
+        is_first = [*map(and_, map(eq, fields, repeat(_FIRST)), map(eq, columns.create, columns.mod))]
+        if all(is_first) and index.chunks[-1].keys[-1:] < keys[:1] and all(map(lt, keys, islice(keys, 1, None))):
+            index.extend(keys, refs, newest=columns.mod[-1])
+            history.key_count += len(keys)
+            return
+        for key, ref, row, may_be_new in zip(keys, refs, rows, is_first, strict=True):
+            chunk = index.chunk_for(key)
             known = chunk.keys
             at = bisect_left(known, key)
-            is_known = at < len(known) and known[at] == key
-            # Most of a big snapshot are versions of keys that were never written again: nothing to compare with.
-            if is_known or lease or previous or jump or span or version != 1 or create != mod:
-                self._link(page, key, first_ref | slot, (mod, create, version, previous, jump, span), lease)
+            if not may_be_new or (at < len(known) and known[at] == key):
+                self._link(page, key, ref, row)
                 continue
             known.insert(at, key)
-            chunk.refs.insert(at, first_ref | slot)
+            chunk.refs.insert(at, ref)
             chunk.live += 1
-            chunk.newest = mod
+            chunk.newest = row[0]
             history.key_count += 1
             if len(known) > CHUNK_KEYS_MAX:
                 history.split(key)
 
-    def _link(self, page: Page, key: bytes, ref: int, fields: tuple[int, int, int, int, int, int], lease: int) -> None:
+    def _link(self, page: Page, key: bytes, ref: int, row: _Row) -> None:
         """Check that the version follows on its key's newest so far, and take its place."""
-        mod, create, version, previous, jump, span = fields
+        mod, create, version, lease, previous, jump, _, span, _, _, _ = row
         history = self._history
         pages = history.pages
         chunk = history.index.chunk_for(key)

@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from pyraftkv.store import Store
-from pyraftkv.store.checks import check_of
+from pyraftkv.store.checks import check_of, checks_of
 from pyraftkv.store.commands import Compact, DeleteRange, PutBatch, PutKey, Transaction
 from tests.store.world import finish, restore
 
@@ -133,3 +133,9 @@ def test_the_way_to_a_state_does_not_count():
     assert finish(one.hash_kv()) == finish(other.hash_kv()) == finish(twin.hash_kv())
     twin.apply(PutKey(b"a", b"3"))
     assert twin.state_hash != before
+
+
+def test_many_checks_are_those_of_each():
+    """At once or one by one, with leases and tombstones, and revisions of more than 32 bits."""
+    rows = [FIELDS, (b"k", b"", 9, 0, 0, 0), (b"k", b"v" * 300, 1 << 40, 1 << 33, 1 << 20, 1 << 62)]
+    assert checks_of(*zip(*rows, strict=True)) == [check_of(*row) for row in rows]

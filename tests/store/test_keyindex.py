@@ -66,6 +66,25 @@ def test_ascending_keys_leave_full_chunks():
     assert len(index.chunks) == 10
 
 
+def test_many_keys_that_come_last_are_appended_at_once():
+    """They fill the last chunk, then chunks of their own; a bound that outlived its key does not hide them."""
+    index = KeyIndex()
+    count = keyindex.CHUNK_KEYS_MAX
+    index.extend([b"a%04d" % i for i in range(count - 1)], list(range(1, count)), newest=5)
+    index.extend([b"b", b"z"], [9_998, 9_999], newest=6)
+    index.check()
+    assert [len(chunk.keys) for chunk in index.chunks] == [count, 1]
+    index.remove(b"z")
+    for chunk in index.chunks:
+        chunk.live = len(chunk.keys)
+    index.extend([b"c%04d" % i for i in range(2 * count)], list(range(10_000, 10_000 + 2 * count)), newest=7)
+    index.check()
+    assert (index.find(b"b"), index.find(b"c0000"), index.find(b"c2047")) == (9_998, 10_000, 12_047)
+    assert [chunk.newest for chunk in index.chunks] == [6, 7, 7]
+    with pytest.raises(AssertionError, match="come last"):
+        index.extend([b"c1"], [1], newest=8)
+
+
 def test_emptied_chunks_are_joined():
     """Removing nearly every key leaves few chunks, and removing all of them leaves one."""
     index = KeyIndex()

@@ -6,7 +6,16 @@ import pytest
 
 from pyraftkv.errors import Compacted, SnapshotCorruption
 from pyraftkv.store import Restorer, Snapshot, Store, snapshot
-from pyraftkv.store.commands import FROM_KEY, CheckpointLeases, Compact, DeleteRange, GrantLease, PutKey, RangeQuery
+from pyraftkv.store.commands import (
+    FROM_KEY,
+    CheckpointLeases,
+    Compact,
+    DeleteRange,
+    GrantLease,
+    PutBatch,
+    PutKey,
+    RangeQuery,
+)
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import RECORD_BYTES, SLOT_BITS, SLOT_MASK, unpack_checked
 from tests.store.world import finish, outcome, restore
@@ -100,6 +109,29 @@ def test_an_unfinished_command_is_not_sent():
 
     assert (twin.revision, twin.key_count) == (2_001, 2_000)
     assert twin.read(EVERYTHING).count == 2_000
+
+
+@pytest.mark.parametrize("order", ["ascending", "two rows", "random"])
+def test_many_keys_are_restored_whatever_their_order(order):
+    """The index is that of the keys, whether pages are appended to it at once or their keys are inserted."""
+    names = [b"%05d" % i for i in range(5_000)]
+    if order == "two rows":
+        names = [b"%d/%s" % (i % 2, name) for i, name in enumerate(names)]
+    elif order == "random":
+        Random(3).shuffle(names)
+    store = Store()
+    for at in range(0, len(names), 100):
+        store.apply(PutBatch([part for name in names[at : at + 100] for part in (name, b"value of " + name)]))
+    with store.snapshot() as taken:
+        twin = restore(list(taken))
+    twin.check()
+
+    assert twin.state_hash == store.state_hash
+    assert (twin.key_count, twin.in_use_bytes) == (5_000, store.in_use_bytes)
+    for each in (store, twin):
+        each.apply(PutBatch([part for name in sorted(names)[::7] for part in (name + b"x", b"new")]))
+        each.check()
+    assert finish(twin.read(EVERYTHING)) == finish(store.read(EVERYTHING))
 
 
 def test_an_empty_store():
@@ -311,6 +343,7 @@ CRAFTED = {
     "a tombstone with a lease": ([PUT, (1, 0, 3, 0, 0, 7, FIRST, FIRST, 0, 1)], 0, "impossible record"),
     "an empty key": ([(0, 3, 2, 2, 1, 0, 0, 0, 0, 0)], 0, "cut off"),
     "a first version that is the second": ([(1, 0, 2, 2, 2, 0, 0, 0, 0, 0)], 0, "first version"),
+    "a first version created before": ([(1, 0, 3, 2, 1, 0, 0, 0, 0, 0)], 0, "first version"),
     "a predecessor to come": ([(1, 0, 2, 2, 2, 0, FIRST + 5, 0, 0, 0)], 0, "go back"),
     "a jump forwards": ([PUT, (1, 0, 3, 2, 2, 0, FIRST, FIRST + 7, 0, 1)], 0, "wrong jump"),
     "the same place in a revision": ([PUT, (1, 0, 2, 2, 2, 0, FIRST, FIRST, 0, 1)], 0, "out of order"),
