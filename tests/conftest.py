@@ -14,14 +14,27 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 COVERED = frozenset(("core", "log", "store"))
 """The folders whose tests `coverage` measures: a test takes two to six times as long under it."""
+
+LONG = (
+    "sim/test_seeds.py",
+    "test_crash.py",
+    "log/test_census.py",
+    "test_damage.py",
+    "log/test_kill.py",
+    "test_demo.py",
+    "etcd/test_differences.py",
+    "test_examples.py",
+)
+"""The modules that take longest, which go first where several run: in turn one that computes and one that waits."""
 
 FIGURE = "figure"
 """The property of a test report that is printed at the end."""
@@ -57,6 +70,31 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Let `coverage` measure the tests of what it reports on alone; the long random ones among them say `no_cover`."""
     if item.path.parent.name not in COVERED:
         item.add_marker("no_cover")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker of pytest-xdist begin with some of what takes long: what waits then does so beside the rest."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = shared_out(items, workers)
+
+
+def shared_out(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Return the tests in pieces of one length, one for each worker (`--dist worksteal`): first long ones, then others.
+
+    Long modules are dealt out in their order in `LONG`; all others keep theirs.
+    """
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONG)}
+    others = [item for item in items if item.path not in places]
+    long = sorted((item for item in items if item.path in places), key=lambda item: places[item.path])
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        piece = [item for item in long if places[item.path] % workers == worker]
+        count = (len(items) - len(ordered)) // (workers - worker) - len(piece)
+        ordered += [*piece, *others[: max(count, 0)]]
+        del others[: max(count, 0)]
+    return [*ordered, *others]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
