@@ -16,7 +16,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Self
 
-from pyraftkv import codec, errors
+from pyraftkv import codec, errors, given
 from pyraftkv.client_answers import (
     DECLINED,
     LEAVE_MEMBER,
@@ -134,7 +134,7 @@ class Client(Engine):
     ) -> None:
         if not addresses:
             raise errors.ConfigurationError("a client needs one address at least")
-        if not 0.0 <= timeout < math.inf:
+        if not isinstance(timeout, int | float) or not 0.0 <= timeout < math.inf:
             raise errors.ConfigurationError(f"timeout= is a finite number of seconds, not {timeout}")
         self._addresses = list(addresses)
         self._discovers = discover
@@ -265,14 +265,14 @@ class Client(Engine):
         self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
     ) -> RangeResult:
         """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         result = await self._ask(lambda id_: ReadCall(id_, query, consistency, seconds, at_least), timeout)
         assert isinstance(result, RangeResult)
         return result
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         if isinstance(query, VersionsQuery):
             result = await self._ask(lambda id_: VersionsCall(id_, query, consistency, seconds), timeout)
         else:
@@ -286,7 +286,7 @@ class Client(Engine):
 
     async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
         """Renew a lease, or ask about leases. Raises `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         result = await self._ask(lambda id_: LeaseCall(id_, query, seconds), timeout)
         assert isinstance(result, LeaseInfo | LeaseList)
         return result
@@ -316,14 +316,14 @@ class Client(Engine):
 
     async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
         """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         result = await self._ask(lambda id_: MachineCall(id_, query, consistency, seconds), timeout)
         assert isinstance(result, Operated)
         return result
 
     async def member_table(self, timeout: float | None) -> MembersResult:
         """Return who the members are, as of now. Raises `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         result = await self._ask(lambda id_: MembersCall(id_, seconds), timeout)
         assert isinstance(result, MembersResult)
         return result
@@ -337,14 +337,14 @@ class Client(Engine):
 
     async def rules_table(self, timeout: float | None) -> RulesResult:
         """Return settings and alarms, as of now. Raises `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         result = await self._ask(lambda id_: RulesCall(id_, seconds), timeout)
         assert isinstance(result, RulesResult)
         return result
 
     async def space_won_back(self, revision: int, timeout: float | None) -> None:
         """Wait until the member that answers has removed what was compacted at ``revision``. Raises `Unavailable`."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         await self._ask(lambda id_: CompactionCall(id_, revision, seconds), timeout)
 
     async def status(self, *, timeout: float | None = None) -> Status:
@@ -366,14 +366,14 @@ class Client(Engine):
         """
         if to is not None and (not to or len(to) > NAME_CHARACTERS_MAX):
             raise errors.MemberNotFound(f"there is no member {to!r:.{NAME_CHARACTERS_MAX}}")
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         table = await self._ask(lambda id_: TransferCall(id_, "" if to is None else to, seconds), timeout)
         leader: str = table["leader"]
         return leader
 
     async def snapshot_parts(self, consistency: Consistency, timeout: float | None) -> AsyncGenerator[SnapshotPart]:
         """Yield the parts of a snapshot, all from one member. Raises `Unavailable` if the connection to that breaks."""
-        seconds = float(self._timeout if timeout is None else timeout)
+        seconds = self._seconds(timeout)
         snapshot, number, is_last = self._id(), 0, False
         try:
             while not is_last:
@@ -393,6 +393,10 @@ class Client(Engine):
             raise errors.Closed(f"the client {'is closed' if self._writes is not None else NOT_STARTED}")
         self._home.check()
         return self._writes
+
+    def _seconds(self, timeout: float | None) -> float:
+        wait = given.seconds(timeout)
+        return float(self._timeout if wait is None else wait)
 
     def _deadline(self, timeout: float | None) -> float:
         # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.

@@ -15,6 +15,7 @@ from pyraftkv import errors
 from pyraftkv.client import Client
 from pyraftkv.log import MemoryStorage
 from pyraftkv.node import Node, NodeConfig
+from pyraftkv.roster import MEMBERS_MAX
 from pyraftkv.statemachine import Factories
 from pyraftkv.transport import MemoryNetwork
 
@@ -62,8 +63,8 @@ class Cluster:
         machines: Factories | None = None,
     ) -> Cluster:
         """Make a cluster of ``size`` nodes, the last of them a witness or not; it starts when it is entered."""
-        if size < 1:
-            raise errors.ConfigurationError("a cluster has one member at least")
+        if type(size) is not int or not 1 <= size <= MEMBERS_MAX:
+            raise errors.ConfigurationError(f"a cluster has 1 to {MEMBERS_MAX} members, not {size!r}")
         names = [f"n{number}" for number in range(1, size + 1)]
         return cls(names, config=config, seed=seed, witness=names[-1] if witness else "", machines=machines)
 
@@ -74,11 +75,16 @@ class Cluster:
         return iter(self.nodes.values())
 
     async def __aenter__(self) -> Self:
+        if self.nodes:
+            raise errors.InvalidRequest(f"{self!r} runs already")
         try:
             async with asyncio.TaskGroup() as group:
                 for name in self._members:
                     group.create_task(self._start(name))
             await self.wait_for_leader()
+        except ExceptionGroup as group:  # what one cannot be started with, the others cannot either
+            await self.close()
+            raise group.exceptions[0] from None
         except BaseException:
             await self.close()
             raise

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pyraftkv import errors
 from pyraftkv.administration import Administered
 from pyraftkv.backup import SavedSnapshot, save
+from pyraftkv.given import whole
 from pyraftkv.keys import key_of, key_range, mod_revision_is, single_or_range, to_bytes
 from pyraftkv.kv import Bytes, Consistency, Status, Stm, Watch
 from pyraftkv.leases import Leasing
@@ -26,7 +27,7 @@ from pyraftkv.operating import MachineFace
 from pyraftkv.protocol import MembersCommand, MembersResult, SnapshotPart
 from pyraftkv.reading import SCAN_PAGE_DEFAULT, Pinned, Reader
 from pyraftkv.settings import RulesCommand, RulesResult
-from pyraftkv.statemachine import MachineQuery, Operate, Operated
+from pyraftkv.statemachine import MachineQuery, Operate, Operated, complaint_of_machine
 from pyraftkv.stm import transact
 from pyraftkv.store.commands import (
     Command,
@@ -279,7 +280,7 @@ class Engine(Reader, Administered, Leasing):
             physical: Wait, too, until the member that answers has won back the space (`MaybeApplied` if it has not).
             timeout: In seconds, for the compaction, and then again for the space.
         """
-        result = await self.write(Compact(revision), timeout)
+        result = await self.write(Compact(whole(revision, "revision")), timeout)
         assert isinstance(result, CompactResult)
         if physical:
             try:
@@ -304,8 +305,7 @@ class Engine(Reader, Administered, Leasing):
     ) -> Watch:
         """Watch one key, `[key, end)` or a prefix; from now on, or from `start_revision` (1: all history)."""
         first, last = single_or_range(key, end, prefix)
-        if type(start_revision) is not int or start_revision < 0:
-            raise errors.InvalidRequest(f"start_revision= is a revision, or 0 for from now on, not {start_revision!r}")
+        whole(start_revision, "start_revision", least=0)
         return self.watch_range(
             first, last, start_revision=start_revision, prev_kv=prev_kv, no_put=no_put, no_delete=no_delete
         )
@@ -359,7 +359,7 @@ class Engine(Reader, Administered, Leasing):
         Raises: `RequestTooLarge` for more than ``keys_max`` keys; what a read and a watch may raise.
         """
         first, last = single_or_range(key, end, prefix)
-        return await LiveView.open(self, first, last, keys_max=keys_max, timeout=timeout)
+        return await LiveView.open(self, first, last, keys_max=whole(keys_max, "keys_max", least=0), timeout=timeout)
 
     async def operate(self, command: Operate, timeout: float | None) -> Operated:  # noqa: ARG002
         """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
@@ -375,7 +375,10 @@ class Engine(Reader, Administered, Leasing):
         raise errors.InvalidRequest(f"there are no machines here, and no {query.machine!r}")
 
     def machine(self, name: str) -> MachineFace:
-        """Return a state machine of the cluster, to be called. See `statemachine`."""
+        """Return a state machine of the cluster, to be called. See `statemachine`. Raises `InvalidRequest`: no name."""
+        complaint = complaint_of_machine(name)
+        if complaint:
+            raise errors.InvalidRequest(complaint)
         return MachineFace(self, name)
 
     def at(self, revision: int) -> Pinned:
@@ -408,7 +411,8 @@ class Engine(Reader, Administered, Leasing):
 
         Raises: `Compacted` if a revision named is gone, or what is left to read is by now; `FutureRevision`.
         """
-        query = VersionsQuery(key_of(key), min_revision, max_revision, page, newest_first)
+        low, high = whole(min_revision, "min_revision"), whole(max_revision, "max_revision")
+        query = VersionsQuery(key_of(key), low, high, whole(page, "page", least=1), newest_first)
         while True:
             result = await self.look(query, consistency, timeout)
             assert isinstance(result, VersionsResult)
@@ -452,7 +456,7 @@ class Engine(Reader, Administered, Leasing):
         Raises: `Compacted` if ``older`` is gone, or by now has gone; `FutureRevision`, `InvalidRequest`.
         """
         first, last = key_range(start, end, prefix)
-        query = DiffQuery(first, last, older, newer, page)
+        query = DiffQuery(first, last, whole(older, "older"), whole(newer, "newer"), whole(page, "page", least=1))
         while True:
             result = await self.look(query, consistency, timeout)
             assert isinstance(result, DiffResult)
@@ -485,6 +489,7 @@ class Engine(Reader, Administered, Leasing):
         timeout: float | None,
     ) -> R:
         """Do ``command`` if the key's mod_revision is ``revision``, else raise ``error`` with the real one."""
+        whole(revision, "if_revision")
         txn = Transaction([mod_revision_is(key, revision)], [command], [RangeQuery(key)])
         result = await self.commit(txn, timeout=timeout)
         response = result.responses[0]

@@ -13,7 +13,8 @@ short is one member's own matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from inspect import iscoroutinefunction
 from typing import Any, ClassVar, Protocol
 from zlib import crc32
 
@@ -24,6 +25,7 @@ from pyraftkv.statemachine import (
     MARK,
     RESULT_BYTES_MAX,
     Factories,
+    Factory,
     MachineQuery,
     Operate,
     Operated,
@@ -34,6 +36,9 @@ from pyraftkv.statemachine import (
 
 ROWS_PER_CHUNK = 256
 """Rows of a `Machine` that are encoded together, as far as they fit."""
+
+_PARTS = ("version", "apply", "query", "snapshot", "restore")
+"""What a `StateMachine` has."""
 
 _WHOLE, _LAST, _PIECE = b"\0", b"\1", b"\2"
 """What a part of a snapshot begins with: a chunk of a machine (or what was left of it), a machine's end, a piece of a
@@ -56,6 +61,8 @@ class Machine:
     _queries: ClassVar[dict[str, Callable[..., Any]]] = {}
 
     def __init_subclass__(cls) -> None:
+        for name in vars(cls):
+            _check_method(cls, name)
         operations: dict[str, dict[int, Callable[..., Any]]] = {}
         queries: dict[str, Callable[..., Any]] = {}
         for base in reversed(cls.__mro__):
@@ -76,14 +83,16 @@ class Machine:
             if version <= operation.version:
                 self.entry_index, self.store_revision = operation.index, operation.revision
                 return _result_of(method(self, *args))
-        raise errors.InvalidRequest(f"there is no operation {name!r} at version {operation.version}")
+        hint = ": it is a query" if name in self._queries else f" at version {operation.version}"
+        raise errors.InvalidRequest(f"there is no operation {name!r}{hint}")
 
     def query(self, payload: bytes) -> bytes:
         """Call the query of that name."""
         name, args = _call_of(payload)
         method = self._queries.get(name)
         if method is None:
-            raise errors.InvalidRequest(f"there is no query {name!r}")
+            hint = ": it is an operation, to be called" if name in self._operations else ""
+            raise errors.InvalidRequest(f"there is no query {name!r}{hint}")
         return codec.encode_plain(method(self, *args))
 
     def rows(self) -> list[Any]:
@@ -101,6 +110,20 @@ class Machine:
     def restore(self, chunk: bytes) -> None:
         """Take in a chunk of rows. Raises `InvalidRequest`."""
         self.load(codec.decode_rows(chunk))
+
+
+def _check_method(cls: type, name: str) -> None:
+    """Refuse a method that would not be called, or not do what it says. Raises `TypeError`.
+
+    1. A subclass has a method in the place of an operation, and has not made it one. 2. Under that name the one of the
+    base class is called still, for what an operation does at its version never changes.
+    """
+    method = vars(cls)[name]
+    is_marked = hasattr(method, MARK)
+    if is_marked and iscoroutinefunction(method):
+        raise TypeError(f"{cls.__name__}.{name} cannot be a coroutine: an operation awaits nothing, nor does a query")
+    if not is_marked and any(hasattr(vars(base).get(name), MARK) for base in cls.__mro__[1:]):
+        raise TypeError(f"{cls.__name__}.{name} takes the place of an operation or a query, and is none")
 
 
 def _chunks(rows: list[Any]) -> Iterator[bytes]:
@@ -136,6 +159,19 @@ def _call_of(payload: bytes) -> tuple[str, list[Any]]:
     return call[0], call[1:]
 
 
+def _made(name: str, factory: Factory) -> StateMachine:
+    """Make a machine. Raises `ConfigurationError` for what lacks a part: its first snapshot would be late to say so."""
+    if not callable(factory):
+        raise errors.ConfigurationError(f"machines= says what makes {name!r}, its class perhaps: not {factory!r}")
+    machine = factory()
+    missing = [part for part in _PARTS if not hasattr(machine, part)]
+    if isinstance(machine, Machine):
+        missing = [part for part in ("rows", "load") if getattr(type(machine), part) is getattr(Machine, part)]
+    if missing:
+        raise errors.ConfigurationError(f"the machine {name!r}, a {type(machine).__name__}, has no {missing[0]!r}")
+    return machine
+
+
 class _Slot:
     """A machine, and what has become of it."""
 
@@ -167,6 +203,8 @@ class Machines:
     """
 
     def __init__(self, factories: Factories | None = None, *, keeps_all: bool = False) -> None:
+        if factories is not None and not isinstance(factories, Mapping):
+            raise errors.ConfigurationError(f"machines= are names, and what makes each: not {factories!r}")
         self._factories = dict(factories or {})
         self._keeps_all = keeps_all
         if len(self._factories) > MACHINES_MAX:
@@ -175,7 +213,7 @@ class Machines:
             complaint = complaint_of_machine(name)
             if complaint:
                 raise errors.ConfigurationError(complaint)
-        self._slots = {name: _Slot(factory()) for name, factory in sorted(self._factories.items())}
+        self._slots = {name: _Slot(_made(name, factory)) for name, factory in sorted(self._factories.items())}
 
     def anew(self) -> Machines:
         """Return the same machines, empty."""

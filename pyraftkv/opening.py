@@ -65,7 +65,7 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
     Raises:
         ConfigurationError: Names or addresses that cannot work.
     """
-    _check_name(name)
+    _check_kinds(name, tls, config)
     table = _table(members)
     addresses = [address for address in _addresses(join or ()) if address not in (listen, advertise)]
     if join is not None and not addresses:
@@ -89,6 +89,15 @@ def _transport(name: str, listen: str | None, *, advertise: str | None, tls: TLS
     if listen is None:
         return MemoryNetwork().transport(name)
     return TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
+
+
+def _check_kinds(name: str, tls: TLS | None, config: NodeConfig | None = None) -> None:
+    """Refuse what would be noticed at the first connection only. Raises `ConfigurationError`."""
+    _check_name(name)
+    if tls is not None and not isinstance(tls, TLS):
+        raise errors.ConfigurationError(f"tls= is a pyraftkv.TLS, not {tls!r}")
+    if config is not None and not isinstance(config, NodeConfig):
+        raise errors.ConfigurationError(f"config= is a pyraftkv.NodeConfig, not {config!r}")
 
 
 def _check_beginning(members: Mapping[str, str], join: list[str], *, listens: bool) -> None:
@@ -127,6 +136,9 @@ def connect(
     Raises:
         ConfigurationError: An address that cannot work.
     """
+    _check_kinds("client", tls)
+    if not isinstance(name, str):
+        raise errors.ConfigurationError(f"name= is text, not {name!r}")
     return Client(_addresses(addresses), dialer=TcpDialer(tls=tls), name=name, timeout=timeout, discover=discover)
 
 
@@ -278,16 +290,23 @@ def parse_members(text: str) -> dict[str, str]:
 
 def _table(members: Mapping[str, str] | str | None) -> dict[str, str]:
     """Return members that were given as a mapping or in words. Raises `ConfigurationError`."""
-    return parse_members(members) if isinstance(members, str) else _checked(members or {})
+    if isinstance(members, str):
+        return parse_members(members)
+    if members is not None and not isinstance(members, Mapping):
+        raise errors.ConfigurationError(f"members= are names and addresses, {{'a': 'host:port'}}: not {members!r}")
+    return _checked(members or {})
 
 
 def _addresses(given: str | Iterable[str]) -> list[str]:
     """Return addresses that were given as a list, or with commas between them. Raises `ConfigurationError`."""
     listed = given.split(",") if isinstance(given, str) else given
-    addresses = [address.strip() for address in listed if address.strip()]
-    for address in addresses:
+    if not isinstance(listed, Iterable):
+        raise errors.ConfigurationError(f"addresses are 'host:port,host:port', or a list of them: not {given!r}")
+    addresses = [address.strip() if isinstance(address, str) else address for address in listed]
+    named = [address for address in addresses if address != ""]
+    for address in named:
         parse_address(address)
-    return addresses
+    return named
 
 
 def _checked(members: Mapping[str, str]) -> dict[str, str]:

@@ -6,8 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from enum import IntEnum
+from typing import TypeVar
 
 from pyraftkv import errors
+from pyraftkv.given import whole
 from pyraftkv.keys import key_of, key_range
 from pyraftkv.kv import Bytes, Consistency
 from pyraftkv.store.commands import RangeQuery, SortOrder, SortTarget
@@ -17,10 +20,18 @@ SCAN_PAGE_MAX = 100_000
 SCAN_PAGE_DEFAULT = 1000
 
 
-def _revision(at_least: int) -> int:
-    if type(at_least) is not int or at_least < 0:
-        raise errors.InvalidRequest(f"at_least= is a revision, not {at_least!r}")
-    return at_least
+C = TypeVar("C", bound=IntEnum)
+
+
+def _one_of(kind: type[C], value: C, name: str) -> C:
+    """Return a member of an enumeration, or what has its number. Raises `InvalidRequest` for anything else."""
+    if type(value) is not kind:
+        try:
+            return kind(value)
+        except ValueError:
+            names = ", ".join(each.name for each in kind)
+            raise errors.InvalidRequest(f"{name}= is a {kind.__name__} ({names}), not {value!r}") from None
+    return value
 
 
 class Reader(ABC):
@@ -45,8 +56,8 @@ class Reader(ABC):
         timeout: float | None = None,
     ) -> KeyValue | None:
         """Return the key's value, or None. Raises `Compacted`, `FutureRevision`, `Unavailable`."""
-        query = RangeQuery(key_of(key), revision=revision)
-        result = await self.read(query, consistency, timeout, at_least=_revision(at_least))
+        query = RangeQuery(key_of(key), revision=whole(revision, "revision"))
+        result = await self.read(query, consistency, timeout, at_least=whole(at_least, "at_least", least=0))
         return result.kvs[0] if result.kvs else None
 
     async def range(
@@ -74,18 +85,18 @@ class Reader(ABC):
         query = RangeQuery(
             first,
             last,
-            revision=revision,
-            limit=limit,
-            sort_target=sort,
-            sort_order=order,
+            revision=whole(revision, "revision"),
+            limit=whole(limit, "limit"),
+            sort_target=_one_of(SortTarget, sort, "sort"),
+            sort_order=_one_of(SortOrder, order, "order"),
             keys_only=keys_only,
             count_only=count_only,
-            min_mod_revision=min_mod_revision,
-            max_mod_revision=max_mod_revision,
-            min_create_revision=min_create_revision,
-            max_create_revision=max_create_revision,
+            min_mod_revision=whole(min_mod_revision, "min_mod_revision"),
+            max_mod_revision=whole(max_mod_revision, "max_mod_revision"),
+            min_create_revision=whole(min_create_revision, "min_create_revision"),
+            max_create_revision=whole(max_create_revision, "max_create_revision"),
         )
-        return await self.read(query, consistency, timeout, at_least=_revision(at_least))
+        return await self.read(query, consistency, timeout, at_least=whole(at_least, "at_least", least=0))
 
     async def scan(
         self,
@@ -101,7 +112,7 @@ class Reader(ABC):
 
         A page that is too large to travel is asked for again in smaller pages.
         """
-        if not 1 <= page <= SCAN_PAGE_MAX:
+        if not 1 <= whole(page, "page") <= SCAN_PAGE_MAX:
             raise errors.InvalidRequest(f"page is 1 to {SCAN_PAGE_MAX}, not {page}")
         first, last = key_range(start, end, prefix)
         async with aclosing(self.pages(RangeQuery(first, last, revision=revision, limit=page), consistency)) as pages:

@@ -66,8 +66,8 @@ PRIORITY_MAX = 1000
 
 def complaint_of_name(name: str) -> str:
     """Return what is wrong with a member's name: it could not stand in a list of members. Empty if nothing is."""
-    if not name or any(character.isspace() or character in "=,/" for character in name):
-        return f"{name!r} is no name: no spaces, none of '=,/', and not nothing"
+    if not isinstance(name, str) or not name or any(character.isspace() or character in "=,/" for character in name):
+        return f"{name!r} is no name: text without spaces, none of '=,/', and not nothing"
     return f"a name has {NAME_CHARACTERS_MAX} characters at most" if len(name) > NAME_CHARACTERS_MAX else ""
 
 

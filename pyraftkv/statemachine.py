@@ -140,8 +140,8 @@ def operation(method: F | None = None, /, *, version: int = 1, name: str = "") -
             released: another method, with the same ``name`` and a higher version, takes its place.
         name: What it is called; as the method when empty.
     """
-    if not 1 <= version < VERSION_MAX:
-        raise ValueError(f"versions are numbered from 1 on, not {version}")
+    if type(version) is not int or not 1 <= version < VERSION_MAX:
+        raise ValueError(f"versions are numbered from 1 on, not {version!r}")
 
     def mark(marked: F) -> F:
         setattr(marked, MARK, (name or marked.__name__, version))
@@ -158,6 +158,8 @@ def query(method: F) -> F:
 
 def complaint_of_machine(name: str) -> str:
     """Return what is wrong with a machine's name: empty if nothing is."""
+    if type(name) is not str:
+        return f"the name of a machine is text, not {name!r}"
     if not 0 < len(name) <= NAME_CHARACTERS_MAX or not name.isascii():
         return f"the name of a machine has 1 to {NAME_CHARACTERS_MAX} characters of ASCII"
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():

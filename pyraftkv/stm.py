@@ -28,6 +28,7 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from pyraftkv import errors
+from pyraftkv.given import seconds
 from pyraftkv.keys import key_of, key_range, mod_revision_is, to_bytes
 from pyraftkv.kv import Bytes, Consistency, Stm
 from pyraftkv.store import Limits
@@ -76,12 +77,13 @@ class StmEngine(Protocol):
 async def transact(engine: StmEngine, work: Callable[[Stm], Awaitable[T]], *, timeout: float | None = None) -> T:
     """Call ``work`` with attempts until one is committed; see `KV.transact`."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + (TIMEOUT_SECONDS if timeout is None else timeout)
+    wait = seconds(timeout)
+    deadline = loop.time() + (TIMEOUT_SECONDS if wait is None else wait)
     pause_seconds = 0.0
     attempt = Attempt(engine, deadline)
     while True:
         try:
-            asked = work(attempt)
+            asked = work(attempt) if callable(work) else None
             if not isinstance(asked, Awaitable):
                 raise errors.InvalidRequest("a transaction is an async function, and awaits what it reads")
             result = await asked
@@ -128,6 +130,7 @@ class Attempt:
         self._ranges: dict[tuple[bytes, bytes], list[KeyValue]] = {}
         self._writes: dict[bytes, PutKey | DeleteRange] = {}
         self._is_prefetching = True
+        self._is_over = False
         self.is_outdated = False
         """Whether the revision that it reads at was compacted meanwhile."""
         self._present: TxnResult | None = None
@@ -140,6 +143,7 @@ class Attempt:
 
     async def get(self, key: Bytes) -> KeyValue | None:
         """Return the key's value; see `kv.Stm`."""
+        self._check()
         raw = key_of(key)
         write = self._writes.get(raw)
         if write is not None:
@@ -157,6 +161,7 @@ class Attempt:
         self, start: Bytes = b"", end: Bytes | None = None, *, prefix: Bytes | None = None
     ) -> list[KeyValue]:
         """Return a range; see `kv.Stm`."""
+        self._check()
         first, last = key_range(start, end, prefix)
         if (first, last) not in self._ranges:
             found = await self._ask(RangeQuery(first, last, limit=COMPARES_MAX))
@@ -179,18 +184,28 @@ class Attempt:
 
     def put(self, key: Bytes, value: Bytes, *, lease: int = 0) -> None:
         """Set the key; see `kv.Stm`."""
+        self._check()
         raw = key_of(key)
         self._writes[raw] = PutKey(raw, to_bytes(value), lease)
 
     def delete(self, key: Bytes) -> None:
         """Delete the key; see `kv.Stm`."""
+        self._check()
         raw = key_of(key)
         self._writes[raw] = DeleteRange(raw)
+
+    def _check(self) -> None:
+        """Refuse whoever has kept the attempt, or a task that was not waited for: what it puts now would be lost."""
+        if self._is_over:
+            raise errors.InvalidRequest(
+                "this attempt of a transaction is over: it takes part until its function returns"
+            )
 
     # --- For `transact` --------------------------------------------------------------------------------------------
 
     async def commit(self) -> bool:
         """Write what is to be written if nothing of what was read has changed; tell whether it is so."""
+        self._is_over = True
         if not self._writes:
             return True
         compares = [mod_revision_is(key, 0 if kv is None else kv.mod_revision) for key, kv in self._read.items()]

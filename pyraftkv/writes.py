@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pyraftkv import codec, errors
+from pyraftkv.given import seconds
 from pyraftkv.protocol import Envelope, MembersCommand
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
 from pyraftkv.settings import RulesCommand
@@ -51,10 +52,14 @@ TOGETHER_SECONDS = 0.05
 
 
 def deadline_of(now: float, timeout: float) -> float:
-    """Return when a wait of ``timeout`` seconds is over. Raises `InvalidRequest` for a NaN: no time is past that."""
-    deadline = now + timeout
-    if math.isnan(deadline):
-        raise errors.InvalidRequest("timeout= is a number of seconds, not NaN")
+    """Return when a wait of ``timeout`` seconds is over. Raises `InvalidRequest` for what is no time to wait."""
+    try:
+        deadline = now + timeout
+    except TypeError:
+        deadline = math.nan
+    if not now <= deadline < math.inf:
+        seconds(timeout)
+        raise errors.InvalidRequest(f"timeout={timeout!r}: no clock gets there")
     return deadline
 
 

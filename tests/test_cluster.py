@@ -10,6 +10,7 @@ from pyraftkv import Client, Cluster, Node, errors
 from pyraftkv.core import InstallSnapshot, SnapshotMeta
 from pyraftkv.node import RoleChanged, SnapshotInstalled
 from pyraftkv.protocol import Hello
+from pyraftkv.roster import MEMBERS_MAX
 from pyraftkv.transport.base import Connection
 from tests.node.support import FAST, asynchronous, caught_up, cluster_of, fast, other_than, pairs, refused, take, until
 
@@ -522,17 +523,31 @@ class Deaf:
 @asynchronous
 async def test_a_cluster_that_cannot_start_leaves_nothing_behind() -> None:
     """One address is taken: the error is raised, and the members that had begun are stopped."""
-    with pytest.raises(errors.ConfigurationError):
-        Cluster.in_memory(0)
+    for size in (0, MEMBERS_MAX + 1, "3", None, 2.5):
+        with pytest.raises(errors.ConfigurationError, match="1 to 64 members"):
+            Cluster.in_memory(size)  # type: ignore[arg-type]
     cluster = Cluster.in_memory(2, config=FAST)
     other = cluster.network.transport("n2")
     await other.start(Hello(0, 9, "other", 1, 1, ""), Deaf())
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(errors.ConfigurationError, match="n2 is already in use"):
         await cluster.__aenter__()
-    assert caught.group_contains(errors.ConfigurationError)
     assert cluster.nodes == {}
     assert "Cluster" in repr(cluster)
     await other.close()
+
+
+@asynchronous
+async def test_a_cluster_is_entered_once_at_a_time() -> None:
+    """The second block does not end what the first one runs; after it, the members go on from what they had saved."""
+    cluster = Cluster.in_memory(1, config=FAST)
+    async with cluster:
+        await cluster.leader.put("a", "1")
+        await refused(cluster.__aenter__(), errors.InvalidRequest)
+        await cluster.leader.put("a", "2")
+    async with cluster:
+        found = await cluster.leader.get("a")
+        assert found is not None
+        assert found.text == "2"
 
 
 @asynchronous

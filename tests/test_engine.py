@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,37 @@ async def test_wrong_requests(face: str, tmp_path: Path) -> None:
         got = await kv.get("a")
         assert got is not None
         assert len(got.value) == biggest
+
+
+@faces
+@asynchronous
+async def test_arguments_of_the_wrong_type_are_told_by_their_names(face: str, tmp_path: Path) -> None:
+    """Whatever a form or a configuration file has handed on: on a client as on a member, before anything is asked."""
+    async with open_face(face, tmp_path) as kv:
+        given: Any = kv  # as a program that no type checker has seen
+        for wrong in ("5", [], -1, math.inf, math.nan):
+            for call in (given.put("a", "x", timeout=wrong), given.get("a", timeout=wrong)):
+                assert "timeout=" in str(await refused(call, errors.InvalidRequest))
+        for name, call in {
+            "revision": given.get("a", revision=1.0),
+            "at_least": given.get("a", at_least="1"),
+            "if_revision": given.put("a", "x", if_revision="1"),
+            "limit": given.range(limit="10"),
+            "min_mod_revision": given.range(min_mod_revision="1"),
+            "sort": given.range(sort="key"),
+            "order": given.range(order="descend"),
+            "keys_max": given.view(prefix="", keys_max="1"),
+            "page": anext(given.scan(page="1")),
+            "min_revision": anext(given.history("a", min_revision="1")),
+            "older": anext(given.diff("1")),
+            "prev_kv": given.put("a", "x", prev_kv="no"),
+            "id": given.leases.revoke("x"),
+            "transaction": given.transact(None),
+        }.items():
+            assert name in str(await refused(call, errors.InvalidRequest))
+        with pytest.raises(errors.InvalidRequest, match="machine"):
+            given.machine(5)
+        assert (await kv.range()).count == 0
 
 
 @faces

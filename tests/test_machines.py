@@ -273,6 +273,45 @@ def test_limits_have_names() -> None:
         operation(version=0)
 
 
+def test_a_machine_without_a_snapshot_is_refused_when_it_is_made() -> None:
+    """Not by its first snapshot, which comes with the first million entries."""
+
+    class Forgetful(Machine):
+        @operation
+        def add(self) -> int:
+            return 1
+
+        def rows(self) -> list[Any]:
+            return []
+
+    with pytest.raises(errors.ConfigurationError, match=r"'forgetful', a Forgetful, has no 'load'"):
+        Machines({"forgetful": Forgetful})
+
+
+def test_what_would_never_be_called_is_no_machine() -> None:
+    """A coroutine, and a method in the place of an operation: where the class stands, not at the first call."""
+    with pytest.raises(TypeError, match=r"Awaits\.add cannot be a coroutine"):
+
+        class Awaits(Machine):
+            @operation
+            async def add(self) -> int:
+                return 1
+
+    with pytest.raises(TypeError, match=r"Another\.add takes the place of an operation"):
+
+        class Another(Tally):
+            def add(self, name: str, amount: int) -> int:  # type: ignore[override]
+                return 0
+
+
+def test_who_takes_an_operation_for_a_query_is_told() -> None:
+    """And the other way round."""
+    log = Log()
+    assert "it is a query" in str(log.call("get", "x"))
+    with pytest.raises(errors.OperationRefused, match="it is an operation"):
+        log.replica.machines.query(MachineQuery("tally", encode_call("add", ("x", 1))))
+
+
 def test_what_a_hello_says_of_machines_is_read_with_care() -> None:
     """Whoever is at the other end has written it."""
     assert versions_of(Machines({"b": Tally2, "a": Tally}).offer) == {"a": 1, "b": 2}

@@ -134,6 +134,42 @@ def test_addresses_that_nobody_can_have_are_refused_at_once(addresses: Any) -> N
         pyraftkv.connect(addresses)
 
 
+@pytest.mark.parametrize("addresses", [None, 5, [5], b"127.0.0.1:1"])
+def test_addresses_are_text(addresses: Any) -> None:
+    """None is what a variable of the environment is that nobody has set."""
+    with pytest.raises(errors.ConfigurationError, match="address"):
+        pyraftkv.connect(addresses)
+
+
+@pytest.mark.parametrize("option", [{"timeout": "5"}, {"timeout": None}, {"tls": "cert.pem"}, {"name": 5}])
+def test_a_client_is_not_left_to_find_out(option: dict[str, Any]) -> None:
+    """It would be connected to nobody, for ever, and say nothing of the reason."""
+    with pytest.raises(errors.ConfigurationError, match=next(iter(option))):
+        pyraftkv.connect("127.0.0.1:1", **option)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ({"name": 5}, "name"),
+        ({"listen": 2479}, "address"),
+        ({"members": ["a=h:1"]}, "members="),
+        ({"members": {"a": 5}}, "address"),
+        ({"join": 5}, "addresses"),
+        ({"tls": True}, "tls="),
+        ({"config": {"heartbeat_seconds": 1}}, "config="),
+        ({"machines": [dict]}, "machines="),
+        ({"machines": {"a": 5}}, "machines="),
+        ({"machines": {"a": dict}}, "'version'"),
+    ],
+)
+def test_options_of_the_wrong_type_are_told_by_their_names(option: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """When the node is made, not when it has started."""
+    with pytest.raises(errors.ConfigurationError, match=named):
+        pyraftkv.open(tmp_path / "d", **({"listen": "127.0.0.1:0"} | option))
+    assert not (tmp_path / "d").exists()
+
+
 def test_addresses_may_be_a_list() -> None:
     """What a program has is seldom a string with commas."""
     assert repr(pyraftkv.connect(["127.0.0.1:1", "127.0.0.1:2"])) == "<Client connected to nobody>"

@@ -179,6 +179,25 @@ async def test_what_ends_a_transaction() -> None:
 
 
 @asynchronous
+async def test_an_attempt_that_is_over_takes_no_part() -> None:
+    """What a forgotten task would put is refused, for nobody would ever write it."""
+    async with cluster_of(1) as cluster:
+        kept: list[Stm] = []
+
+        async def keeps(tx: Stm) -> None:
+            kept.append(tx)
+            tx.put("a", "1")
+
+        await cluster.leader.transact(keeps)
+        (tx,) = kept
+        for late in (lambda: tx.put("a", "2"), lambda: tx.delete("a")):
+            with pytest.raises(errors.InvalidRequest, match="over"):
+                late()
+        await refused(tx.get("a"), errors.InvalidRequest)
+        await refused(tx.range(prefix="a"), errors.InvalidRequest)
+
+
+@asynchronous
 async def test_compaction_of_what_is_read_is_no_failure() -> None:
     """When the revision that an attempt reads at is compacted, another attempt reads at a later one."""
     async with cluster_of(1) as cluster:

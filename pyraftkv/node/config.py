@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.core import PAYLOAD_BYTES_MAX, Config
@@ -74,6 +77,10 @@ class NodeConfig:
 
     def check(self) -> None:
         """Raise `ConfigurationError` that names the value, or the pair of values, that cannot work."""
+        for field in fields(self):
+            complaint = _complaint_of(getattr(self, field.name), field.default)
+            if complaint:
+                raise errors.ConfigurationError(f"{field.name}={getattr(self, field.name)!r}: {complaint}")
         pairs = (
             ("tick_seconds", "heartbeat_seconds", 1),
             ("heartbeat_seconds", "election_timeout_seconds", 3),
@@ -119,6 +126,17 @@ class NodeConfig:
         A promise is so many ticks of its giver's, of which the first may come at once.
         """
         return (self.election_ticks - 1) * self.tick_seconds * (1 - self.clock_drift_max)
+
+
+def _complaint_of(value: object, default: object) -> str:
+    """Return what is wrong with a value whose default is that: empty if it is of the same kind, and may be."""
+    if type(default) is bool and type(value) is not bool:
+        return "it is True or False"
+    if type(default) is int and (type(value) is not int or value < 0):
+        return "it is a whole number, 0 or more"
+    if type(default) is float and not (isinstance(value, int | float) and 0 <= value < math.inf):
+        return "it is a finite number, 0 or more"
+    return ""
 
 
 def core_config(member_id: int, config: NodeConfig, *, witness: bool) -> Config:

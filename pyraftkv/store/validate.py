@@ -93,8 +93,8 @@ def _check_batch(batch: PutBatch, limits: Limits) -> None:
 
 
 def _check_lease(command: GrantLease | RevokeLease) -> None:
-    if not 0 < command.id <= LEASE_MAX:
-        raise InvalidRequest(f"no lease has the id {command.id}")
+    if type(command.id) is not int or not 0 < command.id <= LEASE_MAX:
+        raise InvalidRequest(f"no lease has the id {command.id!r}")
     if isinstance(command, GrantLease) and command.ttl > LEASE_TTL_MAX_SECONDS:
         raise InvalidRequest(f"a lease of {command.ttl} seconds, over {LEASE_TTL_MAX_SECONDS}")
 
@@ -151,6 +151,9 @@ def _check_put(put: PutKey, _ops_max: int) -> int:
         raise InvalidRequest("a lease is given along with ignore_lease")
     if type(put.lease) is not int or not 0 <= put.lease <= LEASE_MAX:
         raise InvalidRequest(f"no lease has the id {put.lease!r}")
+    for flag in (put.prev_kv, put.ignore_value, put.ignore_lease):
+        if type(flag) is not bool:
+            raise InvalidRequest(f"prev_kv, ignore_value and ignore_lease are True or False, not {flag!r}")
     return len(put.key) + len(put.value)
 
 

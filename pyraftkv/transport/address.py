@@ -20,6 +20,8 @@ def parse_address(address: str) -> tuple[str, int]:
     Raises:
         ConfigurationError: It is neither ``host:port`` nor ``[v6 address]:port``.
     """
+    if not isinstance(address, str):
+        raise ConfigurationError(f"an address is text, 'host:port', not {address!r}")
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host

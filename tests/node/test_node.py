@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -449,6 +450,9 @@ async def test_configurations_that_cannot_work_are_refused() -> None:
         lone_node(tick_seconds=0.0)
     with pytest.raises(errors.ConfigurationError, match="append_bytes_max"):
         lone_node(append_bytes_max=PAYLOAD_BYTES_MAX + 1)
+    for name, wrong in {"retry_seconds": "1", "close_seconds": math.inf, "repair": 1, "append_bytes_max": 1e6}.items():
+        with pytest.raises(errors.ConfigurationError, match=name):
+            lone_node(**{name: wrong})
     with pytest.raises(errors.ConfigurationError, match="snapshot_entries_max"):
         lone_node(snapshot_entries_max=0)
     with pytest.raises(errors.ConfigurationError, match="snapshot_bytes_per_second_max"):
