@@ -482,7 +482,10 @@ def _tally_of(node: Node) -> Tally:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_operations_are_applied_once_under_faults(seed: int) -> None:
-    """Messages are lost, members die and come back: what was acknowledged is there once, the rest at most once."""
+    """Members die and come back: what was acknowledged is there once, the rest at most once.
+
+    Where messages get lost, too, and disks and clocks are bad, machines are called in random runs (`tests.sim`).
+    """
 
     async def scenario(cluster: Cluster) -> None:
         rng = random.Random(seed)

@@ -29,6 +29,7 @@ from pyraftkv import codec, errors
 from pyraftkv.engine import Engine
 from pyraftkv.node import Node
 from pyraftkv.sessions import dump
+from pyraftkv.sim.calling import FACTORIES, Caller, Calls, complaints, state_of
 from pyraftkv.sim.check.history import Outcome
 from pyraftkv.sim.check.revisions import replay
 from pyraftkv.sim.check.watches import check_watches
@@ -142,7 +143,7 @@ class Run:
         self.swarm = swarm or random_swarm(forks(seed, "swarm"), members=members)
         if orders_per_second:
             self.swarm = with_orders(self.swarm, forks(seed, "orders"), orders_per_second)
-        self.sim = Simulation(seed, swarm=self.swarm)
+        self.sim = Simulation(seed, swarm=self.swarm, machines=FACTORIES if self.swarm.workload.callers else None)
         self.seconds = seconds
         self.safety_seconds = seconds * SAFETY_SHARE
         load = self.swarm.workload
@@ -155,6 +156,7 @@ class Run:
             slowest=self.swarm.clock_rates[0],
             violated=self.sim.violated,
         )
+        self.calls = Calls()
         self.faults = (
             random_faults(
                 forks(seed, "faults"),
@@ -202,6 +204,8 @@ class Run:
             for number in range(load.tenants):
                 name = f"{life}.e{number}"
                 self._begin(group, host, self._tenant(self.sim.recorded(client, name), name, host).run())
+            for number in range(load.callers):
+                self._begin(group, host, self._caller(client, f"{life}.m{number}", host).run())
         await asyncio.Event().wait()  # its part is over, but a program that ends would be started again
 
     def _tenant(self, kv: Engine, name: str, host: Host) -> Tenant:
@@ -214,6 +218,16 @@ class Run:
             random=host.fork(),
             tenancy=self.tenancy,
             timeout=load.request_seconds,
+            is_over=lambda: self._stopping,
+        )
+
+    def _caller(self, kv: Engine, name: str, host: Host) -> Caller:
+        return Caller(
+            kv,
+            name,
+            random=host.fork(),
+            calls=self.calls,
+            timeout=self.swarm.workload.request_seconds,
             is_over=lambda: self._stopping,
         )
 
@@ -411,6 +425,9 @@ class Run:
         for host in rest:
             if _facts(host) != facts:
                 raise sim.failed("equal replicas", f"{host.name} differs from {first.name} at the same entry")
+        assert first.member is not None
+        for complaint in complaints(self.calls, first.member.replica.machines):
+            raise sim.failed("machines", complaint)
 
     # --- The end ---------------------------------------------------------------------------------------------------
 
@@ -480,4 +497,5 @@ def _facts(host: Host) -> list[object]:
     while isinstance(answer, Work):
         answer = answer.step(STEP_KEYS) or answer
     sessions = [codec.encode_table(part) for part in dump(replica.sessions.pin())]
-    return [replica.roster.plain(), store.compact_revision, answer, store.leases.rows(), sessions]
+    rows, machines = store.leases.rows(), state_of(replica.machines)
+    return [replica.roster.plain(), store.compact_revision, answer, rows, sessions, machines]

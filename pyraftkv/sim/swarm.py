@@ -59,6 +59,8 @@ class Workload:
     """Of the reads: they go by the leader's lease, where it has one."""
     tenants: int = 0
     """Of each client's machine: programs that hold leases of the store, with keys under them."""
+    callers: int = 0
+    """Of each client's machine: programs that call state machines beside the store."""
 
     def __post_init__(self) -> None:
         """See that clients can do this. Raises `ConfigurationError`."""
@@ -74,6 +76,7 @@ class Workload:
             request_seconds=0 < self.request_seconds < inf,
             lease_share=0 <= self.lease_share <= 1,
             tenants=0 <= self.tenants <= CLIENTS_MAX,
+            callers=0 <= self.callers <= CLIENTS_MAX,
         )
 
 
@@ -163,6 +166,9 @@ WITNESS_SHARE = 0.15
 TENANTS_SHARE = 0.2
 """Of the seeds: clients hold leases there."""
 
+CALLERS_SHARE = 0.15
+"""Of the seeds: clients call state machines there."""
+
 CALM_SHARE = 0.04
 """Of the seeds: nothing goes wrong there, and everything must be perfect."""
 
@@ -212,8 +218,10 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
         swarm = with_orders(swarm, random, random.choice([0.2, 0.4, 0.8]))
     elif changes_members and swarm.members == DATA_VOTERS_MIN + 1 and random.random() < WITNESS_SHARE:
         swarm = replace(swarm, witness=True)
-    if random.random() < TENANTS_SHARE:  # drawn last: all other seeds stay what they were
+    if random.random() < TENANTS_SHARE:
         swarm = with_tenants(swarm, random.choice([1, 2]), checkpoint_seconds=random.choice([1.0, 3.0, 300.0]))
+    if random.random() >= 1 - CALLERS_SHARE:  # drawn last: all other seeds stay what they were
+        swarm = with_callers(swarm, random.choice([1, 2]))
     return swarm
 
 
@@ -254,6 +262,11 @@ def with_tenants(swarm: Swarm, tenants: int, *, checkpoint_seconds: float) -> Sw
         workload=replace(swarm.workload, tenants=tenants),
         kinds=tuple(name for name in swarm.kinds if name != "jump_clock"),
     )
+
+
+def with_callers(swarm: Swarm, callers: int) -> Swarm:
+    """Return the swarm with state machines beside the store, and so many programs per client that call them."""
+    return replace(swarm, workload=replace(swarm.workload, callers=callers))
 
 
 def random_kinds(random: Random, members: int) -> tuple[str, ...]:

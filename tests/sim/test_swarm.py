@@ -91,6 +91,12 @@ def test_some_seeds_have_tenants_and_clocks_by_which_leases_can_be_judged() -> N
     assert all(swarm.clock_rates[0] > 0.5 for swarm in tenanted)
 
 
+def test_some_seeds_call_state_machines() -> None:
+    """A seventh or so."""
+    calling = [seed for seed in SEEDS if drawn(seed)[0].workload.callers]
+    assert len(SEEDS) / 20 < len(calling) < len(SEEDS) / 4
+
+
 # --- Schedules -----------------------------------------------------------------------------------------------------
 
 
