@@ -75,14 +75,14 @@ class Chaos:
             self.read: 3,
             self.crash_or_restart: rng.choice((0, 1, 3)),
             self.partition: rng.choice((0, 1, 3)),
-            self.snapshot: rng.choice((0, 4)),
+            self.snapshot: rng.choice((4, 12) if witness else (0, 4)),
             self.transfer: rng.choice((0, 1)),
             self.unreachable: 1,
             self.campaign: rng.choice((0, 1)),
             self.forget: rng.choice((0, 1)),
             self.change: self.changing,
             self.calm: 1,
-            self.squeeze: rng.choice((0, 2, 6)) if witness else 0,
+            self.squeeze: rng.choice((0, 6, 12)) if witness else 0,
         }
         """How often each step is taken: another mix for every seed."""
 

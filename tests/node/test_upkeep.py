@@ -17,6 +17,7 @@ from pyraftkv.replica import Replica
 from pyraftkv.roster import Roster
 from pyraftkv.settings import Alarm, AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode, Settings
 from pyraftkv.store.commands import Compact
+from tests.core.machines import machine
 from tests.node.support import asynchronous, caught_up, cluster_of, fast, other_than, refused, until
 
 KIB = 1024
@@ -149,6 +150,31 @@ async def test_every_member_tells_of_alarms_that_come_and_go() -> None:
         assert [heard.count(AlarmRaised(corrupt)), heard.count(AlarmCleared(corrupt))] == [1, 1]
         listening.cancel()
         await asyncio.wait([listening])
+
+
+@asynchronous
+async def test_who_does_not_lead_tells_of_alarms_too() -> None:
+    """What it has applied is true of the cluster, whoever leads."""
+    replica, heard = Replica(), list[object]()
+
+    async def decide(command: object) -> None:
+        raise AssertionError(f"a follower decides {command}")
+
+    upkeep = Upkeep(
+        machine(),
+        loop=asyncio.get_running_loop(),
+        replica=lambda: replica,
+        decide=decide,
+        offered=lambda: 0,
+        first_settings=None,
+        emit=heard.append,
+    )
+    for is_raised in (True, False):
+        replica.rules.decide(ChangeAlarm(AlarmKind.CORRUPT, 1, is_raised=is_raised))
+        upkeep.tend()
+        upkeep.tend()
+    corrupt = "memberID:1 alarm:CORRUPT"
+    assert heard == [AlarmRaised(corrupt), AlarmCleared(corrupt)]
 
 
 @asynchronous
