@@ -17,6 +17,8 @@ from tests.mutants.sites import changed, sites
 HANG_SECONDS = 6.0
 """Long enough to start pytest on a busy machine."""
 
+_TEST = re.compile(r"^(?:async )?def (test_\w+)\(", re.MULTILINE)
+
 # --- The patches -----------------------------------------------------------------------------------------------------
 
 
@@ -125,6 +127,19 @@ def test_every_killer_is_there(mutants: list[Mutant]) -> None:
             path, test = found
             text = (ROOT / path).read_text(encoding="utf-8")
             assert re.search(rf"^(async )?def {test}\(", text, re.MULTILINE), f"{mutant.name}: {mutant.killer}"
+
+
+@pytest.mark.parametrize("page", ["raft-rules.md", "pitfalls.md"])
+def test_the_tables_of_rules_name_what_is_there(page: str, mutants: list[Mutant]) -> None:
+    """Each test stands in the file that its link leads to, or in any, and each mutant among the others."""
+    rows = [line for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    tests = {path: set(_TEST.findall(path.read_text(encoding="utf-8"))) for path in (ROOT / "tests").rglob("test_*.py")}
+    names = {mutant.name for mutant in mutants}
+    for row in rows:
+        linked = re.findall(r"\[`(test_\w+)`\]\(\.\./([^)]+)\)", row)
+        assert [test for test, path in linked if test not in tests[ROOT / path]] == []
+        assert set(re.findall(r"`(test_\w+)`", row)) <= set().union(*tests.values()), row
+        assert set(re.findall(r"`([a-z]+(?:-[a-z]+)+)`", row.rpartition(" | ")[2])) <= names, row
 
 
 def test_only_the_product_is_broken(mutants: list[Mutant]) -> None:

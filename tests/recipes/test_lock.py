@@ -138,6 +138,32 @@ def test_a_holder_that_is_cut_off_knows_before_the_next_one_holds() -> None:
     virtually(scenario, members=3)
 
 
+def test_who_lost_its_place_while_it_waited_does_not_hold() -> None:
+    """Its key went, by an operator or with its lease; somebody may have come since, and hold by rights."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        lost: list[errors.LeaseLost] = []
+
+        async def wait() -> None:
+            try:
+                async with Lock(kv, "a", ttl=TTL, value="waiter"):
+                    raise AssertionError("it holds what it has lost")
+            except errors.LeaseLost as error:
+                lost.append(error)
+
+        async with Lock(kv, "a", ttl=TTL, value="holder") as held:
+            waiting = asyncio.ensure_future(wait())
+            await asyncio.sleep(1)
+            place = next(each for each in await held.contenders() if each.text == "waiter")
+            await kv.delete(place.key)
+            await asyncio.sleep(1)
+        await waiting
+        assert "out of the row" in str(lost)
+
+    virtually(scenario)
+
+
 def test_cancelling_from_outside_is_no_loss() -> None:
     """`CancelledError` stays what it is, and the lock is free at once."""
 
