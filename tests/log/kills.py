@@ -1,16 +1,19 @@
 """Kill a process at every line of the log that it executes, with SIGKILL, and see what the next one finds.
 
-python -m tests.log.kills [--points N] [--seed S]
+python -m tests.log.kills [--rounds N] [--seed S]
 
 .. code-block:: text
 
-    parent ──fork──► child: runs a life on real files, counts the lines of pyraftkv/log, kills itself at the N-th
+    parent ──► runs a life on real files, and looks at them before each line of pyraftkv/log: what a kill would leave
+      │        └─► starts on each of these, and judges by what had been acknowledged then
+      ├──fork──► child: runs the same life, counts the lines, kills itself at the N-th
       │                │ one byte for every acknowledgement
       ◄───── pipe ─────┘
-      └─► starts on the same files, and judges by as many acknowledgements as bytes came
+      └─► starts on the files that are left, which are the very ones that were seen there
 
-A life is the same every time, so a life that is not killed knows what had been promised after each byte. Points are
-dealt out to lines and not to time: a process is killed at each line equally often, or each time that it is executed.
+A life is the same every time, so one that is not killed knows what is promised after each byte, and what is on the disk
+before each line. So every place in every life is judged (``points``), for the price of a start for each disk that
+differs. And at each line a process is killed that really is one (``kills``): what that leaves is what was seen there.
 
 A killed process loses nothing that it wrote: that each sync is there is shown by `tests.log.census`, and not here.
 The last line printed is a JSON object.
@@ -28,7 +31,8 @@ import signal
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,18 +40,19 @@ from inspect import CO_OPTIMIZED
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pyraftkv.log
-from pyraftkv.log import FileStorage, OsFileSystem
+from pyraftkv.log import FileStorage, FileSystem, OsFileSystem
 from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.log.snapshot import SnapshotReader
 from tests.log.disks import until_crash
 from tests.log.model import Promise
+from tests.log.plain import Plain, PlainFile
 from tests.log.scenarios import Scenario, Script
 
 ROOM = str(Path(pyraftkv.log.__file__).parent) + os.sep
-POINTS = 500
+ROUNDS = 1
 ACKNOWLEDGEMENTS = frozenset({"completed", "snapshot_promised", "boot_promised", "incarnation_promised", "owners"})
 """What a `Driver` changes when something was promised."""
 
@@ -66,6 +71,10 @@ LIVES = (
 )
 Line = tuple[str, int]
 Snapshots = dict[tuple[int, int], list[list[bytes]]]
+Files = dict[str, dict[str, bytes]]
+"""The bytes of each file, by directory and name."""
+Heard = Callable[[CodeType, int], object]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Told(Script):
@@ -96,6 +105,35 @@ def nothing() -> None:
     """Do it: nobody listens."""
 
 
+def _changing(method: F) -> F:
+    """Have it known while it runs, and that it ran."""
+
+    def changing(self: Watched, *arguments: Any, **options: Any) -> Any:
+        self.is_busy = True
+        try:
+            return method(self, *arguments, **options)
+        finally:
+            self.is_busy = False
+            self.changes += 1
+
+    return changing  # type: ignore[return-value]  # it is called as the method is
+
+
+class Watched(OsFileSystem):
+    """Real files, and whether they may be others than they were."""
+
+    is_busy = False
+    changes = 0
+
+    make_dir = _changing(OsFileSystem.make_dir)
+    open = _changing(OsFileSystem.open)
+    pwrite = _changing(OsFileSystem.pwrite)
+    truncate = _changing(OsFileSystem.truncate)
+    rename = _changing(OsFileSystem.rename)
+    unlink = _changing(OsFileSystem.unlink)
+    lock = _changing(OsFileSystem.lock)
+
+
 @dataclass
 class Case:
     """One life, begun on the files that the lives before it left."""
@@ -110,8 +148,49 @@ class Case:
     """Every data that is ever written for a snapshot, in any life."""
     lines: list[Line] = field(default_factory=list)
     """What the life executes, in order."""
+    left: list[Files] = field(default_factory=list)
+    """What was on the disk before each of them."""
+    acknowledged: list[int] = field(default_factory=list)
+    """How much had been acknowledged before each."""
     promises: list[Promise] = field(default_factory=list)
     """What is promised after so many acknowledgements."""
+
+
+class Witness:
+    """Writes down what happens in a life.
+
+    Args:
+        case: Where.
+        fs: What the life runs on.
+        work: Its directory.
+        known: Bytes that were read before, so that equal ones are kept once.
+    """
+
+    def __init__(self, case: Case, fs: Watched, work: Path, known: dict[bytes, bytes]) -> None:
+        self._case, self._fs, self._work, self._known = case, fs, work, known
+        self._changes = -1
+
+    def note(self, code: CodeType, line: int) -> None:
+        """A line is about to be executed."""
+        case, fs = self._case, self._fs
+        if fs.is_busy or fs.changes != self._changes:
+            self._changes = fs.changes
+            left = read(self._work, self._known)
+            case.left.append(case.left[-1] if case.left and case.left[-1] == left else left)
+        else:
+            case.left.append(case.left[-1])
+        case.lines.append((sys.intern(code.co_filename[len(ROOM) :]), line))
+        case.acknowledged.append(len(case.promises))
+
+
+def read(path: Path, known: dict[bytes, bytes]) -> Files:
+    """Return all that is in a data directory; empty if there is none. O(bytes)."""
+    return {
+        folder.removeprefix(str(path)): {
+            name: known.setdefault(data, data) for name in sorted(names) for data in [Path(folder, name).read_bytes()]
+        }
+        for folder, _, names in os.walk(path)
+    }
 
 
 def cases(scenario: Scenario, seed: int, work: Path, copies: Path) -> Iterator[Case]:
@@ -124,6 +203,7 @@ def cases(scenario: Scenario, seed: int, work: Path, copies: Path) -> Iterator[C
         copies: Where the files of each life's beginning are kept.
     """
     driver = Told(scenario, seed, str(work))
+    known: dict[bytes, bytes] = {}
     for number, steps in enumerate(scenario.lives):
         if steps == TORN:
             tear(work)
@@ -133,7 +213,8 @@ def cases(scenario: Scenario, seed: int, work: Path, copies: Path) -> Iterator[C
             shutil.copytree(work, before)
         case = Case(scenario, steps, before, deepcopy(driver), driver.snapshots)
         driver.tell = partial(remember, case, driver)
-        live(driver, steps, partial(note, case))
+        fs = Watched()
+        live(driver, steps, fs, Witness(case, fs, work, known).note)
         remember(case, driver)
         driver.tell, driver.storage = nothing, None
         yield case
@@ -144,32 +225,64 @@ def remember(case: Case, driver: Told) -> None:
     case.promises.append(driver.promise())
 
 
-def note(case: Case, frame: FrameType) -> None:
-    """A line is about to be executed."""
-    case.lines.append((sys.intern(frame.f_code.co_filename[len(ROOM) :]), frame.f_lineno))
+def live(driver: Told, steps: str, fs: OsFileSystem, heard: Heard) -> None:
+    """Run a life to its end; ``heard`` is called before each line of the log, with its code and its number."""
+
+    async def main() -> None:
+        count = driver.begin(steps)
+        assert not await until_crash(lambda workers: driver.life(fs, workers, count))
+
+    with listening(heard):
+        asyncio.run(main())
 
 
-def live(driver: Told, steps: str, heard: Callable[[FrameType], object]) -> None:
-    """Run a life to its end; ``heard`` is called before each line of the log."""
+@contextmanager
+def listening(heard: Heard) -> Generator[None]:
+    """Have ``heard`` called before each line of the log that is executed meanwhile, on this thread."""
+    if sys.version_info >= (3, 12):
+        with _monitored(heard):
+            yield
+        return
 
     def line(frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":
-            heard(frame)
+            heard(frame.f_code, frame.f_lineno)
         return line
 
     def call(frame: FrameType, _event: str, _argument: object) -> Any:
         return line if frame.f_code.co_filename.startswith(ROOM) else None
 
-    async def main() -> None:
-        count, fs = driver.begin(steps), OsFileSystem()
-        assert not await until_crash(lambda workers: driver.life(fs, workers, count))
-
     before = sys.gettrace()
     sys.settrace(call)
     try:
-        asyncio.run(main())
+        yield
     finally:
         sys.settrace(before)
+
+
+if sys.version_info >= (3, 12):
+
+    @contextmanager
+    def _monitored(heard: Heard) -> Generator[None]:
+        """As `listening`, without a call for each function that is none of the log's (PEP 669)."""
+        monitoring = sys.monitoring
+        tool, event = monitoring.DEBUGGER_ID, monitoring.events.LINE
+
+        def line(code: CodeType, number: int) -> object:
+            if not code.co_filename.startswith(ROOM):
+                return monitoring.DISABLE  # this place; it costs nothing from now on
+            heard(code, number)
+            return None
+
+        monitoring.use_tool_id(tool, "kills")
+        monitoring.register_callback(tool, event, line)
+        monitoring.set_events(tool, event)
+        try:
+            yield
+        finally:
+            monitoring.set_events(tool, monitoring.events.NO_EVENTS)
+            monitoring.register_callback(tool, event, None)
+            monitoring.free_tool_id(tool)
 
 
 def tear(path: Path) -> None:
@@ -202,7 +315,7 @@ def die_at(case: Case, number: int, writer: int) -> NoReturn:
     """Run the life, and end it."""
     left = number
 
-    def heard(_frame: FrameType) -> None:
+    def heard(_code: CodeType, _line: int) -> None:
         nonlocal left
         if not left:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -210,38 +323,61 @@ def die_at(case: Case, number: int, writer: int) -> NoReturn:
 
     try:
         case.driver.told = partial(os.write, writer, b".")
-        live(case.driver, case.steps, heard)
+        live(case.driver, case.steps, OsFileSystem(), heard)
     finally:
         os._exit(1)
 
 
-def judge(case: Case, promise: Promise, work: Path) -> None:
-    """Start on what the killed process left. Raises `AssertionError` if it breaks the promise."""
+def judge(case: Case, acknowledged: int, fs: FileSystem, path: str) -> None:
+    """Start on what a killed process left. Raises `AssertionError` if it breaks what was promised."""
     size = case.scenario.segment_bytes_max
-    opened = FileStorage(work, random=Random(1), segment_bytes_max=size)._open()
+    opened = FileStorage(path, fs=fs, random=Random(1), segment_bytes_max=size)._open()
     try:
-        promise.judge(opened.recovered)
+        case.promises[acknowledged].judge(opened.recovered)
         snapshot = opened.recovered.snapshot
         if snapshot is not None:
-            reader = SnapshotReader(OsFileSystem(), str(work / "snap"), term=snapshot.term, index=snapshot.index)
+            reader = SnapshotReader(fs, f"{path}/snap", term=snapshot.term, index=snapshot.index)
             assert list(reader.chunks()) in case.snapshots[snapshot.term, snapshot.index]
             reader.close()
     finally:
         opened.wal.close()
-        os.close(opened.lock_fd)
+        fs.close(opened.lock_fd)
 
 
-def deal(all_cases: Sequence[Case], points: int, random: Random) -> list[tuple[Case, int]]:
-    """Return where to kill: each line once before any is taken twice."""
+def judge_all(case: Case) -> int:
+    """Start on whatever a kill at any line would leave; return how many starts that took."""
+    judged: set[tuple[int, int]] = set()
+    for number, (left, acknowledged) in enumerate(zip(case.left, case.acknowledged, strict=True)):
+        if (id(left), acknowledged) in judged:
+            continue
+        judged.add((id(left), acknowledged))
+        files = {
+            f"/data{folder}": {name: PlainFile(data) for name, data in names.items()} for folder, names in left.items()
+        }
+        with blamed(case, number):
+            judge(case, acknowledged, Plain(files), "/data")
+    return len(judged)
+
+
+@contextmanager
+def blamed(case: Case, number: int) -> Generator[None]:
+    """Say of an error which life it was, and where it ended."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"{case.steps!r}, killed at line {number}: {case.lines[number]}")
+        raise
+
+
+def deal(all_cases: Sequence[Case], rounds: int, random: Random) -> list[tuple[Case, int]]:
+    """Return where to kill: at each line so often, or each time that it is executed."""
     hits: dict[Line, list[tuple[Case, int]]] = defaultdict(list)
     for case in all_cases:
         for number, line in enumerate(case.lines):
             hits[line].append((case, number))
     for of_line in hits.values():
         random.shuffle(of_line)
-    rounds = range(max(map(len, hits.values())))
-    dealt = [hits[line][turn] for turn in rounds for line in sorted(hits) if turn < len(hits[line])]
-    return dealt[:points]
+    return [place for line in sorted(hits) for place in hits[line][:rounds]]
 
 
 def executable() -> dict[str, set[int]]:
@@ -263,30 +399,39 @@ def executable() -> dict[str, set[int]]:
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; a broken promise is an exception."""
     parser = argparse.ArgumentParser(prog="python -m tests.log.kills", description="Kill a process at every line.")
-    parser.add_argument("--points", type=int, default=POINTS, help=f"how many processes ({POINTS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"processes for each line ({ROUNDS})")
     parser.add_argument("--seed", type=int, default=1, help="which lives (1)")
     options = parser.parse_args(arguments)
     memory = Path("/dev/shm")
+    starts = 0
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         work, copies = Path(folder, "work"), Path(folder, "copies")
         every: list[Case] = []
         for number, scenario in enumerate(LIVES):
             shutil.rmtree(work, ignore_errors=True)
-            every += cases(scenario, options.seed * len(LIVES) + number, work, copies)
-        dealt = deal(every, options.points, Random(options.seed))
+            for case in cases(scenario, options.seed * len(LIVES) + number, work, copies):
+                starts += judge_all(case)
+                every.append(case)
+        dealt = deal(every, options.rounds, Random(options.seed))
         gc.freeze()  # a collection in a child would copy every page of the parent
         for case, number in dealt:
-            try:
+            with blamed(case, number):
                 acknowledged = kill_at(case, number, work)
-                judge(case, case.promises[acknowledged], work)
-            except BaseException as error:
-                error.add_note(f"seed {options.seed}, {case.steps!r}, killed at line {number}: {case.lines[number]}")
-                raise
+                assert acknowledged == case.acknowledged[number], "another life than the one before"
+                assert read(work, {}) == case.left[number], "a kill leaves something else than was seen there"
+                judge(case, acknowledged, OsFileSystem(), str(work))
     met = {case.lines[number] for case, number in dealt}
     for name, lines in executable().items():
         here = {line for module, line in met if module == name}
         print(f"{name:<14} {len(here & lines):>4} of {len(lines):>4} lines")  # noqa: T201
-    print(json.dumps({"points": len(dealt), "lines": len(met), "of": sum(map(len, executable().values()))}))  # noqa: T201
+    counts = {
+        "kills": len(dealt),
+        "points": sum(len(case.lines) for case in every),
+        "starts": starts,
+        "lines": len(met),
+        "of": sum(map(len, executable().values())),
+    }
+    print(json.dumps(counts))  # noqa: T201
     return 0
 
 
