@@ -29,6 +29,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
 from pyraftkv.kv import KV, Bytes
@@ -59,6 +60,7 @@ class Contest:
         self._is_asking = False
         self._seen: tuple[int, Sequence[KeyValue]] | None = None
         """The revision at which it joined the row, and the nearest that stood before it; None: look."""
+        self._session = session
         self.lease = session.lease
         """What the contender's key hangs on."""
         self.key = f"{row}{kind}{session.next_place()}"
@@ -155,10 +157,15 @@ class Contest:
     async def leave(self) -> None:
         """Step out of the row, if the contender may stand there.
 
-        Raises `NotApplied`, `MaybeApplied`: then the lease's end does it.
+        Raises `NotApplied`, `MaybeApplied`: then the session does it as soon as it can, or the lease's end.
         """
-        if self._is_asking:
+        if not self._is_asking:
+            return
+        try:
             await self._kv.delete(self.key)
+        except BaseException:
+            self._session.leave_later(partial(self._kv.delete, self.key))
+            raise
 
     async def _own(self, timeout: float | None) -> KeyValue | None:
         found = await self._kv.get(self.key, timeout=timeout)

@@ -13,6 +13,7 @@ both keys go in one transaction. When he dies, the lease's end takes his key awa
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
@@ -192,10 +193,17 @@ class Taken:
         if session is not self._shared:
             await session.__aexit__(kind, *exc)
         elif not self._is_over:
-            # A claim that was cancelled may have been done: whatever of this take stands there goes.
-            for held in [self._mark(item)] if item else [kv.key async for kv in self._kv.scan(prefix=self._held)]:
-                ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, held, self._owner)
-                await self._kv.txn().when(ours).then(DeleteRange(held))
+            try:
+                await self._give_back(item)
+            except BaseException:
+                session.leave_later(partial(self._give_back, item))
+                raise
+
+    async def _give_back(self, item: KeyValue | None) -> None:
+        """Let go of the item, or of whatever this take has: a claim that was cancelled may have been done."""
+        for held in [self._mark(item)] if item else [kv.key async for kv in self._kv.scan(prefix=self._held)]:
+            ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, held, self._owner)
+            await self._kv.txn().when(ours).then(DeleteRange(held))
 
     def _mark(self, item: KeyValue) -> bytes:
         return self._held.encode() + item.key.removeprefix(self._items.encode())

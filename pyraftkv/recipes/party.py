@@ -3,19 +3,22 @@
 1. A program is started again under the id of its former life, whose lease still lives. It takes the place over: the key
    hangs on its own lease from then on, and the end of the older one leaves it alone.
 2. The older one is not dead, but slow, and leaves now. It deletes the key only if that hangs on its own lease.
+3. Both are under one session, and so under one lease: the older one's word is lost, or late, and it has come back
+   under its id by then. So it deletes the key only if that is as it was written last, where it knows when that was.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.compares import is_under
+from pyraftkv.recipes.compares import is_changed_at, is_under
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
-from pyraftkv.store.commands import DeleteRange, PutKey, SortTarget
+from pyraftkv.store.commands import Compare, DeleteRange, PutKey, SortTarget
 from pyraftkv.store.values import KeyValue
 
 
@@ -42,6 +45,8 @@ class Presence:
         """Of this one, once it is entered."""
         self._value = value
         self._ttl = ttl
+        self._written_at = 0
+        """The revision of what it wrote last; 0 when that was not answered."""
         self._session: Session | None = None
 
     def __repr__(self) -> str:
@@ -51,8 +56,11 @@ class Presence:
         """Let the others see something else. Raises `LeaseLost`, `NotApplied`, `MaybeApplied`."""
         session = self._entered()
         put = PutKey(self._key, value.encode() if isinstance(value, str) else value, session.lease.id)
-        if not (await self._kv.txn().when(is_under(self._key, session.lease.id)).then(put)).succeeded:
+        self._written_at = 0
+        result = await self._kv.txn().when(is_under(self._key, session.lease.id)).then(put)
+        if not result.succeeded:
             raise LeaseLost(f"{self!r} is not there any more, or somebody else's", lease=session.lease.id)
+        self._written_at = result.revision
 
     async def check(self) -> None:
         """Raise `LeaseLost` unless the others can see it. Raises `Unavailable`."""
@@ -78,17 +86,25 @@ class Presence:
         return self
 
     async def _appear(self) -> None:
-        await self._kv.put(self._key, self._value, lease=self._entered().lease.id)
+        self._written_at = (await self._kv.put(self._key, self._value, lease=self._entered().lease.id)).revision
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         await self._leave(kind, *exc)
 
     async def _leave(self, kind: type[BaseException] | None, *exc: object) -> None:
         session = self._entered()
-        if session is self._shared:
-            await self._kv.txn().when(is_under(self._key, session.lease.id)).then(DeleteRange(self._key))
-        else:
+        if session is not self._shared:
             await session.__aexit__(kind, *exc)
+            return
+        is_ours = is_changed_at(self._key, self._written_at)
+        try:
+            await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
+        except BaseException:
+            session.leave_later(partial(self._delete, is_ours))
+            raise
+
+    async def _delete(self, when: Compare) -> None:
+        await self._kv.txn().when(when).then(DeleteRange(self._key))
 
     @property
     def _key(self) -> bytes:

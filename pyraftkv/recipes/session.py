@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from pyraftkv.errors import InvalidRequest, LeaseNotFound
+from pyraftkv.errors import Closed, InvalidRequest, LeaseNotFound, MaybeApplied, PyraftkvError, Unavailable
 from pyraftkv.kv import KV, Lease
 from pyraftkv.recipes.body import Body
 
 TTL_DEFAULT = 10.0
 """Seconds after which the others go on without somebody who is gone."""
+PLACES_LEFT_MAX = 1024
+"""Places of one session that could not be left at once, and are left later; one more is there until its end."""
+RETRY_SECONDS = 1.0
+"""Before a place is tried to be left again."""
 
 
 class Session:
@@ -32,6 +37,8 @@ class Session:
         self._lease = kv.lease(ttl=ttl, timeout=timeout)
         self._body: Body | None = None
         self._places = 0
+        self._left: deque[Callable[[], Awaitable[object]]] = deque()
+        self._leaving: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Session of {self._lease!r}>"
@@ -45,6 +52,32 @@ class Session:
         """Return what names another place under the lease: no other one is called so, of this session or of any."""
         self._places += 1
         return f"{self._lease.id:016x}.{self._places}"
+
+    def leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
+        """Do this until it is done, or the session over: somebody has a place under it, and could not leave it.
+
+        1. A lock is released while the cluster has no leader, or whoever releases it is cancelled. He goes on.
+        2. The session goes on as well, and with it the key. Nobody holds the lock, and nobody can have it.
+        """
+        if self._body is None or len(self._left) >= PLACES_LEFT_MAX:
+            return
+        self._left.append(leave)
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave_all(), name="pyraftkv-leave")
+
+    async def _leave_all(self) -> None:
+        while self._left and not self._lease.lost.is_set():
+            try:
+                await self._left[0]()
+            except Closed:
+                self._left.clear()
+            except (Unavailable, MaybeApplied):
+                await asyncio.sleep(RETRY_SECONDS)
+            except PyraftkvError:  # it will not be otherwise the next time
+                self._left.popleft()
+            else:
+                self._left.popleft()
+        self._leaving = None
 
     async def __aenter__(self) -> Self:
         self._check_is_new()
@@ -84,6 +117,8 @@ class Session:
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         assert self._body is not None
+        if self._leaving is not None:
+            self._leaving.cancel()
         try:
             self._body.leave(kind)
         finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from pyraftkv import KV, Cluster, PutKey, errors
 from pyraftkv.engine import Namespace
-from pyraftkv.recipes import Lock, Registry, RWLock, Semaphore, Session
+from pyraftkv.recipes import DoubleBarrier, Lock, LockingQueue, Party, Registry, RWLock, Semaphore, Session
 from pyraftkv.store.commands import Command, GrantLease, Transaction
 from pyraftkv.store.values import Result
 from tests.recipes.support import TTL, Cancelling, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
@@ -406,6 +407,46 @@ def test_cancelled_anywhere_it_leaves_no_place_in_a_session_that_goes_on() -> No
 
         virtually(scenario)
     assert at > 3
+
+
+@pytest.mark.parametrize("how", ["nobody answers", "cancelled"])
+@pytest.mark.parametrize("kind", ["lock", "barrier", "item", "presence", "presence with an id"])
+def test_a_place_that_could_not_be_left_is_left_later(kind: str, how: str) -> None:
+    """Its session goes on, and would keep it for ever: held by nobody, and free for nobody."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Session(kv, ttl=60) as session:
+            places: dict[str, AbstractAsyncContextManager[object]] = {
+                "lock": Lock(session, "a"),
+                "barrier": DoubleBarrier(session, "a", count=1),
+                "item": LockingQueue(kv, "a").take(session=session),
+                "presence": Party(session, "a").join(),
+                "presence with an id": Party(session, "a").join(id="me"),
+            }
+            await LockingQueue(kv, "a").push("one")
+            leaving = asyncio.ensure_future(leave_alone(places[kind], cluster))
+            if how == "cancelled":
+                await asyncio.sleep(3)
+                leaving.cancel()
+            await asyncio.wait([leaving])
+            assert leaving.cancelled() or isinstance(leaving.exception(), errors.PyraftkvError)
+            await asyncio.sleep(20)
+            cluster.network.heal()
+            await asyncio.sleep(20)
+            assert await kv.leases.list() == [session.lease.id]
+            assert (await kv.leases.time_to_live(session.lease.id, keys=True)).keys == []
+
+    virtually(scenario, members=3)
+
+
+async def leave_alone(place: AbstractAsyncContextManager[object], cluster: Cluster) -> None:
+    """Have a place, and leave it when nobody reaches anybody."""
+    async with place:
+        for node in cluster:
+            cluster.network.isolate(node.address)
+        await asyncio.sleep(2)
+        raise ValueError("an item is given back, not done")
 
 
 async def take_in(session: Session) -> None:

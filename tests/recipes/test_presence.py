@@ -81,6 +81,24 @@ def test_a_second_life_takes_the_place_of_the_first() -> None:
     virtually(scenario)
 
 
+def test_a_second_life_under_the_same_session_keeps_its_place() -> None:
+    """The first one's end is that of another write, though both hang on one lease."""
+
+    async def scenario(cluster: Cluster) -> None:
+        async with Session(cluster.leader, ttl=TTL) as session:
+            party = Party(session, "p")
+            old = party.join("old", id="a")
+            await old.__aenter__()
+            await old.update("older")
+            async with party.join("new", id="a") as new:
+                await old.__aexit__(None, None, None)
+                await new.check()
+                assert [member.text for member in await party.members()] == ["new"]
+            assert await party.members() == []
+
+    virtually(scenario)
+
+
 def test_several_under_one_session_are_several() -> None:
     """Each with an id of its own."""
 
