@@ -392,7 +392,10 @@ def told(error: BaseException) -> str:
     2. The answer cannot be sent. Its client asks again on another connection, and all its other calls with it.
     3. At the deadline, what was refused has become a write whose outcome is unknown.
     """
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception as failure:  # noqa: BLE001 - an exception of a user's own, who can say anything
+        text = f"(its message cannot be told: {type(failure).__name__})"
     if len(text) > MESSAGE_CHARACTERS_MAX:
         kept = MESSAGE_CHARACTERS_MAX // 2
         text = f"{text[:kept]} [...] {text[-kept:]}"

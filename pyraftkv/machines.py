@@ -3,8 +3,9 @@
 `Machine` turns methods into a `StateMachine`: what they take and return is plain (`codec.encode_plain`). `Machines` is
 what a replica has of them.
 
-What an operation raises is its outcome, on every member the same. Two errors are not: whether memory or stack was
-short is one member's own matter.
+What an operation raises is its outcome, on every member the same: else one that calls `sys.exit` would stop all
+members, and again whenever they are started. Three errors are none. Ctrl-C is for one program, and whether memory or
+stack was short is one member's own matter.
 
 1. A member has little memory left. An operation that the others carry out raises `MemoryError` there.
 2. Had it been taken for the outcome, this member would now be another machine than the others.
@@ -23,6 +24,7 @@ from pyraftkv.statemachine import (
     CHUNK_BYTES_MAX,
     MACHINES_MAX,
     MARK,
+    NAME_CHARACTERS_MAX,
     RESULT_BYTES_MAX,
     Factories,
     Factory,
@@ -288,7 +290,7 @@ class Machines:
 
     def pin(self) -> list[Pinned]:
         """Pin all machines now, for `parts_of`."""
-        return [(row, self._slots[row[0]].machine.snapshot()) for row in self.plain()]
+        return [(row, _chunks_of(self._slots[row[0]].machine)) for row in self.plain()]
 
     def restorer(self) -> MachinesRestorer:
         """Return what fills these machines, which are empty."""
@@ -321,12 +323,25 @@ def _outcome(slot: _Slot, operation: Operation, name: str) -> bytes:
 def _carried_out(work: Callable[[], bytes], name: str) -> bytes:
     """Do what a machine does; whatever it raises is its answer, unless this member alone may have raised it."""
     try:
-        return bytes(work())
-    except (MemoryError, RecursionError, errors.MaybeApplied):
+        result = work()
+        return result if type(result) is bytes else bytes(memoryview(result))  # of a number `bytes` would make zeros
+    except (MemoryError, RecursionError, KeyboardInterrupt, errors.MaybeApplied):
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome on every member
-        kind = type(error).__name__
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the outcome on every member
+        kind = type(error).__name__[:NAME_CHARACTERS_MAX]
         raise errors.OperationRefused(f"{kind}: {errors.told(error)}", machine=name, error=kind) from None
+
+
+def _chunks_of(machine: StateMachine) -> Iterator[bytes]:
+    """Pin a machine; what goes wrong with that is raised for who asks for a chunk: the member itself goes on."""
+    try:
+        return machine.snapshot()
+    except Exception as error:  # noqa: BLE001 - it is raised
+        return map(_raise, [error])
+
+
+def _raise(error: Exception) -> bytes:
+    raise error
 
 
 class _Kept:

@@ -26,12 +26,31 @@ from pyraftkv.statemachine import (
     MachineQuery,
     Operate,
     Operated,
+    Operation,
     operation,
     query,
 )
 from tests.node.support import asynchronous, refused
 
 Scenario = Callable[[Cluster], Coroutine[Any, Any, None]]
+
+
+class Silent(Exception):
+    """One that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+RAISED: dict[str, BaseException] = {
+    "memory": MemoryError(),
+    "stack": RecursionError(),
+    "interrupt": KeyboardInterrupt(),
+    "exit": SystemExit(3),
+    "cancelled": asyncio.CancelledError(),
+    "silent": Silent(),
+    "long name": type("X" * 1_000_000, (Exception,), {})(),
+}
 
 
 class Tally(Machine):
@@ -57,8 +76,8 @@ class Tally(Machine):
     @operation
     def blow(self, error: str) -> Any:
         """End as is asked for."""
-        if error == "memory":
-            raise MemoryError
+        if error in RAISED:
+            raise RAISED[error]
         return {"long": "x" * (RESULT_BYTES_MAX - 4), "set": {1}}[error]
 
     @query
@@ -164,11 +183,48 @@ def test_what_an_operation_raises_is_its_outcome() -> None:
     assert log.get("x") == 0
 
 
-def test_short_memory_is_no_outcome() -> None:
+@pytest.mark.parametrize("what", ["memory", "stack", "interrupt"])
+def test_short_memory_is_no_outcome(what: str) -> None:
     """It is one member's own matter: that one stops."""
     log = Log()
-    with pytest.raises(MemoryError):
-        log.call("blow", "memory")
+    with pytest.raises(type(RAISED[what])):
+        log.call("blow", what)
+
+
+@pytest.mark.parametrize("what", ["exit", "cancelled", "silent", "long name"])
+def test_an_operation_stops_no_member_whatever_it_raises(what: str) -> None:
+    """It would stop all of them, and again whenever they are started."""
+    log = Log()
+    refusal = log.call("blow", what)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.name, len(refusal.data["error"]) < 100) == ("OperationRefused", True)
+    assert log.call("add", "x") == 1
+
+
+class Numbers(Tally):
+    """A machine that says what is no bytes, and no chunks."""
+
+    def apply(self, operation: Operation) -> bytes:
+        super().apply(operation)
+        return 1 << 50  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    def rows(self) -> list[Any]:
+        raise ZeroDivisionError
+
+
+def test_a_result_that_is_no_bytes_is_refused() -> None:
+    """Of a number `bytes` would make as many zeros as there is no memory for."""
+    refusal = Log(Machines({"tally": Numbers})).call("add", "x")
+    assert (refusal.name, refusal.data["error"]) == ("OperationRefused", "TypeError")
+
+
+def test_a_machine_that_cannot_be_pinned_keeps_the_member_running() -> None:
+    """Who asks for its chunks is told: no snapshot is written, and that is all."""
+    log = Log(Machines({"tally": Numbers}))
+    log.call("add", "x")
+    snapshot = log.replica.snapshot()
+    with pytest.raises(ZeroDivisionError):
+        list(snapshot.chunks())
 
 
 @pytest.mark.parametrize("what", ["long", "set"])
