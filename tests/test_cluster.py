@@ -513,6 +513,9 @@ class Deaf:
     def peer_lost(self, member_id: int) -> None:
         return
 
+    def peer_gone(self, member_id: int) -> None:
+        return
+
     def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:
         return
 

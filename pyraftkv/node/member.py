@@ -57,6 +57,7 @@ from pyraftkv.node.machines import examine_operation
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
+from pyraftkv.node.succession import Succession
 from pyraftkv.node.upkeep import Upkeep, as_first
 from pyraftkv.node.watchdog import Watchdog
 from pyraftkv.node.watches import WatchHub
@@ -252,6 +253,9 @@ class Member:
             heartbeat_seconds=config.heartbeat_seconds,
             rng=self._rng,
             feed=self.inbox.put,
+        )
+        self.succession = Succession(
+            raft, loop=loop, rng=self._rng, honours_leases=config.lease_reads, feed=self.inbox.put
         )
         self.watchdog = Watchdog(window_seconds=config.election_timeout_seconds, at=loop.time())
         self.lease: LeaderLease | None = None
@@ -558,6 +562,7 @@ class Member:
         self._is_closed = True
         self._applied_changed.set()
         self.leadership.close()
+        self.succession.close()
         self.writes.fail_all(error)
         self.decisions.fail_all(error)
         self.sessions.forget()

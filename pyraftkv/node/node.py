@@ -647,6 +647,8 @@ class Node(Engine):
                 f"{self.name!r} has not been taken in yet", reason="joining", peer=hello.name
             )
         self._peers.judge(hello)
+        if self._peers.is_another_life(hello):
+            self.peer_gone(hello.member_id)
         if self._bootstrap is not None:
             self._bootstrap.heard(hello)
         if self._peers.heard(hello):
@@ -672,6 +674,11 @@ class Node(Engine):
             self._events.emit(PeerLost(member_id, self._peers.name(member_id)))
         if self._member is not None:
             self._member.peer_lost(member_id)
+
+    def peer_gone(self, member_id: int) -> None:
+        """The process of a peer has ended."""
+        if self._member is not None:
+            self._member.succession.gone(member_id)
 
     def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:  # noqa: ARG002
         """A member refused our HELLO: if it knows that we were removed, there is nothing to stay for."""

@@ -38,6 +38,8 @@ class Peers:
         self._leaving: dict[int, str] = {}
         """The addresses of members that were removed, and are still to hear of it."""
         self._connected: set[int] = set()
+        self._boots: dict[int, int] = {}
+        """The boot counts that members said HELLO with last."""
         self._levels: dict[int, int] = {}
         """The feature levels that members of the table said they are of, when they said HELLO last."""
         self._machines: dict[int, dict[str, int]] = {}
@@ -120,6 +122,7 @@ class Peers:
         self._table = dict(table)
         self._names = {m.id: m.name for m in table.values()}
         self._connected &= self._addresses.keys()
+        self._boots = {id_: boots for id_, boots in self._boots.items() if id_ in self._addresses}
         self._levels = {id_: level for id_, level in self._levels.items() if id_ in self._addresses}
         self._machines = {id_: offer for id_, offer in self._machines.items() if id_ in self._addresses}
 
@@ -162,9 +165,14 @@ class Peers:
         if not hello.cluster_id or not is_welcome:
             raise _rejected(hello, "unknown-member", f"member {hello.member_id} is not in this cluster")
 
+    def is_another_life(self, hello: Hello) -> bool:
+        """Whether a judged peer has started again since it said HELLO last."""
+        return self._boots.get(hello.member_id, hello.boot_count) < hello.boot_count
+
     def heard(self, hello: Hello) -> bool:
         """Note that a judged peer is there; True when its address is news."""
         self._connected.add(hello.member_id)
+        self._boots[hello.member_id] = hello.boot_count
         self._levels[hello.member_id] = hello.feature_level
         self._machines[hello.member_id] = versions_of(hello.machines)
         if hello.member_id not in self._names:

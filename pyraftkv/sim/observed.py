@@ -307,6 +307,7 @@ class _ObservedHandler:
         self._arrived = arrived
         self.peer_hello = handler.peer_hello
         self.peer_lost = handler.peer_lost
+        self.peer_gone = handler.peer_gone
         self.peer_refused = handler.peer_refused
         self._handler = handler
 

@@ -56,6 +56,10 @@ class Handler(Protocol):
         """Messages to that member were dropped: its connection broke, or its queue was full."""
         ...
 
+    def peer_gone(self, member_id: int) -> None:
+        """The process of that member has ended: every connection with it did, and a new one is refused."""
+        ...
+
     def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         """That member refused our HELLO. It is dialled again."""
         ...

@@ -79,6 +79,8 @@ class Wire(asyncio.BufferedProtocol):
         self.decoder = FrameDecoder(payload_bytes_max=HELLO_BYTES_MAX)
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self.is_lost = False
+        self.is_ours_to_end = False
+        """Whether it ends, or has ended, because this end closed it."""
         self.error: Exception | None = None
         self._on_connected = connected
         self._on_lost = lost
@@ -183,12 +185,14 @@ class Wire(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close once everything queued was sent."""
+        self.is_ours_to_end = self.is_ours_to_end or not self.is_lost
         if self._transport is not None:
             self._transport.close()
 
     def abort(self, error: Exception | None = None) -> None:
         """Close now; ``error`` is what the role hears of it."""
         self.error = self.error or error
+        self.is_ours_to_end = self.is_ours_to_end or not self.is_lost
         if self._transport is not None:
             self._transport.abort()
 

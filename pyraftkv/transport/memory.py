@@ -77,7 +77,7 @@ class MemoryNetwork:
         """Lose everything from ``a`` to ``b``, and back unless ``both`` is false; clients' connections break."""
         self._cuts |= {(a, b), (b, a)} if both else {(a, b)}
         for source, target, connection in list(self._connections):
-            if not (self.reaches(source, target) and self.reaches(target, source)):
+            if not self.reaches_both_ways(source, target):
                 connection.fail(ConnectionResetError("the network was cut"))
 
     def heal(self, a: str | None = None, b: str | None = None) -> None:
@@ -95,6 +95,10 @@ class MemoryNetwork:
         """Whether anything sent from one address arrives at the other."""
         return (source, target) not in self._cuts
 
+    def reaches_both_ways(self, source: str, target: str) -> bool:
+        """Whether what is asked there is answered here."""
+        return self.reaches(source, target) and self.reaches(target, source)
+
     # --- For transports and connections ---
 
     def travel(self, arrive: Callable[[*Ts], None], *args: *Ts) -> None:
@@ -111,9 +115,7 @@ class MemoryNetwork:
 
     def listener(self, source: str, target: str) -> MemoryTransport | None:
         """Return who listens at ``target``, if ``source`` and it can reach each other."""
-        if not (self.reaches(source, target) and self.reaches(target, source)):
-            return None
-        return self._transports.get(target)
+        return self._transports.get(target) if self.reaches_both_ways(source, target) else None
 
     def listen(self, transport: MemoryTransport) -> None:
         """Take a listener; whoever wants to reach it dials at once. Raises `ConfigurationError` if it is taken."""
@@ -149,6 +151,8 @@ class _Link:
         self.address = address
         self.target: MemoryTransport | None = None
         self.inbox: PeerInbox | None = None
+        self.has_stood = False
+        """Whether the member was there, and nobody was told yet that it is gone."""
         self.boots: tuple[int, int] = (0, 0)
         self.chunks: list[bytes] = []
         self.queued_bytes = 0
@@ -278,6 +282,9 @@ class MemoryTransport:
         try:
             if target is None:
                 self._dial_later(link, seconds=REDIAL_SECONDS)
+                if link.has_stood and self._network.reaches_both_ways(self._address, link.address):
+                    link.has_stood = False
+                    asyncio.get_running_loop().call_soon(self._report_gone, link.member)
                 return
             inbox, answer = self._introduce(link, target, own)
             other = decode_hello(answer)
@@ -287,6 +294,7 @@ class MemoryTransport:
             self._dial_later(link, seconds=REDIAL_SECONDS)
             return
         self._refusals.forget(link.member)
+        link.has_stood = True
         link.target, link.inbox = target, inbox
         link.boots = (own.boot_count, other.boot_count)
 
@@ -371,6 +379,10 @@ class MemoryTransport:
             link.queued_bytes -= len(data)
             if self._network.reaches(self._address, link.address):
                 _receive(inbox, data)
+
+    def _report_gone(self, member: int) -> None:
+        if member in self._links and self._handler is not None:
+            self._handler.peer_gone(member)
 
     def _report_lost(self, member: int) -> None:
         if member in self._links and self._handler is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -36,7 +37,9 @@ class Outlet:
     Args:
         lane: Which lane; names it in logs and gives its bound.
         dial: Connects; returns the wire (held), our HELLO and theirs.
-        lost: Told when the connection broke.
+        stands: Told when messages can leave, before any does.
+        lost: Told when the connection broke, and whether this end did it.
+        unanswered: Told when nobody listens there.
         refused: Told when one end refused the other.
         limits: The bounds.
         rng: Jitter.
@@ -47,14 +50,18 @@ class Outlet:
         lane: Lane,
         *,
         dial: Callable[[], Awaitable[tuple[Wire, Hello, Hello]]],
-        lost: Callable[[], None],
+        stands: Callable[[], None],
+        lost: Callable[[bool], None],
+        unanswered: Callable[[], None],
         refused: Callable[[HandshakeRejected], None],
         limits: Limits,
         rng: Random,
     ) -> None:
         self._lane = lane
         self._dial = dial
+        self._on_stands = stands
         self._on_lost = lost
+        self._on_unanswered = unanswered
         self._on_refused = refused
         self._limits = limits
         self._rng = rng
@@ -112,6 +119,8 @@ class Outlet:
                 self._on_refused(rejection)
             except (OSError, TimeoutError, TransportError) as error:
                 _LOG.debug("%s lane: cannot connect: %s", self._lane.name, error)
+                if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+                    self._on_unanswered()
             else:
                 delay_seconds = self._limits.backoff_seconds_min
                 await self._use(wire, own, other)
@@ -128,6 +137,7 @@ class Outlet:
         wire.role = self
         self._sender_boot, self._receiver_boot = own.boot_count, other.boot_count
         self._wire = wire
+        self._on_stands()
         wire.release()
         try:
             await self._broken
@@ -146,11 +156,13 @@ class Outlet:
 
     def lost(self, error: Exception | None) -> None:
         _LOG.debug("%s lane: the connection broke: %s", self._lane.name, error)
+        assert self._wire is not None, "a wire is lost once"
+        is_ours = self._wire.is_ours_to_end
         self._wire = None
         self._chunks, self._chunks_bytes = [], 0
         if self._broken is not None and not self._broken.done():
             self._broken.set_result(None)
-        self._on_lost()
+        self._on_lost(is_ours)
 
 
 class PeerInbox:
@@ -160,10 +172,12 @@ class PeerInbox:
         own: Our HELLO on this connection.
         peer: The member's.
         handler: Who takes the messages.
+        lost: Told when the wire is.
     """
 
-    def __init__(self, own: Hello, peer: Hello, handler: Handler) -> None:
+    def __init__(self, own: Hello, peer: Hello, handler: Handler, *, lost: Callable[[], None] | None = None) -> None:
         self.peer = peer
+        self._on_lost = lost
         self._own = own
         self._handler = handler
         self._messages: list[PeerMessage] = []
@@ -185,5 +199,6 @@ class PeerInbox:
             messages, self._messages = self._messages, []
             self._handler.receive(messages)
 
-    def lost(self, error: Exception | None) -> None:
-        pass
+    def lost(self, error: Exception | None) -> None:  # noqa: ARG002  (a `Role`'s)
+        if self._on_lost is not None:
+            self._on_lost()

@@ -24,6 +24,7 @@ from pyraftkv.protocol import Hello
 from pyraftkv.transport.address import format_address, is_loopback, is_unspecified, parse_address
 from pyraftkv.transport.base import Dialer, Handler
 from pyraftkv.transport.connection import FramedConnection, Wire
+from pyraftkv.transport.departures import Departures
 from pyraftkv.transport.dial import OVERLOADED, TcpDialer, dial
 from pyraftkv.transport.framing import KIND_HELLO, KIND_HELLO_ACK, KIND_REJECTED, Frame
 from pyraftkv.transport.handshake import BOOT_COUNT_MAX, PeerGate, judge_hello
@@ -121,6 +122,7 @@ class TcpTransport:
         self._addresses: dict[int, str] = {}
         self._peers: dict[int, dict[Lane, Outlet]] = {}
         self._losses = Losses(self._report_lost)
+        self._departures = Departures(self._report_gone)
         self._refusals = Refusals()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._retired: set[asyncio.Task[None]] = set()
@@ -216,6 +218,7 @@ class TcpTransport:
             for outlet in self._peers.pop(member).values():
                 self._retire(outlet)
             self._refusals.forget(member)
+            self._departures.moved(member)
         for wire in list(self._wires):
             if isinstance(wire.role, PeerInbox) and wire.role.peer.member_id not in wanted:
                 wire.abort()
@@ -314,11 +317,21 @@ class TcpTransport:
         return Outlet(
             lane,
             dial=connect,
-            lost=lambda: self._losses.add(member),
+            stands=lambda: self._departures.stands(member),
+            lost=lambda by_us: self._lane_lost(member, by_us=by_us),
+            unanswered=lambda: self._departures.refused(member),
             refused=lambda rejection: self._refused(member, rejection),
             limits=self._limits,
             rng=self._rng,
         )
+
+    def _lane_lost(self, member: int, *, by_us: bool) -> None:
+        self._losses.add(member)
+        self._departures.ended(member, by_us=by_us)
+
+    def _report_gone(self, member: int) -> None:
+        if member in self._peers and self._handler is not None:
+            self._handler.peer_gone(member)
 
     def _refused(self, member: int, rejection: HandshakeRejected) -> None:
         """We and the member that we dialled do not go together."""
@@ -375,7 +388,13 @@ class TcpTransport:
             return
         wire.write_frame(KIND_HELLO_ACK, encode_hello(own))
         if hello.member_id:
-            wire.role = PeerInbox(own, hello, self._handler)
+            self._departures.stands(hello.member_id)
+            wire.role = PeerInbox(
+                own,
+                hello,
+                self._handler,
+                lost=lambda: self._departures.ended(hello.member_id, by_us=wire.is_ours_to_end),
+            )
             wire.decoder.payload_bytes_max = self._limits.peer_frame_bytes_max
             self._admitted(hello)
             # A member that comes back would else wait for its leader's next dial, up to the longest back-off.

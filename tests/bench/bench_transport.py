@@ -139,6 +139,9 @@ class _Member:
     def peer_lost(self, member_id: int) -> None:
         """Nothing to do."""
 
+    def peer_gone(self, member_id: int) -> None:
+        """Nothing to do."""
+
     def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         """Nothing to do."""
 

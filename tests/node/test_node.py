@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyraftkv.codec import encode_logged
 from pyraftkv.core import PAYLOAD_BYTES_MAX, Entry, EntryFetch
 from pyraftkv.core.messages import ForwardedProposals
 from pyraftkv.core.ready import Save
+from pyraftkv.core.types import NO_NODE
 from pyraftkv.log import MemoryStorage
 from pyraftkv.log.base import Recovered
 from pyraftkv.node import NodeStopped, admission
@@ -331,6 +333,22 @@ async def test_more_puts_at_once_than_a_frame_holds_reach_the_leader() -> None:
     async with cluster_of(3) as cluster:
         follower = cluster.followers[0]
         await asyncio.gather(*[follower.put(f"k{number}", bytes(1 << 20)) for number in range(10)])
+
+
+@asynchronous
+async def test_a_leader_that_says_it_has_started_again_is_none() -> None:
+    """Whoever has its address by now: with that boot count it leads nobody; here it does, and is heard again."""
+    async with cluster_of(3) as cluster:
+        leader, follower = cluster.leader, cluster.followers[0]
+        assert leader._hello is not None
+        assert follower._member is not None
+        raft = follower._member.raft
+        follower.peer_hello(leader._hello)
+        await follower.put("k", "v")
+        assert raft.leader == leader._hello.member_id
+        follower.peer_hello(replace(leader._hello, boot_count=leader._hello.boot_count + 1))
+        await until(lambda: raft.leader == NO_NODE)
+        await follower.put("k", "v")
 
 
 @asynchronous

@@ -93,6 +93,9 @@ class Receiver:
     def peer_lost(self, member_id: int) -> None:
         pass
 
+    def peer_gone(self, member_id: int) -> None:
+        pass
+
     def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         pass
 

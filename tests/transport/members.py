@@ -53,6 +53,7 @@ class Member:
         self.hellos: list[Hello] = []
         self.batches: list[list[PeerMessage]] = []
         self.lost: list[int] = []
+        self.gone: list[int] = []
         self.refused: list[tuple[int, HandshakeRejected]] = []
         self.clients: list[Connection] = []
         self.refuse: str = ""
@@ -75,6 +76,10 @@ class Member:
     def peer_lost(self, member_id: int) -> None:
         """Record."""
         self.lost.append(member_id)
+
+    def peer_gone(self, member_id: int) -> None:
+        """Record."""
+        self.gone.append(member_id)
 
     def peer_refused(self, member_id: int, rejection: HandshakeRejected) -> None:
         """Record."""

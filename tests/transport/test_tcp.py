@@ -264,6 +264,79 @@ async def test_a_peer_that_says_hello_is_dialled_at_once() -> None:
 
 
 @in_loop
+async def test_a_peer_whose_process_ended_is_told_of_once() -> None:
+    """Its connections end and new ones are refused; every lane is, and dials go on, but it is news only once."""
+    one, two = await _pair(limits={"backoff_seconds_min": 0.001, "backoff_seconds_max": 0.001})
+    await two.transport.close()
+    await until(lambda: one.gone)
+    for _ in range(10):
+        await asyncio.sleep(0.002)
+    assert one.gone == [2]
+    await close(one)
+
+
+@in_loop
+async def test_a_peer_whose_connections_were_reset_is_not_gone() -> None:
+    """It still listens: a reset alone may be anybody's doing."""
+    one, two = await _pair(limits={"backoff_seconds_min": 0.001, "backoff_seconds_max": 0.001})
+    for member in (one, two):
+        for wire in list(member.transport._wires):  # type: ignore[union-attr]
+            wire._transport.abort()  # type: ignore[union-attr]
+    await until(lambda: one.lost and two.lost)
+    await connected(one, two)
+    assert (one.gone, two.gone) == ([], [])
+    await close(one, two)
+
+
+@in_loop
+async def test_a_peer_that_still_sends_is_not_gone() -> None:
+    """Something before it refuses, a proxy for one, while what it has dialled itself stands."""
+    one = await _member(1, limits={"backoff_seconds_min": 0.001, "backoff_seconds_max": 0.001})
+    two = await _member(2)
+    introduce(one, two)
+    await connected(one, two)
+    two.transport._server.close()  # type: ignore[union-attr]
+    for outlet in one.transport._peers[2].values():  # type: ignore[union-attr]
+        outlet._wire._transport.abort()  # type: ignore[union-attr]
+    await until(lambda: one.lost)
+    for _ in range(10):
+        await asyncio.sleep(0.002)
+    assert one.gone == []
+    await close(one, two)
+
+
+@in_loop
+async def test_who_is_let_go_is_not_gone() -> None:
+    """We end the connections ourselves; that nobody listens at the next address says nothing of the member."""
+    one, two = await _pair(limits={"backoff_seconds_min": 0.001, "backoff_seconds_max": 0.001})
+    two.transport.set_peers({})
+    with socket.socket() as reserved:
+        reserved.bind((HOST, 0))
+        one.transport.set_peers({2: f"{HOST}:{reserved.getsockname()[1]}"})
+        for _ in range(10):
+            await asyncio.sleep(0.002)
+    assert one.gone == []
+    await close(one, two)
+
+
+@in_loop
+async def test_whose_garbage_we_hang_up_on_is_not_gone() -> None:
+    """It was we who ended the connection, whatever its address says after that."""
+    one = await _member(1, limits={"backoff_seconds_min": 0.001, "backoff_seconds_max": 0.001})
+    with socket.socket() as reserved:
+        reserved.bind((HOST, 0))
+        one.transport.set_peers({3: f"{HOST}:{reserved.getsockname()[1]}"})
+        raw = await Raw.greeted(one, 3)
+        raw.write(bytes(50))
+        assert await raw.next_kind() is None
+        for _ in range(10):
+            await asyncio.sleep(0.002)
+    assert one.gone == []
+    await raw.close()
+    await close(one)
+
+
+@in_loop
 async def test_a_member_s_later_life_ends_its_earlier_connections() -> None:
     """A half-open connection of the dead process must not deliver after the new one spoke."""
     one = await _member(1)
