@@ -14,8 +14,10 @@ from pyraftkv.backup import BUMP_REVISION
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, USAGE
 from pyraftkv.cli.disk import doctor, wal_dump, wal_verify
 from pyraftkv.cli.endpoints import endpoint_hashkv, endpoint_health, endpoint_status
+from pyraftkv.cli.holding import elect, lock
 from pyraftkv.cli.keys import CONSISTENCIES, REVISION_BOUNDS, SORT_ORDERS, SORT_TARGETS, delete, get, put, watch
 from pyraftkv.cli.leases import lease_grant, lease_id, lease_keep_alive, lease_list, lease_revoke, lease_time_to_live
+from pyraftkv.cli.loading import CLIENTS_MAX, LOADS, bench, check_perf
 from pyraftkv.cli.membership import (
     member_add,
     member_demote,
@@ -32,8 +34,10 @@ from pyraftkv.cli.rebuilding import rebuild
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import serve
 from pyraftkv.cli.snapshots import snapshot_restore, snapshot_save, snapshot_status
+from pyraftkv.cli.top import top as show_top
 from pyraftkv.cli.transactions import TXN_HELP, txn
 from pyraftkv.cli.upkeep import KINDS, alarm_disarm, alarm_list, assignment, compaction, settings
+from pyraftkv.recipes.session import TTL_DEFAULT
 
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
 DEFAULT_TIMEOUT_SECONDS = 5.0
@@ -101,6 +105,13 @@ def count(text: str) -> int:
         if (value := int(text)) >= 0:
             return value
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+
+
+def positive(text: str) -> int:
+    """Parse a whole number above zero. Raises `ArgumentTypeError`."""
+    if value := count(text):
+        return value
+    raise argparse.ArgumentTypeError("it is 1 at least")
 
 
 def add_globals(parser: argparse.ArgumentParser, *, again: bool) -> None:
@@ -273,6 +284,49 @@ def add_lease_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.A
     add("list", lease_list, "which leases there are")
 
 
+def add_holding_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add lock and elect."""
+    verb = add("lock", lock, "hold a lock while a command runs, or until interrupted")
+    add_contest_arguments(verb)
+    verb.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="what to run, with its arguments")
+
+    verb = add("elect", elect, "lead until interrupted, or print who leads")
+    add_contest_arguments(verb)
+    verb.add_argument("proposal", nargs="?", default="", help="what the others are told of this leader")
+    verb.add_argument("-l", "--listen", action="store_true", help="print who leads, and whoever leads next")
+
+
+def add_contest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a lock and an election take."""
+    parser.add_argument("name", help="of it; without '//', and not ending in '/'")
+    parser.add_argument("--ttl", type=seconds, default=TTL_DEFAULT, help=f"how long it outlives us ({TTL_DEFAULT:g}s)")
+    parser.add_argument("--wait", type=seconds, help="the longest wait for whoever holds it (as long as it takes)")
+
+
+def add_load_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
+    """Add check, bench and top."""
+    check = add_to(
+        verbs.add_parser("check", help="whether a cluster is fast enough").add_subparsers(metavar="perf", required=True)
+    )
+    verb = check("perf", check_perf, "put at a rate for a while: PASS or FAIL")
+    verb.add_argument("--load", choices=LOADS, default="s", help="150, 1000, 8000 or 15000 puts per second (s)")
+    verb.add_argument("--seconds", type=seconds, default=60.0, help="how long (60s)")
+    verb.add_argument("--prefix", default="pyraftkv-check-perf/", help="of its keys, which are deleted at the end")
+
+    add = add_to(verbs)
+    verb = add("bench", bench, "how many operations a second, and how long they take")
+    verb.add_argument("what", choices=["put", "get", "lock"], nargs="?", default="put", help="what to do (put)")
+    verb.add_argument("--seconds", type=seconds, default=5.0, help="how long (5s)")
+    verb.add_argument("--in-flight", type=positive, default=64, help="operations under way at the same time (64)")
+    verb.add_argument("--clients", type=positive, default=CLIENTS_MAX, help=f"connections, at the most ({CLIENTS_MAX})")
+    verb.add_argument("--value-bytes", type=count, default=256, help="of a value (256)")
+    verb.add_argument("--prefix", default="pyraftkv-bench/", help="of its keys, which are deleted at the end")
+
+    verb = add("top", show_top, "every endpoint in one table, asked again and again")
+    verb.add_argument("--every", type=seconds, default=2.0, help="how often (2s)")
+    verb.add_argument("--count", type=count, default=0, help="how often in all; 0: until interrupted")
+
+
 def add_upkeep_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
     """Add compaction, alarm and settings."""
     add = add_to(verbs)
@@ -397,6 +451,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_membership_verbs(add_to(member))
     add_lease_verbs(verbs, add_to)
+    add_holding_verbs(add)
+    add_load_verbs(verbs, add_to)
     add_upkeep_verbs(verbs, add_to)
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")
