@@ -102,6 +102,8 @@ class History:
         assert self.mark is not None
         if self.changes:
             self.published_revision += 1
+            if self.pages.order[-1].number != self.mark[0]:
+                self.index.settle()
         self.changes = 0
         self.mark = None
         self.pins -= 1
@@ -150,11 +152,11 @@ class History:
             if lease:
                 self.leases.move(key, 0, lease)
             ref = pages.append(key, value, revision, revision, 1, lease, 0, 0, self.changes, 0)
-            keys.insert(at, key)
+            chunk.loosened().insert(at, key)
             chunk.refs.insert(at, ref)
             chunk.live += 1
             self.key_count += 1
-            if len(keys) > CHUNK_KEYS_MAX:
+            if len(chunk.keys) > CHUNK_KEYS_MAX:
                 self.split(key)
         chunk.newest = revision
         self.changes += 1

@@ -8,6 +8,10 @@ Each chunk also knows how many of its keys are *live* (their newest version is n
 *newest* change. Whoever counts at that revision or later takes the number instead of walking the keys, which makes
 paging through a big range linear, not quadratic (etcd's count walks every key of the range for every page).
 
+Keys that nobody adds to stand in a tuple, for the collector walks what a list names, 1,000,000 keys in 20 ms, but drops
+a tuple of bytes from its sight. Whoever inserts into a chunk makes it a list (`loosened`); a hand that goes round while
+versions are written makes it a tuple again (`settle`).
+
 A key whose newest version is a tombstone stays until compaction removes it: its history may still be read.
 """
 
@@ -25,12 +29,20 @@ class Chunk:
     __slots__ = ("keys", "live", "newest", "refs")
 
     def __init__(self, keys: list[bytes], refs: array[int], *, live: int, newest: int) -> None:
-        self.keys = keys
+        self.keys: list[bytes] | tuple[bytes, ...] = keys
         self.refs = refs
         self.live = live
         """How many keys exist now; kept by whoever writes versions."""
         self.newest = newest
         """No version of these keys is of a later revision; kept by whoever writes versions."""
+
+    def loosened(self) -> list[bytes]:
+        """Return `keys` to be changed in place. O(1), and O(keys) when they are settled."""
+        keys = self.keys
+        if type(keys) is tuple:
+            keys = self.keys = list(keys)
+        assert type(keys) is list
+        return keys
 
 
 class KeyIndex:
@@ -40,15 +52,30 @@ class KeyIndex:
     always at least one chunk, and only a lone chunk may be empty.
     """
 
-    __slots__ = ("chunks", "uppers")
+    __slots__ = ("_hand", "chunks", "uppers")
 
     def __init__(self) -> None:
         self.chunks = [Chunk([], array("Q"), live=0, newest=0)]
         self.uppers = [b""]
+        self._hand = 0
+        """The chunk that is settled next."""
 
     def __len__(self) -> int:
         """Return how many keys are known, those under a tombstone included. O(chunks)."""
         return sum(len(chunk.keys) for chunk in self.chunks)
+
+    def settle(self) -> None:
+        """Make the keys of the next chunk a tuple; not the last one's, which ascending keys are added to. O(chunk).
+
+        Nobody may hold the keys of a chunk to insert into them. To be called once per page that was filled: by the
+        time the hand comes round to a chunk again, a hundred keys were added to it or, most likely, none.
+        """
+        if self._hand >= len(self.chunks) - 1:
+            self._hand = 0
+        if len(self.chunks) > 1:
+            chunk = self.chunks[self._hand]
+            chunk.keys = tuple(chunk.keys)
+            self._hand += 1
 
     def chunk_for(self, key: bytes) -> Chunk:
         """Return the chunk that holds ``key``, or that is to hold it: the caller inserts it there. O(log n)."""
@@ -97,17 +124,18 @@ class KeyIndex:
             newest: No version of these keys is of a later revision.
         """
         chunk = self.chunks[-1]
-        assert chunk.keys[-1:] < keys[:1], "they do not come last"
+        assert chunk.loosened()[-1:] < keys[:1], "they do not come last"
         done = 0
         while done < len(keys):
             room = CHUNK_KEYS_MAX - len(chunk.keys)
             if not room:
+                chunk.keys = tuple(chunk.keys)
                 self.uppers[-1] = chunk.keys[-1]  # the bound may have outlived a key that came after these
                 room, chunk = CHUNK_KEYS_MAX, Chunk([], array("Q"), live=0, newest=0)
                 self.chunks.append(chunk)
                 self.uppers.append(b"")
             taken = keys[done : done + room]
-            chunk.keys += taken
+            chunk.loosened().extend(taken)
             chunk.refs.extend(refs[done : done + room])
             chunk.live += len(taken)
             chunk.newest = newest
@@ -125,7 +153,7 @@ class KeyIndex:
         """
         at = bisect_left(self.uppers, key)
         chunk = self.chunks[at]
-        keys, refs = chunk.keys, chunk.refs
+        keys, refs = chunk.loosened(), chunk.refs
         ascending = at == len(self.chunks) - 1 and keys[-1] == key
         cut = len(keys) - 1 if ascending else len(keys) // 2
         upper = Chunk(keys[cut:], refs[cut:], live=len(keys) - cut, newest=chunk.newest)
@@ -141,7 +169,7 @@ class KeyIndex:
         chunk = self.chunks[at]
         slot = bisect_left(chunk.keys, key)
         assert chunk.keys[slot] == key, key
-        del chunk.keys[slot]
+        del chunk.loosened()[slot]
         del chunk.refs[slot]
         if len(chunk.keys) > CHUNK_KEYS_MAX // 4:
             return
@@ -159,7 +187,7 @@ class KeyIndex:
         upper = self.chunks.pop(low + 1)
         del self.uppers[low]
         chunk = self.chunks[low]
-        chunk.keys += upper.keys
+        chunk.loosened().extend(upper.keys)
         chunk.refs += upper.refs
         chunk.live += upper.live
         chunk.newest = max(chunk.newest, upper.newest)

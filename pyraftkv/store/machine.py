@@ -390,8 +390,8 @@ class Store:
             records_max: Look at no more changes than this.
 
         Returns:
-            The watchers that have something to take now and had nothing before: `take` from each until it returns
-            None, now or later; until then it is not returned again.
+            The watchers that have something to take now and had nothing before: `take` from each until it is `ready`
+            no more, now or later; until then it is not returned again.
         """
         assert records_max > 0, records_max
         return self._hub.advance(records_max)

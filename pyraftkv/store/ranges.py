@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
@@ -157,7 +157,7 @@ class _Collector:
             return True
         return False
 
-    def take(self, keys: list[bytes], refs: Iterable[int]) -> None:
+    def take(self, keys: Sequence[bytes], refs: Iterable[int]) -> None:
         """Decode keys of the range. The hot loop of reading: about a microsecond per key."""
         at, kvs, with_leases, with_values = self.at, self.kvs, self.with_leases, self.with_values
         keep_max = -1 if self.keep_max is None else self.keep_max

@@ -354,7 +354,7 @@ class HistoryReader:
         index = history.index
         fields = zip(columns.version, columns.lease, columns.previous, columns.jump, columns.span, strict=True)
         is_first = [*map(and_, map(eq, fields, repeat(_FIRST)), map(eq, columns.create, columns.mod))]
-        if all(is_first) and index.chunks[-1].keys[-1:] < keys[:1] and all(map(lt, keys, islice(keys, 1, None))):
+        if all(is_first) and index.chunks[-1].loosened()[-1:] < keys[:1] and all(map(lt, keys, islice(keys, 1, None))):
             index.extend(keys, refs, newest=columns.mod[-1])
             history.key_count += len(keys)
             return
@@ -365,6 +365,7 @@ class HistoryReader:
             if not may_be_new or (at < len(known) and known[at] == key):
                 self._link(page, key, ref, row)
                 continue
+            known = chunk.loosened()
             known.insert(at, key)
             chunk.refs.insert(at, ref)
             chunk.live += 1
@@ -372,6 +373,7 @@ class HistoryReader:
             history.key_count += 1
             if len(known) > CHUNK_KEYS_MAX:
                 history.split(key)
+        index.settle()
 
     def _link(self, page: Page, key: bytes, ref: int, row: _Row) -> None:
         """Check that the version follows on its key's newest so far, and take its place."""
@@ -410,7 +412,7 @@ class HistoryReader:
             self._require(previous > 0 or (version, create, span) == (1, mod, 0), "a first version that is none")
             self._require(create <= mod, "created after it was changed")
             change = int(version > 0)
-            chunk.keys.insert(at, key)
+            chunk.loosened().insert(at, key)
             chunk.refs.insert(at, ref)
             if lease:
                 history.leases.move(key, 0, lease)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import gc
+from random import Random
 
 import pytest
 
 from pyraftkv.errors import Compacted, FutureRevision
 from pyraftkv.store import Store
-from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery
+from pyraftkv.store.commands import FROM_KEY, Compact, DeleteRange, PutKey, RangeQuery, Transaction
 from pyraftkv.store.history import History
 from pyraftkv.store.pages import Pages
 from pyraftkv.store.values import CompactResult, KeyValue
-from tests.store.world import finish
+from tests.store.world import finish, restore
 
 
 def versions(store: Store) -> int:
@@ -201,3 +202,20 @@ def test_only_one_command_at_a_time():
     history.put(b"k", b"", 0, 2)
     with pytest.raises(AssertionError, match="before its first change"):
         history.abandon()
+
+
+def test_the_collector_sees_no_keys() -> None:
+    """Whether they came in order or not, and in a restored store, too: a full collection does not walk them."""
+    rng = Random(7)
+    numbers = [*range(10_000), *rng.sample(range(10_000, 30_000), 10_000)]
+    store = Store()
+    for first in range(0, len(numbers), 100):
+        batch = [PutKey(b"%06d" % number, b"v" * 256) for number in numbers[first : first + 100]]
+        store.apply(Transaction([], batch, []))
+    for _ in range(50):
+        store.apply(Transaction([], [PutKey(b"%06d" % number, b"w" * 1000) for number in range(100)], []))
+    for each in (store, restore(list(store.snapshot()))):
+        gc.collect()
+        chunks = each._history.index.chunks
+        seen = [chunk for chunk in chunks if gc.is_tracked(chunk.keys)]
+        assert len(seen) <= 2, f"{len(seen)} of {len(chunks)}"

@@ -13,7 +13,7 @@ def insert(index: KeyIndex, key: bytes, ref: int) -> None:
     """Insert a key as `History.put` does."""
     chunk = index.chunk_for(key)
     at = bisect_left(chunk.keys, key)
-    chunk.keys.insert(at, key)
+    chunk.loosened().insert(at, key)
     chunk.refs.insert(at, ref)
     chunk.live += 1
     if len(chunk.keys) > keyindex.CHUNK_KEYS_MAX:
@@ -37,6 +37,8 @@ def test_equals_a_sorted_list(seed):
             for chunk in index.chunks:
                 chunk.live = len(chunk.keys)
             del twin[key]
+        if step % 7 == 0:
+            index.settle()
         assert index.find(key) == twin.get(key, 0)
         if step % 1_000 == 0:
             index.check()
@@ -103,6 +105,20 @@ def test_emptied_chunks_are_joined():
     index.check()
     assert index.find(keys[0]) == 0
     assert index.span(b"\0", None) is None
+
+
+def test_the_hand_settles_every_chunk_but_the_last():
+    """It goes round; what is inserted into is a list again, and only that."""
+    index = KeyIndex()
+    for i in range(5_000):
+        insert(index, b"%09d" % i, i + 1)
+    for _ in index.chunks:
+        index.settle()
+    assert [type(chunk.keys) for chunk in index.chunks] == [tuple] * (len(index.chunks) - 1) + [list]
+    insert(index, b"%09d-" % 1_500, 9_999)
+    assert [type(chunk.keys) for chunk in index.chunks].count(list) == 3  # two halves, and the last
+    index.check()
+    assert index.find(b"%09d-" % 1_500) == 9_999
 
 
 def test_no_container_is_large():

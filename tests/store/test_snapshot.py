@@ -317,7 +317,7 @@ def crafted(*records: tuple[int, ...], dead: int = 0) -> bytes:
     page = history.pages.order[0]
     history.pages.rewrite(page, set(range(dead)))
     chunk = history.index.chunk_for(b"k")
-    chunk.keys.append(b"k")
+    chunk.loosened().append(b"k")
     chunk.refs.append(ref)
     history.key_count = int(records[-1][4] > 0)
     *_, check = unpack_checked(page.data, page.offsets[ref & SLOT_MASK])

@@ -77,6 +77,7 @@ class Follower:
         except WatchCancelled as error:
             self.note_cancelled(error)
             return False
+        assert watcher.ready == watcher.has_more
         if batch is None:
             return False
         self.rules.check(batch)
@@ -226,10 +227,9 @@ class World:
         """Let some of the followers that have something take it."""
         for follower in self.followers:
             if follower.watcher in self.ready and self.rng.random() < 0.5:
-                while follower.take(self.rng.choice([1, 2, 1000])):
-                    if self.rng.random() < 0.2:
-                        break
-                else:
+                while follower.take(self.rng.choice([1, 2, 1000])) and self.rng.random() >= 0.2:
+                    pass
+                if follower.cancelled or not follower.watcher.ready:
                     self.ready.discard(follower.watcher)
             elif not follower.cancelled and self.rng.random() < 0.01:
                 follower.watcher.cancel()
