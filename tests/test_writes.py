@@ -256,6 +256,17 @@ async def test_puts_made_together_are_one_command() -> None:
 
 
 @asynchronous
+async def test_a_put_that_was_given_up_keeps_its_revision() -> None:
+    """It was made all the same: those behind it in the batch are told theirs."""
+    desk, own = Desk(), OwnSession(7)
+    given_up, other = desk.put(own, b"a"), desk.put(own, b"b")
+    desk.writes.seal()
+    given_up.cancel()
+    assert desk.writes.resolve(7, 1, PutBatchResult(12, 2))
+    assert await other == PutResult(12)
+
+
+@asynchronous
 async def test_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """By puts and by bytes; what is too long for any batch goes alone."""
     monkeypatch.setattr(codec, "PUT_BATCH_MAX", 3)
