@@ -11,15 +11,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from pyraftkv.cli.simulating import replay_command
 from tests.soak.counters import Counters
+from tests.soak.nursery import ROOT, Nursery
 from tests.soak.seed import STATUS_FAILED
 
-ROOT = Path(__file__).parents[2]
+MODULE = "tests.soak.seed"
 
 PAIR_EVERY = 20
 """Every so many seeds, one runs twice."""
@@ -83,11 +86,15 @@ def run_seeds(plan: Plan, counters: Counters, path: Path) -> Iterator[Result]:
     first = counters.next_seed
     seeds = iter(range(first, first + plan.seeds_max))
     waiting: deque[Future[Result | None]] = deque()
-    with ThreadPoolExecutor(plan.jobs) as pool:
+    with ExitStack() as ends:
+        nurseries: SimpleQueue[Nursery] = SimpleQueue()
+        for _ in range(plan.jobs):
+            nurseries.put(ends.enter_context(Nursery(MODULE, _environment(hash_seed=0))))
+        pool = ends.enter_context(ThreadPoolExecutor(plan.jobs))
         try:
             while True:
                 while len(waiting) < plan.jobs * WINDOW and (seed := next(seeds, None)) is not None:
-                    waiting.append(pool.submit(_run_in_time, plan, seed, over))
+                    waiting.append(pool.submit(_run_in_time, plan, seed, over, nurseries))
                 if not waiting or (result := waiting.popleft().result()) is None:
                     return  # they begin in order, so after one that came too late none was run
                 counters.add(result.seed, result.told, is_pair=result.is_pair, failed=bool(result.failure))
@@ -97,16 +104,20 @@ def run_seeds(plan: Plan, counters: Counters, path: Path) -> Iterator[Result]:
             over.set()
 
 
-def _run_in_time(plan: Plan, seed: int, over: threading.Event) -> Result | None:
+def _run_in_time(plan: Plan, seed: int, over: threading.Event, nurseries: SimpleQueue[Nursery]) -> Result | None:
     if over.is_set() or time.monotonic() >= plan.deadline:
         return None
-    return run_seed(plan, seed)
+    nursery = nurseries.get()  # there is one for each thread
+    try:
+        return run_seed(plan, seed, nursery)
+    finally:
+        nurseries.put(nursery)
 
 
-def run_seed(plan: Plan, seed: int) -> Result:
-    """Run a seed, and every `pair_every`-th one twice, under different hash seeds."""
+def run_seed(plan: Plan, seed: int, nursery: Nursery) -> Result:
+    """Run a seed, and every `pair_every`-th one twice, the second time in a new interpreter under another hash seed."""
     is_pair = seed % plan.pair_every == 0
-    told, failure = run_process(plan, seed, hash_seed=0, digest=is_pair)
+    told, failure = run_process(plan, seed, hash_seed=0, digest=is_pair, nursery=nursery)
     if failure or not is_pair:
         return Result(seed, told, failure)
     other, failure = run_process(plan, seed, hash_seed=seed, digest=True)
@@ -123,22 +134,35 @@ def compare(plan: Plan, seed: int, told: dict[str, Any], other: dict[str, Any]) 
     return f"it is another run under PYTHONHASHSEED={seed}"
 
 
-def run_process(plan: Plan, seed: int, *, hash_seed: int, digest: bool) -> tuple[dict[str, Any], str]:
-    """Run a seed in a fresh interpreter; return what it tells, and what went wrong."""
-    command = [sys.executable, "-m", "tests.soak.seed", str(seed), "--seconds", str(plan.seconds)]
-    command += ["--out", str(plan.out), *["--digest"] * digest]
+def run_process(
+    plan: Plan, seed: int, *, hash_seed: int, digest: bool, nursery: Nursery | None = None
+) -> tuple[dict[str, Any], str]:
+    """Run a seed in a process of its own; return what it tells, and what went wrong.
+
+    Args:
+        plan: How.
+        seed: Which.
+        hash_seed: What strings are hashed with.
+        digest: Whether to tell the hash of the trace, too.
+        nursery: Whose child it is; its hash seed counts. Without one it is a new interpreter.
+    """
+    arguments = [str(seed), "--seconds", str(plan.seconds), "--out", str(plan.out), *["--digest"] * digest]
     if plan.script is not None:
-        command += ["--script", str(plan.script)]
-    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+        arguments += ["--script", str(plan.script)]
+    command = [sys.executable, "-m", MODULE, *arguments]
     try:
-        ran = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            cwd=ROOT,
-            timeout=plan.real_seconds_max,
+        ran = (
+            nursery.run(arguments, seconds_max=plan.real_seconds_max)
+            if nursery is not None
+            else subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_environment(hash_seed=hash_seed),
+                cwd=ROOT,
+                timeout=plan.real_seconds_max,
+            )
         )
     except subprocess.TimeoutExpired:
         failure = f"it did not end within {plan.real_seconds_max:g} s"
@@ -150,6 +174,10 @@ def run_process(plan: Plan, seed: int, *, hash_seed: int, digest: bool) -> tuple
         return {}, json.loads(ran.stdout.splitlines()[-1])["failure"]
     _write_note(plan, seed, f"{' '.join(command)}\nended with {ran.returncode}\n{ran.stdout}\n{ran.stderr}")
     return {}, f"its process ended with {ran.returncode}: {(ran.stderr.splitlines() or [''])[-1]}"
+
+
+def _environment(*, hash_seed: int) -> dict[str, str]:
+    return {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
 
 
 def _write_note(plan: Plan, seed: int, text: str) -> None:

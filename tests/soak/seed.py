@@ -1,6 +1,7 @@
 """Run one seed in a process of its own: its last line is what came of it, as JSON.
 
 python -m tests.soak.seed SEED --seconds N --out DIR [--digest] [--script FILE]
+python -m tests.soak.seed --serve    # such arguments come line by line: see `tests.soak.nursery`
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from pyraftkv.cli.simulating import page_of, replay_command, shrunk
 from pyraftkv.sim import Fault, SimFailure, SimReport, simulate
 from pyraftkv.sim.script import format_script, parse_script
+from tests.soak.nursery import serve
 
 STATUS_FAILED = 10
 """The exit status that says that a rule was broken: no crash of Python has it."""
@@ -101,4 +103,4 @@ def write_failure(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(main) if sys.argv[1:] == ["--serve"] else main(sys.argv[1:]))
