@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyraftkv.sim.loop import Deadlock, SimLoop, SimTimeout, SimUnsupported
+from pyraftkv.sim.loop import PASSES_UNCOLLECTED_MAX, Deadlock, SimLoop, SimTimeout, SimUnsupported
 from pyraftkv.sim.process import SimProcess
 
 ROOT = Path(__file__).parents[2]
@@ -478,6 +478,27 @@ def scramble(seed: int) -> list[tuple[float, str, int]]:
             gc.enable()
     loop.close()
     return list(seen)
+
+
+def test_worlds_of_the_past_do_not_pile_up() -> None:
+    """A long run that is over and forgotten is gone when the next one begins, though it was kept out of the way."""
+
+    async def idle(passes: int) -> None:
+        for _ in range(passes):
+            await asyncio.sleep(0)
+
+    gone: list[str] = []
+    world = Cycle(gone.append, "an old world")
+    loop = SimLoop(Random(1))
+    loop.run(idle(PASSES_UNCOLLECTED_MAX + 1))
+    loop.close()
+    del world
+    gc.collect(1)
+    assert gone == []
+    loop = SimLoop(Random(2))
+    loop.run(idle(1))
+    loop.close()
+    assert gone == ["an old world"]
 
 
 def test_a_seed_is_one_run() -> None:
