@@ -34,13 +34,20 @@ SECONDS_MAX = 30.0
 
 POLL_SECONDS = 0.005
 
-gc.collect()
-gc.freeze()  # what was imported stays: looking through it after every test would take longer than the tests
-
 
 def fast(**changes: Any) -> NodeConfig:
     """Return the timing for tests with some values changed."""
     return replace(FAST, **changes)
+
+
+def leave_out_what_stays() -> None:
+    """Keep the collector from what was imported, and from every test that pytest knows: it is asked after each test.
+
+    To look through all of that takes longer than most tests. A simulation gives back what was left out.
+    """
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -48,6 +55,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
+        leave_out_what_stays()
         complaints: list[dict[str, Any]] = []
 
         async def main() -> set[asyncio.Task[Any]]:
