@@ -12,6 +12,7 @@ from tests.store import generators
 from tests.store.world import World
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("tiny_bounds")
 def test_store_equals_its_twin(soak):
     """Whatever is asked in whatever order and slices, the store answers as the plainest implementation does."""

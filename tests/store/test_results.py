@@ -160,6 +160,7 @@ def test_a_refusal_does_not_read_everything():
         assert not isinstance(store.apply(then(ALL)), Work)
 
 
+@pytest.mark.no_cover
 def test_the_bound_holds_for_anything():
     """No transaction returns more than it may, whatever it writes, deletes, sorts and limits; many are refused."""
     refused = 0
