@@ -35,8 +35,9 @@ mutants: $(VENV)/.installed-test ## Break our own code one rule at a time, and s
 lint: $(VENV)/.installed-lint ## Check style, formatting and types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pyright
+	@echo "$(BIN)/mypy, and $(BIN)/pyright beside it"
+	@$(BIN)/pyright >$(VENV)/pyright.txt 2>&1 & pid=$$!; status=0; \
+	    $(BIN)/mypy || status=1; wait $$pid || status=1; cat $(VENV)/pyright.txt; exit $$status
 
 format: $(VENV)/.installed-lint ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
@@ -73,9 +74,10 @@ $(VENV)/.installed-test: $(VENV)/.made pyproject.toml
 	@$(PIP) '.[cli,test]'
 	@touch $@
 
+# It has what the two above have.
 $(VENV)/.installed-lint: $(VENV)/.made pyproject.toml
 	@$(PIP) '.[cli,uvloop,test,lint]'
-	@touch $@
+	@touch $(VENV)/.installed-cli $(VENV)/.installed-test $@
 
 $(VENV)/.installed-bench: $(VENV)/.made pyproject.toml
 	@$(PIP) '.[cli,uvloop,bench]'
