@@ -190,7 +190,9 @@ class Client(Engine):
             self._tasks.append(task)
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail. Idempotent."""
+        """Disconnect; calls under way fail. Idempotent. Raises `WrongLoop`."""
+        if not all(task.done() for task in self._tasks):
+            self._home.check()
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.remove_done_callback(self._loop_ended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from pyraftkv import codec, errors
+from pyraftkv.given import whole
 from pyraftkv.kv import Consistency
 from pyraftkv.machines import encode_call
 from pyraftkv.statemachine import MachineQuery, Operate, Operated
@@ -56,6 +57,7 @@ class MachineFace:
 
     async def apply(self, payload: bytes, *, version: int = 0, timeout: float | None = None) -> Operated:
         """As `call`, for a machine that takes bytes; return its result with the store's revision at that time."""
+        whole(version, "version", least=0)
         known = self._version or await self.version(timeout=timeout)
         if version > known and version > await self.version(timeout=timeout):
             raise errors.InvalidRequest(f"{self.name!r} is at version {self._version} with some of the members")

@@ -298,6 +298,7 @@ async def test_another_loop_is_refused(face: str, tmp_path: Path) -> None:
             await refused(kv.put("a", "x"), errors.WrongLoop)
             await refused(kv.get("a"), errors.WrongLoop)
             await refused(kv.status(), errors.WrongLoop)
+            await refused(kv.close(), errors.WrongLoop)
             with pytest.raises(errors.WrongLoop, match=r"pyraftkv\.sync"):
                 kv.watch("a")
 

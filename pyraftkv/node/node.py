@@ -352,6 +352,7 @@ class Node(Engine):
         Writes that could not finish within ``config.close_seconds`` fail as `MaybeApplied`.
         """
         member = self._member
+        self._check_home()
         try:
             if member is not None and self._stopping is None:
                 await self._hand_over(member)
@@ -360,8 +361,14 @@ class Node(Engine):
 
     async def kill(self) -> None:
         """Stop at once, as if the process had died: nothing is finished and nobody is told. For tests."""
+        self._check_home()
         self._storage.abandon()
         await self._stop(None)
+
+    def _check_home(self) -> None:
+        """Raise `WrongLoop` where what runs could not be waited for."""
+        if self._member is not None and not all(task.done() for task in self._tasks):
+            self._member.home.check()
 
     async def _hand_over(self, member: Member) -> None:
         """Let writes finish, then give leadership to the best follower; each as far as its time allows."""

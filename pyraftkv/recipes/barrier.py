@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LockNotAcquired
+from pyraftkv.given import seconds
 from pyraftkv.kv import KV
 from pyraftkv.recipes.contest import Contest, change
 from pyraftkv.recipes.names import inside, prefix_end
@@ -44,7 +45,7 @@ class Barrier:
 
     async def wait(self, *, timeout: float | None = None) -> None:
         """Wait until there is none. Raises `TimeoutError`, `Unavailable`."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds(timeout)):
             while True:
                 found = await self._kv.range(self._key, self._key + "\0", keys_only=True)
                 if not found.kvs:
@@ -90,7 +91,7 @@ class DoubleBarrier:
         self._name = name
         self._count = count
         self._ttl = ttl
-        self._timeout = timeout
+        self._timeout = seconds(timeout)
         self._row, self._open = inside(name, "wait/"), inside(name, "open").encode()
         self._session: Session | None = None
         self._contest: Contest | None = None

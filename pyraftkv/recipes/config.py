@@ -19,10 +19,12 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from typing import Any, Generic, Self, TypeVar
 
 from pyraftkv._record import record
 from pyraftkv.errors import InvalidRequest, InvalidValue
+from pyraftkv.given import whole
 from pyraftkv.kv import KV, Stm, View
 from pyraftkv.recipes.names import inside
 from pyraftkv.store.values import EventType, KeyValue
@@ -84,14 +86,21 @@ class ConfigCenter(Generic[M]):
 
     @property
     def value(self) -> M:
-        """The configuration, kept current while the block runs; the last good one, if what is stored is not."""
+        """The configuration, kept current while the block runs; the last good one, if what is stored is not.
+
+        Raises `InvalidRequest` before the block, where nothing was read yet: `get` reads at any time.
+        """
+        self._entered()
         return self._value
 
     def on_change(self, callback: Callable[[M, M], object]) -> None:
         """Call this with the configuration before and after, whenever it has changed while the block runs.
 
-        What it raises goes to the event loop's exception handler, and keeps nobody else from being called.
+        What it raises goes to the event loop's exception handler, and keeps nobody else from being called. Raises
+        `InvalidRequest` for a coroutine function: nobody would wait for it.
         """
+        if not callable(callback) or iscoroutinefunction(callback):
+            raise InvalidRequest(f"a callback is a plain function of two configurations, not {callback!r}")
         if len(self._callbacks) >= CALLBACKS_MAX:
             raise InvalidRequest(f"more than {CALLBACKS_MAX} callbacks")
         self._callbacks.append(callback)
@@ -145,7 +154,7 @@ class ConfigCenter(Generic[M]):
 
         Raises: `InvalidValue`: it was not valid then; `Compacted`, `FutureRevision`; `NotApplied`; `MaybeApplied`.
         """
-        past = await self.get(revision=revision, timeout=timeout)
+        past = await self.get(revision=whole(revision, "revision", least=1), timeout=timeout)
 
         async def work(tx: Stm) -> Stm:
             await self._set(tx, await tx.range(prefix=self._row), past, note or f"rolled back to {revision}")
@@ -201,19 +210,27 @@ class ConfigCenter(Generic[M]):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        assert self._view is not None
+        view = self._entered()
         assert self._following is not None
         self._following.cancel()
         with suppress(asyncio.CancelledError):
             await asyncio.shield(asyncio.wait([self._following]))
-        await self._view.close()
+        await view.close()
 
     async def at_least(self, revision: int, *, timeout: float | None = None) -> M:
-        """Wait until `value` is of that revision, of what was just changed, say; return it. Raises `TimeoutError`."""
-        assert self._view is not None
-        await self._view.at_least(revision, timeout=timeout)
-        self._look(self._view)
+        """Wait until `value` is of that revision, of what was just changed, say; return it.
+
+        Raises: `TimeoutError`; `InvalidRequest` before the block.
+        """
+        view = self._entered()
+        await view.at_least(revision, timeout=timeout)
+        self._look(view)
         return self._value
+
+    def _entered(self) -> View:
+        if self._view is None:
+            raise InvalidRequest(f"{self.name!r} is followed in a block: enter it with 'async with'")
+        return self._view
 
     async def _follow(self, view: View) -> None:
         while True:

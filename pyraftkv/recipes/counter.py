@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pyraftkv.errors import InvalidValue
+from pyraftkv.given import whole
 from pyraftkv.kv import KV
 from pyraftkv.recipes.compares import is_changed_at
 from pyraftkv.recipes.names import inside
@@ -29,7 +30,7 @@ class Counter:
     def __init__(self, kv: KV, name: str, *, default: int = 0, ttl: float = MARK_TTL) -> None:
         self._kv = kv
         self._key = inside(name, "number").encode()
-        self._default = default
+        self._default = whole(default, "default")
         self._once = Once(kv, inside(name, "marks/"), ttl=ttl)
 
     async def value(self, *, timeout: float | None = None) -> int:
@@ -41,6 +42,7 @@ class Counter:
 
         Raises: `NotApplied`; `MaybeApplied`: it was added once, or not at all; `InvalidValue`.
         """
+        whole(amount, "amount")
         pause_seconds = 0.001
         while True:
             found = await self._kv.get(self._key, timeout=timeout)

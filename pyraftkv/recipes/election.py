@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from functools import partial
 
+from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes, View
 from pyraftkv.recipes.holding import Holding
 from pyraftkv.recipes.names import inside
@@ -81,6 +82,4 @@ class Leadership(Holding):
     async def proclaim(self, value: Bytes) -> None:
         """Tell the others something else of this leader. Raises `LeaseLost`, `NotApplied`, `MaybeApplied`."""
         contest = self._holding()
-        await self.commit(
-            PutKey(contest.key.encode(), value.encode() if isinstance(value, str) else value, lease=contest.lease.id)
-        )
+        await self.commit(PutKey(contest.key.encode(), to_bytes(value), lease=contest.lease.id))

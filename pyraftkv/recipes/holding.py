@@ -7,6 +7,7 @@ from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseExists, LeaseLost, LockNotAcquired
+from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
@@ -52,7 +53,7 @@ class Holding:
         self._kv = store.kv if isinstance(store, Session) else store
         self._row = inside(name, "wait/")
         self._ttl = ttl
-        self._timeout = timeout
+        self._timeout = seconds(timeout)
         self._value = value
         self.is_reentrant = reentrant
         """Whether whoever holds it may enter it again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired
+from pyraftkv.given import whole
 from pyraftkv.kv import KV
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
@@ -26,6 +27,7 @@ class RateLimiter:
     def __init__(self, kv: KV, name: str, *, limit: int, seconds: int, ttl: float = TTL_DEFAULT) -> None:
         if type(limit) is not int or limit < 1:
             raise InvalidRequest(f"limit= is how many permits there are, 1 at least: not {limit!r}")
+        whole(seconds, "seconds", least=1)
         self._kv = kv
         self._name = name
         self._row = inside(name, "permits/")

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
+from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.contest import change
@@ -83,7 +84,7 @@ class Taken:
         self._name = name
         self._items, self._held = inside(name, "items/"), inside(name, "held/")
         self._ttl = ttl
-        self._timeout = timeout
+        self._timeout = seconds(timeout)
         self._session: Session | None = None
         self._owner = b""
         self._item: KeyValue | None = None

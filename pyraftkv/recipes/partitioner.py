@@ -62,9 +62,10 @@ class Partitioner:
     """
 
     def __init__(self, kv: KV, name: str, items: Iterable[str], *, ttl: float = TTL_DEFAULT) -> None:
-        self._items = sorted(set(items))
-        if len(self._items) > ITEMS_MAX or not all(self._items):
-            raise InvalidRequest(f"items= are 1 to {ITEMS_MAX} names that are not empty")
+        named = [] if isinstance(items, str) or not isinstance(items, Iterable) else list(items)
+        if not named or not all(isinstance(item, str) and item for item in named) or len(set(named)) > ITEMS_MAX:
+            raise InvalidRequest(f"items= are 1 to {ITEMS_MAX} names, text that is not empty")
+        self._items = sorted(set(named))
         self._kv = kv
         self.name = name
         self._members, self._held = inside(name, "members/"), inside(name, "held/")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
+from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.compares import is_changed_at, is_under
 from pyraftkv.recipes.names import inside
@@ -55,7 +56,7 @@ class Presence:
     async def update(self, value: Bytes) -> None:
         """Let the others see something else. Raises `LeaseLost`, `NotApplied`, `MaybeApplied`."""
         session = self._entered()
-        put = PutKey(self._key, value.encode() if isinstance(value, str) else value, session.lease.id)
+        put = PutKey(self._key, to_bytes(value), session.lease.id)
         self._written_at = 0
         result = await self._kv.txn().when(is_under(self._key, session.lease.id)).then(put)
         if not result.succeeded:

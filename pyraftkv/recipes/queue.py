@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 
 from pyraftkv.errors import InvalidRequest
+from pyraftkv.given import seconds
+from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.contest import change
@@ -54,7 +56,7 @@ class Queue:
 
     async def _push(self, part: str, value: Bytes, timeout: float | None) -> int:
         key = f"{self._row}{part}{await self._once.name(timeout=timeout)}".encode()
-        put = PutKey(key, value.encode() if isinstance(value, str) else value)
+        put = PutKey(key, to_bytes(value))
         revision = await self._once.commit(put, when=is_absent(key), timeout=timeout)
         assert revision, "nobody else makes a key of that name"
         return revision
@@ -65,12 +67,16 @@ class Queue:
         Raises: `TimeoutError` after ``timeout`` seconds, without a wait if that is 0; `NotApplied`; `MaybeApplied`: the
         item may be out.
         """
-        gives_up_at = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        wait = seconds(timeout)
+        gives_up_at = None if wait is None else asyncio.get_running_loop().time() + wait
         while True:
             found = await self._first()
             if not found.kvs:
-                async with asyncio.timeout_at(gives_up_at):
-                    await change(self._kv, self._row, prefix_end(self._row), revision=found.revision)
+                try:
+                    async with asyncio.timeout_at(gives_up_at):
+                        await change(self._kv, self._row, prefix_end(self._row), revision=found.revision)
+                except TimeoutError:
+                    raise TimeoutError(f"{self.name!r} had no item within {timeout} s") from None
                 continue
             first = found.kvs[0]
             if await self._once.commit(DeleteRange(first.key), when=is_created_at(first.key, first.create_revision)):

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pyraftkv.errors import Closed, LeaseLost, MaybeApplied, Unavailable
+from pyraftkv.errors import Closed, InvalidRequest, LeaseLost, MaybeApplied, Unavailable
+from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.election import Election, Leadership
 from pyraftkv.recipes.session import TTL_DEFAULT
@@ -36,7 +37,10 @@ async def singleton(
     while True:
         try:
             async with Election(kv, name, ttl=ttl).campaign(value) as leadership:
-                return await work(leadership)
+                asked = work(leadership)
+                if not isinstance(asked, Awaitable):
+                    raise InvalidRequest("work= is an async function, which is given the leadership")
+                return await asked
         except LeaseLost:
             continue
 
@@ -63,6 +67,8 @@ async def leader_only(
         ttl: Seconds after which another program goes on.
         value: What the others see of this one while it leads.
     """
+    if seconds(every, "every") is None:
+        raise InvalidRequest("every= is a number of seconds: `singleton` does the work once")
 
     async def repeat(leadership: Leadership) -> None:
         loop = asyncio.get_running_loop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Self, TypeVar
 
 from pyraftkv import errors, kv
@@ -266,7 +266,11 @@ class KV(Readable):
         """
 
         async def in_thread(attempt: kv.Stm) -> T:
-            return await asyncio.to_thread(work, Stm(attempt, self.portal))
+            result = await asyncio.to_thread(work, Stm(attempt, self.portal))
+            if isinstance(result, Coroutine):
+                result.close()
+                raise errors.InvalidRequest("a transaction of a thread is a plain function: nobody awaits it here")
+            return result
 
         engine: Engine = self.target
         return self.portal.run(lambda: engine.transact(in_thread, timeout=timeout))

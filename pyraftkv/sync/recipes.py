@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from pyraftkv import recipes
-from pyraftkv.errors import LeaseLost, Unavailable
+from pyraftkv.errors import InvalidRequest, LeaseLost, Unavailable
 from pyraftkv.kv import Bytes
 from pyraftkv.recipes import ConfigChange, Instance, NoInstance, PartitionState
 from pyraftkv.recipes import barrier as _barrier
@@ -73,6 +73,8 @@ def _of(
 
     @wraps(make, updated=())
     def construct(store: Face, /, *args: P.args, **kwargs: P.kwargs) -> F:
+        if not isinstance(store, Face):
+            raise InvalidRequest(f"{store!r} is no store of pyraftkv.sync: see pyraftkv.recipes for asyncio")
         return face(store.portal.call(lambda: make(store.target, *args, **kwargs)), store.portal)
 
     return construct

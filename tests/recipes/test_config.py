@@ -169,6 +169,49 @@ def test_what_cannot_be_a_configuration_is_refused() -> None:
     virtually(scenario)
 
 
+def test_a_configuration_that_nobody_has_read_yet_has_no_value() -> None:
+    """Its defaults would look like what everybody agreed on. `get` reads it at any time."""
+
+    async def scenario(cluster: Cluster) -> None:
+        config = ConfigCenter(cluster.leader, "shop", Shop)
+        revision = await config.change(low=5, high=6)
+        with pytest.raises(errors.InvalidRequest, match="async with"):
+            _ = config.value
+        await refused(config.at_least(revision), errors.InvalidRequest)
+        assert (await config.get()).low == 5
+        async with config:
+            assert config.value.low == 5
+        assert config.value.low == 5
+
+    virtually(scenario)
+
+
+def test_a_rollback_is_to_a_revision() -> None:
+    """0 is no revision, though it reads what there is: that would be a change that changes nothing."""
+
+    async def scenario(cluster: Cluster) -> None:
+        config = ConfigCenter(cluster.leader, "shop", Shop)
+        for revision in (0, -1, "1", None):
+            await refused(config.rollback(revision), errors.InvalidRequest)  # type: ignore[arg-type]
+        assert [change async for change in config.history()] == []
+
+    virtually(scenario)
+
+
+def test_a_callback_is_a_plain_function() -> None:
+    """Nobody would await what a coroutine function returns: it would never run."""
+
+    async def coroutine(before: Shop, after: Shop) -> None:
+        raise AssertionError("never run")
+
+    async def scenario(cluster: Cluster) -> None:
+        for callback in (coroutine, None):
+            with pytest.raises(errors.InvalidRequest, match="plain function"):
+                ConfigCenter(cluster.leader, "shop", Shop).on_change(callback)  # type: ignore[arg-type]
+
+    virtually(scenario)
+
+
 async def follow_and_change(kv: KV) -> None:
     """Change it, and see that."""
     async with ConfigCenter(kv, "x", Shop) as config:

@@ -222,6 +222,33 @@ def test_a_counter_counts_each_addition() -> None:
     virtually(scenario, members=3)
 
 
+def test_a_counter_adds_whole_numbers() -> None:
+    """Half a visit would be told as 1.5, and stand there as 1."""
+
+    async def scenario(cluster: Cluster) -> None:
+        for amount in (1.5, "1", None):
+            await refused(Counter(cluster.leader, "visits").add(amount), errors.InvalidRequest)  # type: ignore[arg-type]
+        with pytest.raises(errors.InvalidRequest, match="default="):
+            Counter(cluster.leader, "visits", default="1")  # type: ignore[arg-type]
+        assert await Counter(cluster.leader, "visits").value() == 0
+
+    virtually(scenario)
+
+
+def test_queues_say_what_was_wrong_and_what_was_not_there() -> None:
+    """A value that is none, a time that is none, and which queue was empty for how long."""
+
+    async def scenario(cluster: Cluster) -> None:
+        queue = Queue(cluster.leader, "mail")
+        assert "str or bytes" in str(await refused(queue.push(5), errors.InvalidRequest))  # type: ignore[arg-type]
+        await refused(queue.take(timeout="1"), errors.InvalidRequest)  # type: ignore[arg-type]
+        assert str(await refused(queue.take(timeout=0.5), TimeoutError)) == "'mail' had no item within 0.5 s"
+        with pytest.raises(errors.InvalidRequest, match="timeout="):
+            LockingQueue(cluster.leader, "jobs").take(timeout="1")  # type: ignore[arg-type]
+
+    virtually(scenario)
+
+
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -144,6 +145,21 @@ def test_what_the_work_of_a_singleton_raises_ends_it() -> None:
 
         await refused(singleton(kv, "job", work, ttl=TTL), LookupError)
         assert await Election(kv, "job").leader() is None
+
+    virtually(scenario)
+
+
+def test_work_that_cannot_be_called_so_is_refused() -> None:
+    """A plain function that takes its time would stop the loop; a time that is none would mean at once, for ever."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        plain: Any = lambda leadership: None  # noqa: E731
+        assert "async function" in str(await refused(singleton(kv, "job", plain, ttl=TTL), errors.InvalidRequest))
+        for every in (-1.0, "60", None):
+            wrong: Any = every
+            refusal = await refused(leader_only(kv, "job", plain, every=wrong, ttl=TTL), errors.InvalidRequest)
+            assert "every=" in str(refusal)
 
     virtually(scenario)
 

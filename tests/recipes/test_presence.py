@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter as Tally
+from typing import Any
 
 import pytest
 
@@ -223,6 +224,17 @@ def test_items_are_shared_out_and_no_item_has_two() -> None:
         await nothing_is_left(kv, "p")
 
     virtually(scenario, members=3)
+
+
+@pytest.mark.parametrize("items", ["abc", [], [1, 2], ["a", ""], None])
+def test_items_are_a_list_of_names(items: Any) -> None:
+    """Not a text that is taken to pieces, and not numbers, whose names others would not find again."""
+
+    async def scenario(cluster: Cluster) -> None:
+        with pytest.raises(errors.InvalidRequest, match="items="):
+            Partitioner(cluster.leader, "shards", items)
+
+    virtually(scenario)
 
 
 def test_a_participant_says_what_it_is_at() -> None:

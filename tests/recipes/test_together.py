@@ -6,12 +6,13 @@ import asyncio
 import random
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 
 from pyraftkv import KV, Cluster, errors
 from pyraftkv.engine import Namespace
-from pyraftkv.recipes import Barrier, DoubleBarrier, RateLimiter, Semaphore
+from pyraftkv.recipes import Barrier, DoubleBarrier, Lock, RateLimiter, Semaphore
 from pyraftkv.recipes.barrier import COUNT_MAX
 from pyraftkv.store.commands import Command, Transaction
 from pyraftkv.store.values import Result
@@ -235,6 +236,26 @@ def test_the_largest_barrier_opens() -> None:
             for number in range(COUNT_MAX):
                 group.create_task(participant(number))
         assert len(entered) == COUNT_MAX
+
+    virtually(scenario)
+
+
+def test_times_that_are_none_are_refused_by_their_names() -> None:
+    """When the recipe is made, not when somebody else happens to be before it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv, wrong = cluster.leader, cast("Any", "5")
+        for make in (
+            lambda: Lock(kv, "a", timeout=wrong),
+            lambda: Semaphore(kv, "a", limit=1, timeout=wrong),
+            lambda: DoubleBarrier(kv, "a", count=2, timeout=wrong),
+        ):
+            with pytest.raises(errors.InvalidRequest, match="timeout="):
+                make()
+        await refused(Barrier(kv, "a").wait(timeout=wrong), errors.InvalidRequest)
+        for seconds in (0.5, 0, wrong):
+            with pytest.raises(errors.InvalidRequest, match="seconds="):
+                RateLimiter(kv, "a", limit=1, seconds=cast("Any", seconds))
 
     virtually(scenario)
 

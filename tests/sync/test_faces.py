@@ -109,6 +109,16 @@ def test_transactions(db: sync.KV) -> None:
     assert sorted(each.result() for each in counts) == list(range(2, 26))
 
 
+def test_a_transaction_of_a_thread_is_a_plain_function(db: sync.KV) -> None:
+    """A coroutine that nobody awaits would read and write nothing, and be handed out as the result."""
+
+    async def coroutine(stm: sync.Stm) -> None:
+        raise AssertionError("never run")
+
+    with pytest.raises(errors.InvalidRequest, match="plain function"):
+        db.transact(coroutine)
+
+
 def test_what_the_function_raises_ends_the_transaction(db: sync.KV) -> None:
     """Nothing is written."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pyraftkv import PutKey, errors, recipes, sync
+from pyraftkv import PutKey, connect, errors, recipes, sync
 from pyraftkv.sync import recipes as blocking
 from pyraftkv.sync.bridge import Face
 
@@ -139,6 +139,12 @@ def test_elections_and_tasks(db: sync.KV) -> None:
         blocking.leader_only(db, "boss", work, every=0.01, ttl=TTL)
     assert len(calls) == 3
     assert len(set(calls)) == 1
+
+
+def test_a_store_of_asyncio_is_told_apart() -> None:
+    """By what it is, and where its own recipes are."""
+    with pytest.raises(errors.InvalidRequest, match=r"pyraftkv\.sync"):
+        blocking.Lock(connect("127.0.0.1:1"), "a")  # type: ignore[arg-type]
 
 
 def test_together(db: sync.KV) -> None:
