@@ -39,6 +39,9 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)(?:#[^)]*)?\)")
+NAMED_TEST = re.compile(r"\[`(test_\w+)`\]\(([^)#\s]+)\)")
+ANCHOR = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -137,6 +140,24 @@ def test_links_lead_somewhere(page: Path) -> None:
     """A link to another page or file of the repository finds it."""
     targets = LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_test_that_is_named_is_there(page: Path) -> None:
+    """A row of a table that says what shows it is held to that: the test stands in the file that the link leads to."""
+    for name, target in NAMED_TEST.findall(page.read_text(encoding="utf-8")):
+        assert f"def {name}(" in (page.parent / target).read_text(encoding="utf-8"), f"{target} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_anchors_lead_to_headings(page: Path) -> None:
+    """Whoever asks where to read on is led to the section, and not to the top of a page that had it once."""
+    for target, anchor in ANCHOR.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        at = page.parent / target if target else page
+        headings = HEADING.findall(FENCE.sub("", at.read_text(encoding="utf-8"))) if at.suffix == ".md" else []
+        assert anchor in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, (
+            f"{target}#{anchor}"
+        )
 
 
 def test_there_are_pages() -> None:

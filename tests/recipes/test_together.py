@@ -35,6 +35,7 @@ def test_a_semaphore_has_so_many_holders_and_no_more() -> None:
                 inside.append(number)
                 order.append(number)
                 most = max(most, len(inside))
+                assert len(await Semaphore(kv, "gpu", limit=3).contenders()) >= len(inside)
                 await asyncio.sleep(random.Random(number).uniform(1, 5))
                 inside.remove(number)
 
