@@ -372,6 +372,18 @@ Pinned = tuple[list[Any], Iterator[bytes]]
 """What members compare of a machine, and its chunks, to be taken once."""
 
 
+def _saved(name: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield a machine's chunks. Raises `OperationRefused`, by its name: `rows` returned what is not plain, say."""
+    try:
+        yield from chunks
+    except (errors.PyraftkvError, MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        text = f"the machine {name!r} cannot be saved: {kind}: {error}"
+        raise errors.OperationRefused(text, machine=name, error=kind) from error
+
+
 def parts_of(pinned: list[Pinned]) -> Iterator[bytes]:
     """Yield the machines' parts of a snapshot: an empty table is the end.
 
@@ -381,7 +393,7 @@ def parts_of(pinned: list[Pinned]) -> Iterator[bytes]:
     """
     for row, chunks in pinned:
         yield codec.encode_table(row)
-        for chunk in chunks:
+        for chunk in _saved(row[0], chunks):
             rest = memoryview(chunk)
             while len(rest) > CHUNK_BYTES_MAX:
                 yield _PIECE + rest[:CHUNK_BYTES_MAX]

@@ -160,6 +160,14 @@ def test_anchors_lead_to_headings(page: Path) -> None:
         )
 
 
+def test_the_index_has_every_page() -> None:
+    """Who begins there finds all of them."""
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "concepts").glob("*.md")]
+    names = [page.relative_to(ROOT / "docs").as_posix() for page in pages if page.name != "index.md"]
+    assert [name for name in names if f"({name})" not in index] == []
+
+
 def test_there_are_pages() -> None:
     """The pages that hold are not those of an empty folder."""
     assert {"README.md", "docs/index.md", "docs/architecture.md"} <= {

@@ -344,6 +344,19 @@ def test_a_machine_without_a_snapshot_is_refused_when_it_is_made() -> None:
         Machines({"forgetful": Forgetful})
 
 
+def test_a_machine_that_cannot_be_saved_is_named() -> None:
+    """Or its owner would look for it in a traceback of the snapshot's writer."""
+
+    class Heap(Tally):
+        def rows(self) -> list[Any]:
+            return [{"a", "set"}]
+
+    log = Log(Machines({"tally": Heap}))
+    log.call("add", "x", 1)
+    with pytest.raises(errors.OperationRefused, match="the machine 'tally' cannot be saved: TypeError"):
+        log.restored(Machines({"tally": Heap}))
+
+
 def test_what_would_never_be_called_is_no_machine() -> None:
     """A coroutine, and a method in the place of an operation: where the class stands, not at the first call."""
     with pytest.raises(TypeError, match=r"Awaits\.add cannot be a coroutine"):
