@@ -12,9 +12,20 @@ have it. So its block is cancelled at its next ``await``, and ends with `LeaseLo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 
-from pyraftkv.errors import LeaseLost
+from pyraftkv.errors import LeaseLost, LeaseNotFound
 from pyraftkv.kv import Lease
+
+
+@contextmanager
+def under(lease: Lease) -> Generator[None]:
+    """Write under a lease that is held. Raises `LeaseLost` if it is gone: here the store is the first to notice."""
+    try:
+        yield
+    except LeaseNotFound as error:
+        raise LeaseLost(str(error), lease=lease.id) from None
 
 
 class Body:

@@ -9,6 +9,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseExists, LeaseLost, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
+from pyraftkv.recipes.body import under
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -141,7 +142,8 @@ class Holding:
                 raise
         try:
             if session is self._shared:
-                await join()
+                with under(session.lease):
+                    await join()
             try:
                 await contest.wait(timeout=self._timeout)
             except TimeoutError:

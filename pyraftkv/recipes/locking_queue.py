@@ -19,6 +19,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
+from pyraftkv.recipes.body import under
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.contest import change
 from pyraftkv.recipes.names import inside, prefix_end
@@ -177,7 +178,9 @@ class Taken:
         mark = self._mark(item)
         there = is_created_at(item.key, item.create_revision)
         try:
-            result = await self._kv.txn().when(there, is_absent(mark)).then(PutKey(mark, self._owner, session.lease.id))
+            txn = self._kv.txn().when(there, is_absent(mark)).then(PutKey(mark, self._owner, session.lease.id))
+            with under(session.lease):
+                result = await txn
         except MaybeApplied:
             found = await self._kv.get(mark)
             if found is None or found.value != self._owner:

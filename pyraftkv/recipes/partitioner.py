@@ -20,6 +20,7 @@ from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, MaybeApplied
 from pyraftkv.kv import KV, View
+from pyraftkv.recipes.body import under
 from pyraftkv.recipes.compares import is_absent, is_under
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -128,7 +129,8 @@ class Partitioner:
         for item in sorted(items):
             key = f"{self._held}{item}".encode()
             try:
-                result = await self._kv.txn().when(is_absent(key)).then(PutKey(key, b"", lease))
+                with under(self._session.lease):
+                    result = await self._kv.txn().when(is_absent(key)).then(PutKey(key, b"", lease))
                 is_ours = result.succeeded
             except MaybeApplied:
                 is_ours = False

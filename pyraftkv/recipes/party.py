@@ -16,6 +16,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseLost
 from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
+from pyraftkv.recipes.body import under
 from pyraftkv.recipes.compares import is_changed_at, is_under
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -80,7 +81,8 @@ class Presence:
             await session._enter_with(self._appear)
             return self
         try:
-            await self._appear()
+            with under(session.lease):
+                await self._appear()
         except BaseException as error:
             await self._leave(type(error), error, error.__traceback__)
             raise

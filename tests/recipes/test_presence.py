@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter as Tally
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
 from pyraftkv import KV, Cluster, errors
-from pyraftkv.recipes import NoInstance, Partitioner, PartitionState, Party, Registry, Session
+from pyraftkv.recipes import Lock, LockingQueue, NoInstance, Partitioner, PartitionState, Party, Registry, Session
 from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
 
 
@@ -58,6 +60,33 @@ def test_whoever_is_dead_is_not_there() -> None:
 
         await refused(member(), errors.LeaseLost)
         assert await party.members() == []
+
+    virtually(scenario)
+
+
+def test_whatever_is_begun_under_a_lease_that_is_gone_is_lost() -> None:
+    """Not "there is no such lease": who asked has named none, and waits for one error when a lease is lost."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        jobs = LockingQueue(kv, "jobs", ttl=TTL)
+        await jobs.push("one")
+
+        async def begin(make: Callable[[Session], AbstractAsyncContextManager[object]]) -> None:
+            async with Session(kv, ttl=TTL) as session:
+                await kv.leases.revoke(session.lease.id)
+                async with make(session):
+                    raise AssertionError("nothing is held")
+
+        for make in (
+            lambda session: Lock(session, "a"),
+            lambda session: Party(session, "p").join("me"),
+            lambda session: Registry(session).register("web", "10.0.0.1:80"),
+            lambda session: jobs.take(session=session),
+        ):
+            await refused(begin(make), errors.LeaseLost)
+        assert await jobs.held() == 0
+        assert await jobs.count() == 1
 
     virtually(scenario)
 
