@@ -36,6 +36,7 @@ from pyraftkv.protocol import (
     WatchCall,
     WriteCall,
 )
+from pyraftkv.server_turns import Turns
 from pyraftkv.server_watch import ServedWatch, ServedWatches
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesResult
@@ -61,7 +62,13 @@ REPLY_QUEUE_BYTES_MAX = 4 * 1024 * 1024
 """What is given to a connection to send; further replies wait here until it has room."""
 
 REPLIES_WAITING_BYTES_MAX = 64 * 1024 * 1024
-"""Replies that wait for room on one connection; a client with more is too slow, and is dropped."""
+"""Replies that wait for room on one connection; a client with more is too slow, and is dropped.
+
+What is only read waits for room before it is looked up (see `server_turns`), so that this is for the results of writes.
+"""
+
+READS_MAX = 256
+"""Calls of one connection that are being looked up at the same time; the others wait for their turn."""
 
 SNAPSHOTS_PER_CONNECTION_MAX = 1
 """Snapshots that one connection is being given; another one waits (`Overloaded`)."""
@@ -180,6 +187,9 @@ class ClientConnection:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._sending: asyncio.Task[None] | None = None
+        self._reading = 0
+        self._to_read = Turns(lambda: self._sending is None and self._reading < READS_MAX)
+        self._to_answer = Turns(lambda: self._sending is None)
 
     def open(self) -> None:
         """Begin to serve."""
@@ -257,13 +267,13 @@ class ClientConnection:
     ) -> asyncio.Task[Any]:
         work: Coroutine[Any, Any, Any]
         if isinstance(call, ReadCall):
-            work = self._read(call)
+            work = self._in_turn(call.id, partial(self._read, call))
         elif isinstance(call, VersionsCall | DiffCall):
-            work = self._look(call)
+            work = self._in_turn(call.id, partial(self._look, call))
         elif isinstance(call, LeaseCall):
-            work = self._member.ask_leases(call.query, call.timeout)
+            work = self._in_turn(call.id, partial(self._member.ask_leases, call.query, call.timeout))
         elif isinstance(call, MachineCall):
-            work = self._ask_machine(call)
+            work = self._in_turn(call.id, partial(self._ask_machine, call))
         elif isinstance(call, StatusCall):
             work = self._status()
         elif isinstance(call, MembersCall):
@@ -281,6 +291,31 @@ class ClientConnection:
         else:
             work = self._open_session()
         return asyncio.get_running_loop().create_task(work, name=f"pyraftkv-{type(call).__name__}")
+
+    async def _in_turn(self, call_id: int, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Do a call that only reads, and answer it, each when the client has room."""
+        await self._to_read.come()
+        self._reading += 1
+        try:
+            result = await work()
+            await self._to_answer.come()
+            self._answer(call_id, result)
+        finally:
+            self._reading -= 1
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._to_answer.go_on()
+        self._to_read.go_on()
+
+    def _answer(self, call_id: int, result: Any) -> None:
+        """Answer the current task's call. Raises `RequestTooLarge`, `InvalidRequest`."""
+        frame = codec.encode_reply(Answer(call_id, result=result))
+        if len(frame) > CLIENT_FRAME_BYTES_MAX:
+            raise _too_large(len(frame))
+        if self._calls.get(call_id) is asyncio.current_task():  # else cancelled
+            del self._calls[call_id]
+            self._send(frame)
 
     async def _read(self, call: ReadCall) -> RangeResult:
         consistency = _consistency(call.consistency)
@@ -433,6 +468,7 @@ class ClientConnection:
             self._waiting_bytes -= len(frame)
             self._connection.send(frame)
         self._sending = None
+        self._go_on()
 
     async def _room(self) -> None:
         """Wait until the client has taken what it was sent."""

@@ -229,14 +229,45 @@ async def test_many_small_results_of_a_large_total_are_sent_as_the_connection_ta
         assert not raw.is_closed
 
 
+@pytest.mark.parametrize("consistency", ["local", "linearizable"])
+@asynchronous
+async def test_what_is_read_waits_until_the_client_takes_it(consistency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is asked for at once: a few answers are kept, and made one after the other."""
+    monkeypatch.setattr(server, "READS_MAX", 8)
+    async with served() as (_, node, raw):
+        await node.put("k", b"x" * 1_000_000)
+        (client,) = node._clients._clients
+        waiting: list[int] = []
+        reading: list[int] = []
+        send = client._send
+
+        def sent(frame: bytes) -> None:
+            send(frame)
+            waiting.append(client._waiting_bytes)
+            reading.append(client._reading)
+
+        client._send = sent  # type: ignore[method-assign]
+        for number in range(2, 42):
+            raw.send(ReadCall(number, RangeQuery(b"k"), consistency, 20.0))
+        raw.send(CancelCall(40))
+        for number in range(2, 40):
+            assert (await raw.answer(number)).error is None
+        assert max(waiting) < 2_100_000
+        assert max(reading) <= (8 if consistency == "linearizable" else 1)
+        await until(lambda: not client._calls)
+        assert (client._reading, len(client._to_read), len(client._to_answer)) == (0, 0, 0)
+
+
 @asynchronous
 async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for one connection is bounded."""
     monkeypatch.setattr(server, "REPLIES_WAITING_BYTES_MAX", 3_000_000)
     async with served() as (_, node, raw):
         await node.put("k", b"x" * 1_000_000)
+        session = await raw.session()
         for number in range(2, 22):
-            raw.send(ReadCall(number, RangeQuery(b"k"), "local", 5.0))
+            swap = Envelope(session, number, 1, PutKey(b"k", b"x" * 1_000_000, prev_kv=True))
+            raw.send(WriteCall(number, codec.encode_logged(swap), 5.0))
         await raw.wait(lambda: raw.is_closed)
         await until(lambda: len(node._clients) == 0)
 
