@@ -24,7 +24,7 @@ from pyraftkv.client_answers import (
     closed_error,
     replaced_error,
 )
-from pyraftkv.client_asks import Asks
+from pyraftkv.client_asks import Asks, frame_of
 from pyraftkv.client_watch import ClientWatch
 from pyraftkv.engine import NOT_STARTED, Engine, Home
 from pyraftkv.kv import Consistency, PeerStatus, Status
@@ -605,7 +605,7 @@ class Client(Engine):
             watch.end(errors.Closed("the client was closed"))
             return
         call = watch.next_call(self._id())
-        frame = codec.encode_call(call)
+        frame = frame_of(call)
         self._watches.pop(watch.id, None)
         watch.is_called(call)
         self._watches[call.id] = watch

@@ -15,9 +15,18 @@ from typing import Any
 from pyraftkv import codec, errors
 from pyraftkv.client_answers import ASK_AGAIN, LEAVE_MEMBER
 from pyraftkv.protocol import Answer, Call, CancelCall, OpenSessionCall, ReadCall, SnapshotPart
+from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 
 ASKS_SENT_MAX = 1024
 """Calls under way on one connection; further ones wait here, and what the member has left is for the watches."""
+
+
+def frame_of(call: Call) -> bytes:
+    """Encode a call. Raises `InvalidRequest`, `RequestTooLarge`: no connection would carry it."""
+    frame = codec.encode_call(call)
+    if len(frame) > CLIENT_FRAME_BYTES_MAX:
+        raise errors.RequestTooLarge(f"a call of {len(frame)} bytes, over {CLIENT_FRAME_BYTES_MAX}")
+    return frame
 
 
 class _Ask:
@@ -27,7 +36,7 @@ class _Ask:
 
     def __init__(self, call: Call, deadline: float, future: asyncio.Future[Any]) -> None:
         self.id = call.id
-        self.frame = codec.encode_call(call)
+        self.frame = frame_of(call)
         self.deadline = deadline
         self.future = future
         self.is_due = False

@@ -86,6 +86,22 @@ class Member:
 
 
 @asynchronous
+async def test_what_no_connection_carries_is_refused_alone() -> None:
+    """Whatever else the client is asked, then and later, is answered."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.client()
+        long = b"k" * 2_100_000
+        async with kv.watch("other") as watch:
+            await refused(kv.get(long), errors.RequestTooLarge)
+            with pytest.raises(errors.RequestTooLarge):
+                await kv.watch(long).__aenter__()
+            assert await kv.put("other", "1") == PutResult(2)
+            assert (await anext(aiter(watch))).kv.value == b"1"
+            assert await kv.get("k") is None
+        assert is_idle(kv)
+
+
+@asynchronous
 async def test_a_client_goes_on_with_the_next_member() -> None:
     """Its member dies: calls under way are asked again elsewhere, and each write is applied once."""
     async with cluster_of(3) as cluster:

@@ -7,12 +7,14 @@ meets the keys of another one (etcd's lock `a` contends with `a/b`).
 from __future__ import annotations
 
 from pyraftkv.errors import InvalidRequest
+from pyraftkv.keys import to_bytes
 
 
 def inside(name: str, part: str) -> str:
     """Return the key, or the prefix, of a part of what has that name. Raises `InvalidRequest` for a bad name."""
     if not isinstance(name, str) or not name or "//" in name or name.endswith("/"):
-        raise InvalidRequest(f"a name is text without '//', and does not end in '/': not {name!r}")
+        raise InvalidRequest(f"a name is text without '//', and does not end in '/': not {name!r:.100}")
+    to_bytes(name)
     return f"{name}//{part}"
 
 

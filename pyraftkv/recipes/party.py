@@ -111,7 +111,7 @@ class Presence:
 
     @property
     def _key(self) -> bytes:
-        return f"{self._row}{self.id}".encode()
+        return to_bytes(f"{self._row}{self.id}")
 
     def _entered(self) -> Session:
         if self._session is None:

@@ -332,7 +332,7 @@ def test_readers_share_and_writers_do_not() -> None:
     virtually(scenario)
 
 
-@pytest.mark.parametrize("name", ["", "a//b", "a/", "//"])
+@pytest.mark.parametrize("name", ["", "a//b", "a/", "//", "\ud800"])
 def test_a_name_that_could_meet_another_is_refused(name: str) -> None:
     """And the lock `a` has nothing to do with the lock `a/b`."""
 
