@@ -51,6 +51,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "operating",
             "replicated",
             "server",
+            "server_turns",
             "server_watch",
             "watching",
             "cluster",
