@@ -12,11 +12,11 @@ from pyraftkv._record import record
 from pyraftkv.core.types import SnapshotMeta
 from pyraftkv.errors import DataDirLocked, SnapshotCorruption, StorageError, WalCorruption
 from pyraftkv.log.base import Recovered
-from pyraftkv.log.fs import FileSystem, join, parent
+from pyraftkv.log.fs import FileSystem, is_unreadable, join, parent
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
 from pyraftkv.log.mark import MarkFile
 from pyraftkv.log.recovery import gap, open_wal, refuse_short
-from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, clean
+from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, clean, snapshot_name
 from pyraftkv.log.wal import Wal
 
 
@@ -118,28 +118,46 @@ def _recover(fs: FileSystem, path: str, identity: IdentityFile, wal: Wal, repair
 def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[SnapshotMeta | None, str]:
     """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
 
-    Without any snapshot the log alone must reach back to its first entry.
+    Without any snapshot the log alone must reach back to its first entry. What is passed over is set aside once
+    something else will do: a start that is refused leaves all as it is, so that the next one is refused for the same.
     """
-    damage: SnapshotCorruption | None = None
+    damaged: list[SnapshotCorruption] = []
+    chosen: SnapshotMeta | None = None
     refuse_short(wal)
     for meta in reversed(wal.snapshots.copy()):
         if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
-            raise damage or gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
+            lacking = gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
+            raise damaged[0] if damaged else lacking
+        damage = _damage(fs, directory, meta)
+        if damage is None:
+            chosen = meta
+            break
+        damaged.append(damage)
+        wal.forget_snapshot(meta)
+    if chosen is None and wal.first_index != 1:
+        lacking = gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
+        raise damaged[0] if damaged else lacking
+    for damage in damaged:
+        _set_aside(fs, damage.path)
+    return chosen, f"passed over a damaged snapshot: {damaged[0]}" if damaged else ""
+
+
+def _damage(fs: FileSystem, directory: str, meta: SnapshotMeta) -> SnapshotCorruption | None:
+    """Return what is wrong with a snapshot, if anything is. Raises `OSError` that says nothing about it."""
+    try:
+        reader = SnapshotReader(fs, directory, term=meta.term, index=meta.index)
         try:
-            reader = SnapshotReader(fs, directory, term=meta.term, index=meta.index)
-            try:
-                reader.verify()
-            finally:
-                reader.close()
-        except SnapshotCorruption as error:
-            damage = damage or error
-            wal.forget_snapshot(meta)
-            _set_aside(fs, error.path)
-        else:
-            return meta, f"passed over a damaged snapshot: {damage}" if damage else ""
-    if wal.first_index != 1:
-        raise damage or gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
-    return None, f"passed over a damaged snapshot: {damage}" if damage else ""
+            reader.verify()
+        finally:
+            reader.close()
+    except SnapshotCorruption as error:
+        return error
+    except OSError as error:
+        if not is_unreadable(error):
+            raise
+        path = join(directory, snapshot_name(term=meta.term, index=meta.index))
+        return SnapshotCorruption(f"{path} cannot be read: {error}", path=path)
+    return None
 
 
 def _set_aside(fs: FileSystem, path: str) -> None:

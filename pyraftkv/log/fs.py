@@ -35,6 +35,8 @@ ZEROS_BYTES_MAX = 1 << 20
 """Zeros that are written at once."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_UNREADABLE = frozenset({errno.EIO, getattr(errno, "EBADMSG", errno.EIO), getattr(errno, "EUCLEAN", errno.EIO)})
+_LOCKED = frozenset({errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", errno.EAGAIN)})
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 _HANDLE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -53,6 +55,11 @@ def room_needed() -> Generator[None]:
         if error.errno in _NO_ROOM:
             raise NoRoom(error.errno, error.strerror, error.filename) from error
         raise
+
+
+def is_unreadable(error: OSError) -> bool:
+    """Whether the disk says that it can no longer read what it holds: damage, and no lack of memory or descriptors."""
+    return error.errno in _UNREADABLE
 
 
 class FileSystem(Protocol):
@@ -225,6 +232,8 @@ class OsFileSystem:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
+            if error.errno not in _LOCKED:  # a file system that has no locks, for one
+                raise
             raise BlockingIOError(errno.EAGAIN, "locked by another process", path) from error
         return fd
 

@@ -19,7 +19,7 @@ from pyraftkv._record import record
 from pyraftkv.errors import ForeignDataDir, StorageFailed
 from pyraftkv.log.base import Identity
 from pyraftkv.log.block import BlockDamaged, pack_block, unpack_block
-from pyraftkv.log.fs import FileSystem, join, write_all
+from pyraftkv.log.fs import FileSystem, is_unreadable, join, write_all
 
 IDENTITY_MAGIC = b"PRKVIDEN"
 SLOT_BYTES = 512
@@ -52,9 +52,12 @@ class IdentityFile:
         """The newest record on disk; None before `load` found or `mint` wrote one."""
         self.unreadable: list[str] = []
         """The slots that `load` found missing or damaged."""
+        self._read_error: OSError | None = None
 
     def load(self) -> bool:
         """Read both slots and keep the newer valid one. Return whether there is one.
+
+        One that the disk cannot read is like one that is damaged, as long as the other serves.
 
         Raises: `UnsupportedFormat`, `OSError`.
         """
@@ -65,6 +68,8 @@ class IdentityFile:
                 self.unreadable.append(SLOT_NAMES[number])
             elif slot.generation > self._generation:
                 self._generation, self._newest, self.identity = slot.generation, number, slot.identity
+        if self.identity is None and self._read_error is not None:
+            raise self._read_error
         return self.identity is not None
 
     def mint(self, random: Random) -> None:
@@ -118,7 +123,7 @@ class IdentityFile:
         try:
             self._fs.fdatasync(fd)
             self._fs.forget_cache(fd)
-            block = self._fs.pread(fd, SLOT_BYTES, 0)
+            block = self._block(fd)
         finally:
             self._fs.close(fd)
         try:
@@ -126,6 +131,16 @@ class IdentityFile:
         except BlockDamaged:
             return None
         return _Slot(generation, Identity(*values))
+
+    def _block(self, fd: int) -> bytes:
+        """Return a slot's bytes; none if the disk cannot read them."""
+        try:
+            return self._fs.pread(fd, SLOT_BYTES, 0)
+        except OSError as error:
+            if not is_unreadable(error):
+                raise
+            self._read_error = error
+            return b""
 
     def _write_both(self, identity: Identity) -> None:
         self._write(identity)

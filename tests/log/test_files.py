@@ -27,7 +27,7 @@ from pyraftkv.errors import (
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
 from pyraftkv.log.segment import BLOCK_BYTES
-from pyraftkv.sim.disk import SimFS
+from pyraftkv.sim.disk import DiskFaults, SimFS
 from tests.log.disks import LoopWorker, blank, fail, heal, trace, twin
 
 MEMBERS = Membership(voters=frozenset({1}))
@@ -447,7 +447,7 @@ def test_a_disk_that_refuses_the_start(operation):
 
 
 def test_every_operation_of_a_start_may_fail():
-    """One error at each operation in turn: the start refuses, leaves nothing open, and the next one is whole."""
+    """One error at each operation in turn: it refuses and leaves nothing open, or does without what it cannot read."""
 
     async def main():
         fs = blank()
@@ -469,8 +469,9 @@ def test_every_operation_of_a_start_may_fail():
             except StorageFailed:
                 assert (copy.fds, copy.disk.locked) == ({}, set())
                 recovered = await storage.start(failed=unexpected)
-            assert (recovered.snapshot, recovered.hard_state.commit) == (meta(200), 560)
-            assert recovered.entries == entries(201, 380)
+            base = recovered.snapshot.index
+            assert (base, recovered.repaired != "") in ((200, False), (100, True))
+            assert (recovered.entries, recovered.hard_state.commit) == (entries(base + 1, 580 - base), 560)
             await storage.close()
             if copy.disk.operations < at:
                 return
@@ -672,6 +673,25 @@ def test_a_damaged_newest_snapshot_falls_back_to_the_older_and_the_log():
     run(main())
 
 
+def test_a_newest_snapshot_that_cannot_be_read_falls_back_to_the_older_and_the_log():
+    """A sector that the disk gives up is as damaged as one that it gives back wrong; a lack of memory is no damage."""
+
+    async def main():
+        fs = await with_snapshots(300, 600)
+        newest = snapshots(fs)[1]
+        fail(fs, lambda operation, path: errno.ENOMEM if (operation, path) == ("pread", newest) else 0)
+        with pytest.raises(StorageFailed):
+            await simulated(fs).start(failed=unexpected)
+        fs.disk.fault = DiskFaults(unreadable_sectors=frozenset({(newest, 8)}))
+        storage = simulated(fs, segment_bytes_max=8192)
+        recovered = await storage.start(failed=unexpected)
+        assert (recovered.snapshot, recovered.entries) == (meta(300), entries(301, 680))
+        assert "cannot be read" in recovered.repaired
+        await storage.close()
+
+    run(main())
+
+
 def test_a_missing_only_snapshot_falls_back_to_the_whole_log():
     """One snapshot purges nothing, so the log can do without it."""
 
@@ -693,9 +713,14 @@ def test_two_damaged_snapshots_are_refused():
         fs = await with_snapshots(100, 300, 600)
         for path in snapshots(fs):
             damage(fs, path)
-        with pytest.raises(SnapshotCorruption):
-            await simulated(fs).start(failed=unexpected)
-        assert (fs.fds, fs.disk.locked) == ({}, set())
+        before = fs.listdir("/data/snap")
+        told: list[str] = []
+        for _ in range(2):
+            with pytest.raises(SnapshotCorruption) as caught:
+                await simulated(fs).start(failed=unexpected)
+            told.append(str(caught.value))
+            assert (fs.fds, fs.disk.locked) == ({}, set())
+        assert (told[0], fs.listdir("/data/snap")) == (told[1], before), "a start that is refused leaves all as it is"
 
     run(main())
 

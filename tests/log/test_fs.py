@@ -93,6 +93,19 @@ def test_a_lock_lasts_as_long_as_its_descriptor(tmp_path):
     fs.close(fs.lock(path))
 
 
+def test_a_file_system_without_locks_is_not_taken_for_a_locked_file(tmp_path, monkeypatch):
+    """Who looks for the other process would never find it."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="no locks") as caught:
+        OsFileSystem().lock(str(tmp_path / "LOCK"))
+    assert not isinstance(caught.value, BlockingIOError)
+
+
 def test_without_fsync_nothing_is_synced(tmp_path, monkeypatch):
     """The name of the option is the truth."""
     fs = OsFileSystem(fsync=False)

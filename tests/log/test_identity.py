@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from random import Random
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from pyraftkv.errors import ForeignDataDir, StorageFailed, UnsupportedFormat
 from pyraftkv.log.base import Identity
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
-from pyraftkv.sim.disk import SimFS
-from tests.log.disks import blank, trace
+from pyraftkv.sim.disk import DiskFaults, SimFS
+from tests.log.disks import blank, fail, heal, trace
 
 
 def load(fs) -> IdentityFile:
@@ -64,6 +65,31 @@ def test_a_damaged_slot_falls_back_to_the_other(slot, damage, boots):
     booted = after.count_boot()
     assert booted.boot_count > before.boot_count
     assert load(fs).count_boot().boot_count == booted.boot_count + 1
+
+
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+def test_a_slot_that_cannot_be_read_falls_back_to_the_other(slot):
+    """A sector that the disk gives up is like one that it gives back wrong; but for any other error nobody guesses."""
+    fs = make(4)
+    before = load(fs).identity
+    fail(fs, lambda operation, path: errno.EMFILE if (operation, path) == ("pread", f"/data/{slot}") else 0)
+    with pytest.raises(OSError, match="simulated"):
+        load(fs)
+    fs.disk.fault = DiskFaults(unreadable_sectors=frozenset({(f"/data/{slot}", 0)}))
+    after = load(fs)
+    assert after.unreadable == [slot]
+    booted = after.count_boot()
+    assert (booted.incarnation, booted.boot_count > before.boot_count) == (before.incarnation, True)
+
+
+def test_two_slots_that_cannot_be_read_are_an_error_of_the_disk():
+    """They may be readable tomorrow, so they are no damage, and nothing is minted in their place."""
+    fs = make(4)
+    fail(fs, lambda operation, _path: errno.EIO if operation == "pread" else 0)
+    with pytest.raises(OSError, match="simulated"):
+        load(fs)
+    heal(fs)
+    assert load(fs).identity.boot_count == 4
 
 
 @pytest.mark.parametrize("slot", SLOT_NAMES)
