@@ -212,7 +212,7 @@ async def measure(keys: int, seconds: float, directory: Path) -> list[Window]:
             began = perf_counter()
             await puts.fill()
             if not node.is_leader:
-                raise RuntimeError(f"{own} does not lead: run it again")
+                await node.transfer_leadership(own)  # a machine that is busy elsewhere has lost it meanwhile
             print(f"{keys:,} keys of {VALUE_BYTES} B loaded in {perf_counter() - began:.1f} s", flush=True)
             with Watcher().installed() as watcher:
                 for title in ("puts", "puts, snapshot", "puts, snapshot, no collector", "puts, snapshot, frozen heap"):

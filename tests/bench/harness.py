@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ IN_FLIGHT = (1, 64, 256)
 WARM_UP_SECONDS = 1.0
 STOP_SECONDS_MAX = 5.0
 """How long a process may take to end when it is asked to."""
+SECTOR_BYTES = 512
+"""What the counters of disks count in."""
 KEYS_MAX = 100_000
 """Puts go round this many keys, so that a long run measures puts and not the growth of the store."""
 
@@ -51,7 +54,7 @@ class Result:
     cpu_s_per_1000: float
     """CPU seconds of all processes together per 1,000 puts; NaN where the system does not tell."""
     written_bytes_per_put: float
-    """Bytes that all processes together sent to their disks per put; NaN where the system does not tell."""
+    """Bytes that the disk of the data directories wrote per put, for all members; NaN where nobody says."""
 
 
 Run = Callable[[Sequence[int], float], list[Result]]
@@ -76,20 +79,18 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def written_bytes(pids: Iterable[int]) -> int | float:
-    """Return the bytes that these processes have sent to their disks so far (`write_bytes` of proc(5): whole pages).
+def written_bytes(directory: str | Path) -> int | float:
+    """Return the bytes that the disk below ``directory`` was given to write so far, by whomever; NaN where nobody says.
 
-    Whole *folios*, in fact: where a file was written in large pieces a page that is written again counts as all of its
-    piece. Compare with the device's own count (/proc/diskstats) before believing a large figure.
+    By the device's own count, journal and all. That of a process (`write_bytes` of proc(5)) is of whole folios: where a
+    file was written in large pieces, a page that is written again counts as all of its piece.
     """
-    written = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-        except (FileNotFoundError, PermissionError):
-            return math.nan
-        written += sum(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
-    return written
+    device = Path(directory).stat().st_dev
+    try:
+        fields = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
+    except OSError:
+        return math.nan
+    return int(fields[6]) * SECTOR_BYTES
 
 
 class Window:
@@ -106,7 +107,7 @@ class Window:
         """Start to count."""
         self._latencies_s.clear()
         self._cpu = cpu_seconds(self._pids)
-        self._written = written_bytes(self._pids)
+        self._written = written_bytes(tempfile.gettempdir())
         self._began = perf_counter()
         self._open = True
 
@@ -122,7 +123,7 @@ class Window:
         self._open = False
         self._elapsed = perf_counter() - self._began
         self._cpu = cpu_seconds(self._pids) - self._cpu
-        self._written = written_bytes(self._pids) - self._written
+        self._written = written_bytes(tempfile.gettempdir()) - self._written
 
     def result(self, name: str, in_flight: int) -> Result:
         """Return what was measured. Raises `RuntimeError` if not a single put was answered."""
