@@ -27,8 +27,8 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, chain, islice, pairwise, repeat
-from operator import add, and_, eq, lt
+from itertools import accumulate, chain, islice, pairwise
+from operator import add, lt
 from struct import Struct
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -353,7 +353,10 @@ class HistoryReader:
         history = self._history
         index = history.index
         fields = zip(columns.version, columns.lease, columns.previous, columns.jump, columns.span, strict=True)
-        is_first = [*map(and_, map(eq, fields, repeat(_FIRST)), map(eq, columns.create, columns.mod))]
+        is_first = [
+            each == _FIRST and create == mod
+            for each, create, mod in zip(fields, columns.create, columns.mod, strict=True)
+        ]
         if all(is_first) and index.chunks[-1].loosened()[-1:] < keys[:1] and all(map(lt, keys, islice(keys, 1, None))):
             index.extend(keys, refs, newest=columns.mod[-1])
             history.key_count += len(keys)

@@ -131,7 +131,7 @@ def first_read(ports: Sequence[int]) -> None:
 def measure_etcd(keys: int, runs: int, folder: Path) -> list[Times]:
     """Load an etcd, and let the power go so many times. Raises `Missing`."""
     ports, members = commands(folder)
-    times = []
+    times: list[Times] = []
     for run in range(runs + 1):
         first = last = 0.0
         cpu, began = ended_seconds(), perf_counter()
@@ -198,7 +198,7 @@ def show(row: str, keys: int, runs: int, folder: Path) -> None:
     if row == "etcd":
         report(row, measure_etcd(keys, runs, folder), keys, folder / "m0")
     else:
-        settings = {"snapshot_log_bytes_min": SNAPSHOT_BYTES} if row == "snapshots" else None
+        settings: dict[str, float] | None = {"snapshot_log_bytes_min": SNAPSHOT_BYTES} if row == "snapshots" else None
         report(row, asyncio.run(measure(keys, runs, folder, settings)), keys, folder / "n1")
 
 
