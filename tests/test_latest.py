@@ -105,3 +105,74 @@ async def test_how_it_ends() -> None:
         await refused(anext(changes), errors.Closed)
         await watch.close()
         await watch.close()
+
+
+@asynchronous
+async def test_a_leader_change_is_neither_left_out_nor_counted_twice() -> None:
+    """1. A client's watch is read ahead. 2. Its member, the leader, dies: the watch goes on with another one.
+
+    3. What was read before must not come again as a change, nor as one that was skipped; nothing may be missing.
+    """
+    async with cluster_of(3) as cluster, cluster.client() as kv:
+        first = (await kv.put("k/0", "begin")).revision
+        async with LatestWatch(kv.watch(prefix="k/", start_revision=first)) as watch:
+            batches = watch.batches()
+            assert [each.key for each in (await anext(batches)).changes] == [b"k/0"]
+            for number in range(20):
+                await kv.put(f"k/{number % 4}", str(number))
+            await cluster.kill(cluster.leader)
+            for number in range(20, 40):
+                last = await kv.put(f"k/{number % 4}", str(number), timeout=20)
+            changes, seen = 0, {}
+            while watch.revision < last.revision:
+                async with asyncio.timeout(20):
+                    batch = await anext(batches)
+                changes += sum(1 + each.skipped for each in batch.changes)
+                seen |= {each.key: each for each in batch.changes}
+            assert changes == 40
+            found = {key: each.kv.text for key, each in seen.items() if each.kv is not None}
+            assert found == {b"k/%d" % number: str(36 + number) for number in range(4)}
+
+
+@asynchronous
+async def test_compaction_overtakes_a_reader_that_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1. The reader is busy, what waits for it has reached its bound, and nothing is read ahead.
+
+    2. The watch beneath falls behind, and what it should read next is compacted.
+    3. What was read is handed out first; then the end says from where to resume: where the last batch ended.
+    """
+    monkeypatch.setattr("pyraftkv.store.watch.PENDING_EVENTS_MAX", 2)
+    async with cluster_of(1) as cluster:
+        kv = cluster.leader
+        async with LatestWatch(kv.watch(prefix="k/"), keys_max=1) as watch:
+            batches = watch.batches()
+            waiting = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(0)
+            for number in range(20):
+                last = await kv.put(f"k/{number}", "v")
+            await kv.compact(last.revision)
+            batch = await waiting
+            found = [each.key for each in batch.changes]
+            while watch.revision < watch._read_revision:
+                found += [each.key for each in (await anext(batches)).changes]
+            with pytest.raises(errors.WatchCancelled) as ended:
+                await anext(batches)
+            assert found == [b"k/%d" % number for number in range(len(found))]
+            assert 0 < len(found) < 20
+            assert ended.value.resume_revision == watch.revision + 1
+            assert ended.value.compact_revision == last.revision
+
+
+@asynchronous
+async def test_what_is_read_ahead_outlives_a_reader_that_gives_up_waiting() -> None:
+    """A reader that waits with a timeout asks anew: the change that it was too early for still comes, once."""
+    async with cluster_of(1) as cluster:
+        kv = cluster.leader
+        async with LatestWatch(kv.watch("k")) as watch:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await anext(watch.batches())
+            put = await kv.put("k", "1")
+            batches = watch.batches()
+            batch = await anext(batches)
+            assert [(each.revision, each.skipped) for each in batch.changes] == [(put.revision, 0)]

@@ -4,7 +4,9 @@ Fan-out is the time from a put's call until the last of so many watchers of its 
 three members, a remote client of the leader for both, and for pyraftkv the leader's own process, too. Memory is the
 resident memory of a single member that was given so many keys of 256 B, less what it had when it was empty.
 
-    python -m tests.bench.bench_data --watchers 1 100 1000 --keys 100000
+    python -m tests.bench.bench_data --watchers 1 100 1000 10000 --keys 100000 1000000
+
+More watchers than one connection takes are measured in the leader's process alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 import pyraftkv
 from pyraftkv import PutKey
+from pyraftkv.server import CALLS_MAX
 from tests.bench import bench_puts, peer_etcd
 from tests.bench.harness import VALUE_BYTES, free_ports, percentile, process
 
@@ -30,6 +33,8 @@ TXN_OPERATIONS = 10
 FILL_TXN_KEYS = 100
 FILL_IN_FLIGHT = 32
 KEY = b"fan/out"
+MANY = 10_000
+"""Of so many watchers it is told what memory they take."""
 
 Put = Callable[[bytes, bytes], Awaitable[Any]]
 
@@ -85,6 +90,11 @@ async def repeated(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> 
     show(name, what, seconds)
 
 
+def on_a_connection(watchers: Sequence[int]) -> list[int]:
+    """Return the numbers of watchers that one connection takes."""
+    return [count for count in watchers if count < CALLS_MAX]
+
+
 # --- pyraftkv ------------------------------------------------------------------------------------------------------
 
 
@@ -94,6 +104,7 @@ async def measure_pyraftkv(name: str, kv: pyraftkv.KV, watchers: Sequence[int]) 
     await asyncio.gather(*(kv.put(b"range/%04d" % number, value) for number in range(RANGE_KEYS)))
     for count in watchers:
         arrivals = Arrivals(count)
+        before = resident_mb(os.getpid())
         watches = [kv.watch(KEY) for _ in range(count)]
 
         async def follow(watch: pyraftkv.kv.Watch, arrivals: Arrivals = arrivals) -> None:
@@ -103,6 +114,9 @@ async def measure_pyraftkv(name: str, kv: pyraftkv.KV, watchers: Sequence[int]) 
         tasks = [asyncio.create_task(follow(watch)) for watch in watches]
         await asyncio.gather(*(watch.synced() for watch in watches))
         await fan_out(name, kv.put, arrivals)
+        if count >= MANY:
+            each_kb = (resident_mb(os.getpid()) - before) * 1e3 / count
+            print(f"{name:24} {count:,} watchers and their readers take {each_kb:.1f} kB each", flush=True)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -134,7 +148,7 @@ async def pyraftkv_remote(watchers: Sequence[int], directory: Path) -> None:
             await finder.put("warm", "up")
             leader = (await finder.status()).leader
         async with pyraftkv.connect(addresses[leader - 1]) as client:
-            await measure_pyraftkv("pyraftkv, remote client", client, watchers)
+            await measure_pyraftkv("pyraftkv, remote client", client, on_a_connection(watchers))
 
 
 async def pyraftkv_memory(count: int, directory: Path) -> None:
@@ -254,7 +268,7 @@ def main() -> None:
         in_a_directory(lambda directory: pyraftkv_embedded(args.watchers, directory))
         in_a_directory(lambda directory: pyraftkv_remote(args.watchers, directory))
         with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-") as name, peer_etcd.cluster(Path(name)) as (ports, _):
-            asyncio.run(measure_etcd(ports, args.watchers))
+            asyncio.run(measure_etcd(ports, on_a_connection(args.watchers)))
     for count in args.keys:
         in_a_directory(lambda directory, count=count: pyraftkv_memory(count, directory))  # type: ignore[misc]
         in_a_directory(lambda directory, count=count: etcd_memory(count, directory))  # type: ignore[misc]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 import pytest
 
@@ -212,5 +213,33 @@ async def test_ten_thousand_watchers() -> None:
         reader.cancel()
     await asyncio.wait(readers)
     for watch in opened:
+        await watch.close()
+    assert len(hub) == 0
+
+
+@asynchronous
+async def test_ten_thousand_watches_that_nobody_reads_hold_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused. What waits for them is shared, and then given up: history has it. None of them misses any.
+
+    1. Ten thousand readers are busy, while a megabyte is written that all of them watch.
+    2. A copy each would be 10 GB; a reference to each change, 8 MB and growing.
+    """
+    monkeypatch.setattr("pyraftkv.store.watch.PENDING_EVENTS_MAX", 8)
+    store = Store()
+    hub = hub_of(store)
+    open_watches = [hub.open(call(b"k", end=b"l")) for _ in range(watches.WATCHES_MAX)]
+    with pytest.raises(errors.Overloaded):
+        hub.open(call(b"k"))
+    tracemalloc.start()
+    for number in range(100):
+        put(store, b"k%d" % number, bytes(10_000))
+        hub.advance()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held - store.size_bytes < 400 * watches.WATCHES_MAX, f"{held:,} bytes"
+    assert all(watch.is_behind for watch in open_watches)
+    for watch in (open_watches[0], open_watches[-1]):
+        assert len(await take(watch, 100)) == 100
+    for watch in open_watches:
         await watch.close()
     assert len(hub) == 0
