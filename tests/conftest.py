@@ -31,7 +31,7 @@ LONG = (
     "test_damage.py",
     "log/test_kill.py",
     "test_demo.py",
-    "etcd/test_differences.py",
+    "etcd/test_pair.py",
     "test_examples.py",
 )
 """The modules that take longest, which go first where several run: in turn one that computes and one that waits."""
