@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired
 from pyraftkv.given import whole
 from pyraftkv.kv import KV
@@ -10,11 +12,19 @@ from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import PutKey
 
+LATE_PART = 0.1
+"""A permit that comes later than this part of its time counts anew from then on.
+
+1. A lease is granted, and its caller suspended for nearly as long as the permit counts. Then he has his permit.
+2. The lease ends a moment later, and the next one has a permit, too: two at the same time, where there may be one.
+"""
+
 
 class RateLimiter:
     """At most ``limit`` permits in any ``seconds``: ``await limiter.acquire()``.
 
     A permit is a key under a lease that nobody renews, so it is the cluster that tells the time, and no caller's clock.
+    It counts from when it was given; its caller may have it up to a tenth of its time later.
 
     Args:
         kv: The store.
@@ -49,10 +59,13 @@ class RateLimiter:
             except TimeoutError:
                 raise LockNotAcquired(f"{self._name!r} had no permit within {timeout} s") from None
             # From here on it is the permit's own lease that the key hangs on: the session's end leaves it alone.
+            asked_at = asyncio.get_running_loop().time()
             lease = await self._kv.leases.grant(self._seconds)
             result = await self._kv.txn().when(contest.guard).then(PutKey(contest.key.encode(), b"", lease=lease.id))
             if not result.succeeded:
                 raise LeaseLost(f"{self._name!r}: the place in the row was lost")
+            if asyncio.get_running_loop().time() - asked_at > self._seconds * LATE_PART:
+                await self._kv.leases.keep_alive(lease.id)
 
     async def count(self) -> int:
         """Return how many permits count at the moment, and how many wait for one. Raises `Unavailable`."""

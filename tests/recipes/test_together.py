@@ -261,6 +261,28 @@ def test_times_that_are_none_are_refused_by_their_names() -> None:
     virtually(scenario)
 
 
+class Slow(Namespace):
+    """A store in which a key is put under another lease late, as by a program that is suspended before it does so."""
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        if isinstance(command, Transaction) and len(command.success) == 1:
+            await asyncio.sleep(2.5)
+        return await super().write(command, timeout)
+
+
+def test_a_permit_that_comes_late_counts_from_then_on() -> None:
+    """It is another one's turn when its time is over, and not when that of its lease would have been."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.client()
+        await RateLimiter(Slow(kv, b"p/"), "mail", limit=1, seconds=3, ttl=TTL).acquire()
+        began = now()
+        await RateLimiter(Namespace(kv, b"p/"), "mail", limit=1, seconds=3, ttl=TTL).acquire()
+        assert now() - began > 2.5
+
+    virtually(scenario)
+
+
 def test_no_more_permits_than_the_rate_allows() -> None:
     """In any stretch of that length; nobody's clock but the cluster's counts."""
 
