@@ -13,7 +13,6 @@ import asyncio
 import builtins
 import contextlib
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from typing import Self
 
 from pyraftkv import errors
@@ -168,9 +167,15 @@ class HeldLease:
             await self._revoke()
             raise
 
-    async def _revoke(self) -> None:
-        with suppress(errors.NotApplied, errors.MaybeApplied):  # if it is not revoked, it expires
+    async def _revoke(self) -> bool:
+        """End the lease, or let it expire; return whether it was there, as far as anybody can say."""
+        try:
             await self._engine.leases.revoke(self.id, timeout=REVOKE_SECONDS)
+        except errors.LeaseNotFound:
+            return False
+        except (errors.NotApplied, errors.MaybeApplied):
+            pass
+        return True
 
     async def __aexit__(self, *exc: object) -> None:
         keeping, self._keeping = self._keeping, None
@@ -179,8 +184,8 @@ class HeldLease:
         try:
             await asyncio.wait([keeping])
         finally:  # who is cancelled here, too, is gone with his lease
-            if not self.lost.is_set():
-                await self._revoke()
+            if not (self.lost.is_set() or await self._revoke()):
+                self.lost.set()  # before the end of the block, and nobody has noticed
         if self.lost.is_set() and exc[0] is None:
             raise errors.LeaseLost(f"lease {self.id:x} was lost", lease=self.id)
 

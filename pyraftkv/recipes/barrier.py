@@ -9,6 +9,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV
+from pyraftkv.recipes.body import Body
 from pyraftkv.recipes.contest import Contest, change
 from pyraftkv.recipes.names import inside, prefix_end
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -94,6 +95,7 @@ class DoubleBarrier:
         self._timeout = seconds(timeout)
         self._row, self._open = inside(name, "wait/"), inside(name, "open").encode()
         self._session: Session | None = None
+        self._body: Body | None = None
         self._contest: Contest | None = None
 
     async def __aenter__(self) -> Self:
@@ -101,6 +103,7 @@ class DoubleBarrier:
             raise InvalidRequest("a barrier object is one participant's: make another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
         self._contest = contest = Contest(self._kv, self._row, session)
+        self._body = session._body_here() if session is self._shared else None
         try:
             await contest.join(b"")
             await self._wait_for_all(contest)
@@ -199,5 +202,10 @@ class DoubleBarrier:
         assert session is not None
         if session is not self._shared:
             await session.__aexit__(kind, *exc)
-        elif contest is not None:
-            await contest.leave()
+            return
+        try:
+            if contest is not None and not session.lease.lost.is_set():
+                await contest.leave()
+        finally:
+            if self._body is not None:
+                self._body.leave(kind)

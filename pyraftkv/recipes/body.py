@@ -40,6 +40,11 @@ class Body:
         self._is_interrupted = False
         self._waiting = asyncio.create_task(self._wait(), name="pyraftkv-body")
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the current task is the one whose block it is."""
+        return asyncio.current_task() is self._task
+
     async def _wait(self) -> None:
         await self._lease.lost.wait()
         self._is_interrupted = True

@@ -154,18 +154,22 @@ class Contest:
     def _out_of_the_row(self) -> LeaseLost:
         return LeaseLost(f"{self.key} was deleted: its holder is out of the row", lease=self.lease.id)
 
-    async def leave(self) -> None:
-        """Step out of the row, if the contender may stand there.
+    async def leave(self) -> bool:
+        """Step out of the row, if the contender may stand there; return whether it stood there.
 
         Raises `NotApplied`, `MaybeApplied`: then the session does it as soon as it can, or the lease's end.
         """
         if not self._is_asking:
-            return
+            return True
         try:
-            await self._kv.delete(self.key)
+            return (await self._kv.delete(self.key)).deleted > 0
         except BaseException:
             self._session.leave_later(partial(self._kv.delete, self.key))
             raise
+
+    def has_left(self) -> None:
+        """It has stepped out of the row, in a transaction of the caller's."""
+        self._is_asking = False
 
     async def _own(self, timeout: float | None) -> KeyValue | None:
         found = await self._kv.get(self.key, timeout=timeout)

@@ -9,7 +9,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseExists, LeaseLost, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import under
+from pyraftkv.recipes.body import Body, under
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -61,6 +61,7 @@ class Holding:
         self._owner: asyncio.Task[object] | None = None
         self._depth = 0
         self._session: Session | None = None
+        self._body: Body | None = None
         self._contest: Contest | None = None
 
     def __repr__(self) -> str:
@@ -142,6 +143,7 @@ class Holding:
                 raise
         try:
             if session is self._shared:
+                self._body = session._body_here()
                 with under(session.lease):
                     await join()
             try:
@@ -161,7 +163,16 @@ class Holding:
         """What else is to be done after the block, before the place is free."""
 
     async def _leave(self, session: Session, contest: Contest, kind: type[BaseException] | None, *exc: object) -> None:
-        if session is self._shared:
-            await contest.leave()
-        else:
+        if session is not self._shared:
             await session.__aexit__(kind, *exc)
+            return
+        body, self._body = self._body, None
+        was_there = True
+        try:
+            if not session.lease.lost.is_set():  # else the lease's end does it, wherever the cluster is
+                was_there = await contest.leave()
+        finally:
+            if body is not None:
+                body.leave(kind)
+        if kind is None and not was_there:
+            raise LeaseLost(f"{self.name!r} was lost before the end of its block", lease=session.lease.id)

@@ -66,7 +66,8 @@ class Lock(Holding):
         if self._delay and not session.lease.lost.is_set():
             with suppress(NotApplied, MaybeApplied):  # then it looks as if this holder had died
                 ends = DeleteRange(self._held), DeleteRange(contest.key.encode())
-                await self._kv.txn().when(contest.guard).then(*ends)
+                if (await self._kv.txn().when(contest.guard).then(*ends)).succeeded:
+                    contest.has_left()
 
 
 class RWLock:

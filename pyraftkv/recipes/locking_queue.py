@@ -19,7 +19,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import under
+from pyraftkv.recipes.body import Body, under
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.contest import change
 from pyraftkv.recipes.names import inside, prefix_end
@@ -87,6 +87,7 @@ class Taken:
         self._ttl = ttl
         self._timeout = seconds(timeout)
         self._session: Session | None = None
+        self._body: Body | None = None
         self._owner = b""
         self._item: KeyValue | None = None
         self._token = 0
@@ -133,6 +134,7 @@ class Taken:
             raise InvalidRequest("an item is entered once: take another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
         self._owner = session.next_place().encode()
+        self._body = session._body_here() if session is self._shared else None
         try:
             try:
                 await self._take()
@@ -196,12 +198,16 @@ class Taken:
         item, self._item = self._item, None
         if session is not self._shared:
             await session.__aexit__(kind, *exc)
-        elif not self._is_over:
-            try:
+            return
+        try:
+            if not (self._is_over or session.lease.lost.is_set()):
                 await self._give_back(item)
-            except BaseException:
-                session.leave_later(partial(self._give_back, item))
-                raise
+        except BaseException:
+            session.leave_later(partial(self._give_back, item))
+            raise
+        finally:
+            if self._body is not None:
+                self._body.leave(kind)
 
     async def _give_back(self, item: KeyValue | None) -> None:
         """Let go of the item, or of whatever this take has: a claim that was cancelled may have been done."""

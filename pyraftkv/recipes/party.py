@@ -16,7 +16,7 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LeaseLost
 from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import under
+from pyraftkv.recipes.body import Body, under
 from pyraftkv.recipes.compares import is_changed_at, is_under
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -50,6 +50,7 @@ class Presence:
         self._written_at = 0
         """The revision of what it wrote last; 0 when that was not answered."""
         self._session: Session | None = None
+        self._body: Body | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._row}{self.id}>"
@@ -81,6 +82,7 @@ class Presence:
             await session._enter_with(self._appear)
             return self
         try:
+            self._body = session._body_here()
             with under(session.lease):
                 await self._appear()
         except BaseException as error:
@@ -101,10 +103,14 @@ class Presence:
             return
         is_ours = is_changed_at(self._key, self._written_at)
         try:
-            await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
+            if not session.lease.lost.is_set():
+                await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
         except BaseException:
             session.leave_later(partial(self._delete, is_ours))
             raise
+        finally:
+            if self._body is not None:
+                self._body.leave(kind)
 
     async def _delete(self, when: Compare) -> None:
         await self._kv.txn().when(when).then(DeleteRange(self._key))

@@ -22,8 +22,8 @@ RETRY_SECONDS = 1.0
 class Session:
     """An asynchronous context manager: ``async with Session(kv, ttl=10) as session``.
 
-    It is entered once. Losing its lease cancels the block at its next ``await``, and raises `LeaseLost`. What was put
-    under the lease vanishes at the end of the block.
+    It is entered once. Losing its lease cancels the block at its next ``await``, and raises `LeaseLost`; so it does to
+    the block of whatever is held under it, in whichever task. What was put under the lease vanishes at its end.
 
     Args:
         kv: The store.
@@ -110,6 +110,10 @@ class Session:
                 await self._lease.__aexit__(type(error), error, error.__traceback__)
             raise
         self._body = Body(self._lease)
+
+    def _body_here(self) -> Body | None:
+        """Return what interrupts a block of the current task when the lease is lost; None if the session's own does."""
+        return None if self._body is None or self._body.is_here else Body(self._lease)
 
     def _check_is_new(self) -> None:
         if self._body is not None:

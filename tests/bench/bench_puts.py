@@ -20,10 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyraftkv
+from pyraftkv.replicated import ReplicatedCounter
 from tests.bench.harness import VALUE_BYTES, Result, closed_loop, free_ports, key_of, main, process
 
 MEMBERS = ("a", "b", "c")
 START_SECONDS_MAX = 30.0
+MACHINES = {"counter": ReplicatedCounter.machine}
+"""Of every member: whoever calls none of them pays nothing for them."""
+
 PATIENT_SECONDS = 3.0
 """The other members' election timeout, so that the one that makes the load wins the first election."""
 
@@ -32,7 +36,10 @@ async def serve(name: str, directory: str, members: str, election_timeout_second
     """Run one member until standard input ends."""
     config = replace(pyraftkv.NodeConfig(), election_timeout_seconds=float(election_timeout_seconds), close_seconds=0.1)
     addresses = pyraftkv.opening.parse_members(members)
-    async with pyraftkv.open(directory, name=name, listen=addresses[name], members=members, config=config):
+    member = pyraftkv.open(
+        directory, name=name, listen=addresses[name], members=members, config=config, machines=MACHINES
+    )
+    async with member:
         await asyncio.to_thread(sys.stdin.read)
 
 
@@ -58,7 +65,7 @@ async def inside(in_flight: Sequence[int], seconds: float, directory: Path) -> l
     address = pyraftkv.opening.parse_members(members)[own]
     value = b"v" * VALUE_BYTES
     with children(others, directory, members, election_timeout_seconds=PATIENT_SECONDS) as pids:
-        node = pyraftkv.open(directory / own, name=own, listen=address, members=members)
+        node = pyraftkv.open(directory / own, name=own, listen=address, members=members, machines=MACHINES)
         async with node:
             await node.put("warm", "up", timeout=START_SECONDS_MAX)
             if not node.is_leader:

@@ -563,3 +563,67 @@ def test_who_is_cancelled_with_his_lease_and_before_his_place_has_neither() -> N
         assert await kv.leases.list() == []
 
     virtually(scenario)
+
+
+# --- Losing it -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lock", "waiting", "party", "item", "barrier"])
+def test_what_is_held_under_a_session_ends_with_it_in_whichever_task(kind: str) -> None:
+    """The task that entered the session is not the only one that its loss concerns."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        entered = asyncio.Event()
+        await LockingQueue(kv, "q").push("x")
+
+        async def block(session: Session) -> None:
+            held = {
+                "lock": Lock(session, "a"),
+                "waiting": Lock(session, "taken"),
+                "party": Party(session, "a").join("me"),
+                "item": LockingQueue(kv, "q").take(session=session),
+                "barrier": DoubleBarrier(session, "b", count=1),
+            }[kind]
+            async with held:  # type: ignore[attr-defined]
+                entered.set()
+                await asyncio.sleep(1000)
+
+        async with Lock(kv, "taken", ttl=100):
+            with pytest.raises(errors.LeaseLost):  # noqa: PT012 - the block is what raises
+                async with Session(kv, ttl=TTL) as session:
+                    task = asyncio.ensure_future(block(session))
+                    await (asyncio.sleep(0.5) if kind == "waiting" else entered.wait())
+                    await kv.leases.revoke(session.lease.id)
+                    await asyncio.sleep(1000)
+            async with asyncio.timeout(0.1):
+                await refused(task, errors.LeaseLost)
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_a_block_that_ends_before_anybody_noticed_its_loss_is_told(shared: bool, delay: float) -> None:
+    """Its end finds that nothing is there that it could give back."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Session(kv, ttl=TTL) as session:
+            store = session if shared else kv
+            async with Lock(store, "a", ttl=TTL, delay=delay):
+                pass
+            lock = Lock(store, "a", ttl=TTL, delay=delay)
+            await lock.__aenter__()
+            if shared:
+                await kv.delete((await lock.contenders())[0].key)
+            else:
+                await kv.leases.revoke((await lock.contenders())[0].lease)
+            await refused(lock.__aexit__(None, None, None), errors.LeaseLost)
+            error = ValueError("its own")
+            lock = Lock(store, "a", ttl=TTL)
+            await lock.__aenter__()
+            await kv.delete((await lock.contenders())[0].key)
+            await lock.__aexit__(ValueError, error, None)
+
+    virtually(scenario)
