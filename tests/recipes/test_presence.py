@@ -271,11 +271,11 @@ def test_a_participant_says_what_it_is_at() -> None:
 
     async def scenario(cluster: Cluster) -> None:
         kv = cluster.leader
-        async with Partitioner(kv, "p", "abcd", ttl=TTL) as first:
+        async with Partitioner(kv, "p", list("abcd"), ttl=TTL) as first:
             assert first.state is PartitionState.ALLOCATING
             shares = first.shares()
             assert await anext(shares) == frozenset("abcd")
-            async with Partitioner(kv, "p", "abcd", ttl=TTL) as second:
+            async with Partitioner(kv, "p", list("abcd"), ttl=TTL) as second:
                 others = asyncio.ensure_future(anext(second.shares()))
                 assert await anext(shares) == frozenset("ac")
                 assert first.state is PartitionState.RELEASE
