@@ -203,7 +203,7 @@ class Taken:
             if not (self._is_over or session.lease.lost.is_set()):
                 await self._give_back(item)
         except BaseException:
-            session.leave_later(partial(self._give_back, item))
+            session._leave_later(partial(self._give_back, item))
             raise
         finally:
             if self._body is not None:

@@ -106,7 +106,7 @@ class Presence:
             if not session.lease.lost.is_set():
                 await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
         except BaseException:
-            session.leave_later(partial(self._delete, is_ours))
+            session._leave_later(partial(self._delete, is_ours))
             raise
         finally:
             if self._body is not None:

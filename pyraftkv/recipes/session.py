@@ -53,7 +53,7 @@ class Session:
         self._places += 1
         return f"{self._lease.id:016x}.{self._places}"
 
-    def leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
+    def _leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
         """Do this until it is done, or the session over: somebody has a place under it, and could not leave it.
 
         1. A lock is released while the cluster has no leader, or whoever releases it is cancelled. He goes on.

@@ -305,7 +305,7 @@ def test_who_is_thrown_out_takes_no_part() -> None:
         kv = cluster.leader
 
         async def alone() -> None:
-            async with Partitioner(kv, "p", "ab", ttl=TTL) as partitioner:
+            async with Partitioner(kv, "p", list("ab"), ttl=TTL) as partitioner:
                 async for _ in partitioner.shares():
                     await kv.delete(prefix="p//members/")
 
@@ -332,7 +332,7 @@ async def register(kv: KV) -> None:
 
 async def share(kv: KV) -> None:
     """Take everything there is to share."""
-    async with Partitioner(kv, "x", "ab", ttl=TTL) as partitioner:
+    async with Partitioner(kv, "x", list("ab"), ttl=TTL) as partitioner:
         async for mine in partitioner.shares():
             if len(mine) == 2:
                 break

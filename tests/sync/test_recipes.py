@@ -199,7 +199,7 @@ def test_presence(db: sync.KV) -> None:
         assert [web.pick().id, web[0].id, instance.id] == ["w", "w", "w"]
         instance.drain()
         assert registry.resolve("web") == []
-    with blocking.Partitioner(db, "shards", "ab", ttl=TTL) as partitioner:
+    with blocking.Partitioner(db, "shards", list("ab"), ttl=TTL) as partitioner:
         assert next(partitioner.shares()) == partitioner.mine == frozenset("ab")
         assert partitioner.state is recipes.PartitionState.ACQUIRED
 
