@@ -51,6 +51,7 @@ def test_every_example_is_tested() -> None:
         "sans_io_loop.py",
         "tcp_cluster.py",
         "test_my_app.py",
+        "test_workers.py",
     ]
 
 
@@ -87,34 +88,39 @@ def test_the_machine_alone_needs_no_event_loop(tmp_path: Path) -> None:
     assert "asyncio" not in source.partition('"""\n\n')[2]
 
 
-def test_the_simulator_finds_what_is_wrong_with_an_application(tmp_path: Path, soak: bool) -> None:
-    """A seed breaks the version without fencing and is named; no seed breaks the other. The program fits a page."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-s",
-        "-p",
-        "pytest_pyraftkv",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
-    ]
-    seeds = 220 if soak else 4
-    done = subprocess.run(
-        [*command, str(EXAMPLES / "test_my_app.py"), f"--raft-seeds={seeds}", "--raft-out", str(tmp_path)],
-        cwd=tmp_path,
+def simulate(name: str, *, folder: Path, seeds: int) -> subprocess.CompletedProcess[str]:
+    """Run the tests of an example, as whoever has installed pyraftkv does."""
+    options = ["-s", "-p", "pytest_pyraftkv", "-p", "no:cacheprovider", "-c", os.devnull]
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", *options, str(EXAMPLES / name)),
+            *(f"--raft-seeds={seeds}", "--raft-out", str(folder)),
+        ],
+        cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
         timeout=SECONDS_PER_SEED_MAX * seeds + WAIT_SECONDS,
         check=False,
     )
+
+
+def test_the_simulator_finds_what_is_wrong_with_an_application(tmp_path: Path, soak: bool) -> None:
+    """A seed breaks the version without fencing and is named; no seed breaks the other. The program fits a page."""
+    seeds = 220 if soak else 4
+    done = simulate("test_my_app.py", folder=tmp_path, seeds=seeds)
     assert done.returncode == 0, done.stdout
     assert re.search(r"seed \d+: wrong: worker\d/\d+ wrote 'step \d+' at .* after worker\d/\d+ had", done.stdout)
     assert f"{seeds + 1} passed" in done.stdout
     assert len((EXAMPLES / "test_my_app.py").read_text().splitlines()) <= TUTORIAL_LINES_MAX
+
+
+def test_every_job_is_done_by_somebody(tmp_path: Path, soak: bool) -> None:
+    """A queue and a machine that counts the first result only, under members and workers that die."""
+    seeds = 100 if soak else 2
+    done = simulate("test_workers.py", folder=tmp_path, seeds=seeds)
+    assert done.returncode == 0, done.stdout
+    assert f"{seeds} passed" in done.stdout
 
 
 class TcpCluster:
