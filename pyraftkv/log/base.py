@@ -52,6 +52,8 @@ class Recovered:
     """The first index that `read_entries` can still return (it may precede the snapshot)."""
     repaired: str = ""
     """What was mended on the way, for the log; empty when nothing."""
+    snapshot_bytes: int = 0
+    """How long `snapshot` is, about; 0 if there is none."""
 
 
 class SnapshotSink(Protocol):

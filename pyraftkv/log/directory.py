@@ -106,48 +106,50 @@ def _identity(fs: FileSystem, path: str, random: Random) -> IdentityFile:
 def _recover(fs: FileSystem, path: str, identity: IdentityFile, wal: Wal, repaired: str) -> Recovered:
     """Choose the snapshot, read the log after it, and count the start."""
     snap_dir = join(path, "snap")
-    snapshot, mended = _choose_snapshot(fs, snap_dir, wal)
+    snapshot, snapshot_bytes, mended = _choose_snapshot(fs, snap_dir, wal)
     clean(fs, snap_dir, named=wal.snapshots)
     lo = snapshot.index + 1 if snapshot is not None else 1
     entries = wal.read(lo=lo, hi=wal.last_index + 1, bytes_max=1 << 62)
     booted = identity.count_boot()
     repairs = "; ".join(filter(None, [repaired, mended]))
-    return Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs)
+    return Recovered(booted, wal.hard_state, snapshot, entries, wal.first_index, repairs, snapshot_bytes)
 
 
-def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[SnapshotMeta | None, str]:
-    """Return the newest snapshot that is whole and that the log continues, and what had to be passed over.
+def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[SnapshotMeta | None, int, str]:
+    """Return the newest snapshot that is whole and that the log continues, its size, and what had to be passed over.
 
     Without any snapshot the log alone must reach back to its first entry. What is passed over is set aside once
     something else will do: a start that is refused leaves all as it is, so that the next one is refused for the same.
     """
     damaged: list[SnapshotCorruption] = []
     chosen: SnapshotMeta | None = None
+    size_bytes = 0
     refuse_short(wal)
     for meta in reversed(wal.snapshots.copy()):
         if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
             lacking = gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
             raise damaged[0] if damaged else lacking
-        damage = _damage(fs, directory, meta)
-        if damage is None:
-            chosen = meta
+        found = _examine(fs, directory, meta)
+        if isinstance(found, int):
+            chosen, size_bytes = meta, found
             break
-        damaged.append(damage)
+        damaged.append(found)
         wal.forget_snapshot(meta)
     if chosen is None and wal.first_index != 1:
         lacking = gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
         raise damaged[0] if damaged else lacking
     for damage in damaged:
         _set_aside(fs, damage.path)
-    return chosen, f"passed over a damaged snapshot: {damaged[0]}" if damaged else ""
+    return chosen, size_bytes, f"passed over a damaged snapshot: {damaged[0]}" if damaged else ""
 
 
-def _damage(fs: FileSystem, directory: str, meta: SnapshotMeta) -> SnapshotCorruption | None:
-    """Return what is wrong with a snapshot, if anything is. Raises `OSError` that says nothing about it."""
+def _examine(fs: FileSystem, directory: str, meta: SnapshotMeta) -> int | SnapshotCorruption:
+    """Return how long a snapshot is, or what is wrong with it. Raises `OSError` that says nothing about it."""
     try:
         reader = SnapshotReader(fs, directory, term=meta.term, index=meta.index)
         try:
             reader.verify()
+            return reader.size_bytes
         finally:
             reader.close()
     except SnapshotCorruption as error:
@@ -157,7 +159,6 @@ def _damage(fs: FileSystem, directory: str, meta: SnapshotMeta) -> SnapshotCorru
             raise
         path = join(directory, snapshot_name(term=meta.term, index=meta.index))
         return SnapshotCorruption(f"{path} cannot be read: {error}", path=path)
-    return None
 
 
 def _set_aside(fs: FileSystem, path: str) -> None:

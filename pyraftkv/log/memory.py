@@ -83,7 +83,8 @@ class MemoryStorage:
         self._identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + 1, old.origin)
         lo = named.index + 1 if named is not None else 1
         entries = self._entries[lo - self.first_index :]
-        return Recovered(self._identity, self._hard_state, named, entries, self.first_index)
+        size_bytes = sum(map(len, self._chunks[kept])) if kept is not None else 0
+        return Recovered(self._identity, self._hard_state, named, entries, self.first_index, snapshot_bytes=size_bytes)
 
     async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
         self._check()

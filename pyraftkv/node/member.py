@@ -153,7 +153,7 @@ class Member:
         )
         self.watches = WatchHub(self.replica.store, loop)
         self._wire_guard(storage, transport)
-        self._wire_snapshots(storage, transport)
+        self._wire_snapshots(storage, transport, recovered.snapshot_bytes)
         self._wire_leadership(transport, clock)
         self._wire_upkeep()
         self.leases = LeaseDesk(self, loop=loop, send=transport.send, config=config)
@@ -210,7 +210,7 @@ class Member:
         """Whether this member's state is to be believed, as far as anybody knows."""
         return not self.guard.integrity.reason
 
-    def _wire_snapshots(self, storage: Storage, transport: Transport) -> None:
+    def _wire_snapshots(self, storage: Storage, transport: Transport, snapshot_bytes: int) -> None:
         send, feed = transport.send, self.inbox.put
         config, raft = self._config, self.raft
         self._duty: WitnessDuty | None = None
@@ -224,7 +224,7 @@ class Member:
             )
             config = of_witness(config)
         self.single_copy = SingleCopyWatch(raft, emit=self._events.emit)
-        self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken)
+        self.taker = SnapshotTaker(storage, config, taken=self._snapshot_taken, last_size_bytes=snapshot_bytes)
         self.sender = SnapshotSender(
             storage,
             config,

@@ -60,13 +60,26 @@ GIVE_UP = -1
 
 
 class SnapshotTaker:
-    """Writes a snapshot of the replica when the log has grown enough; one at a time."""
+    """Writes a snapshot of the replica when the log has grown enough; one at a time.
 
-    def __init__(self, storage: Storage, config: NodeConfig, *, taken: Callable[[SnapshotTaken, int], None]) -> None:
+    Args:
+        taken: Is told of each, and its size.
+        last_size_bytes: Of the one that this member started from. If that counted for nothing, a start would write a
+            big snapshot anew in the midst of everybody's starting.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: NodeConfig,
+        *,
+        taken: Callable[[SnapshotTaken, int], None],
+        last_size_bytes: int = 0,
+    ) -> None:
         self._storage = storage
         self._config = config
         self._taken = taken
-        self._last_size_bytes = 0
+        self._last_size_bytes = last_size_bytes
         self._retry_at = 0.0
         self._task: asyncio.Task[Exception | None] | None = None
 

@@ -544,12 +544,13 @@ def test_a_received_snapshot_is_used_once_a_save_names_it():
         storage = simulated(fs)
         recovered = await storage.start(failed=unexpected)
         assert (recovered.snapshot, recovered.entries) == (meta(900, 3), entries(901, 1, term=3))
+        assert recovered.snapshot_bytes > len(b"leader")
         assert await restored(storage, meta(900, 3)) == [b"leader"]
         await storage.close()
 
         storage = simulated(unnamed)
         recovered = await storage.start(failed=unexpected)
-        assert (recovered.snapshot, len(recovered.entries)) == (None, 580)
+        assert (recovered.snapshot, recovered.snapshot_bytes, len(recovered.entries)) == (None, 0, 580)
         assert unnamed.listdir("/data/snap") == []
         await storage.close()
 

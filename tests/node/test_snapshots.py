@@ -460,6 +460,27 @@ async def test_a_snapshot_is_due_by_the_count_of_entries_too() -> None:
 
 
 @asynchronous
+async def test_a_start_counts_the_snapshot_that_it_began_with() -> None:
+    """A log that is short beside it is no reason for another one, whichever life it was written in."""
+    storage = MemoryStorage()
+    await storage.start(failed=lambda _: None)
+    saved: list[int] = []
+    storage.save(Save(1, None, [Entry(1, 1, b"x")], None), saved.append)
+    await until(lambda: saved)
+    sink = storage.create_snapshot(SnapshotMeta(1, 1, META.membership))
+    await sink.write(b"state" * 100)
+    await sink.commit()
+    recovered = await storage.start(failed=lambda _: None)
+    assert recovered.snapshot_bytes == 500
+    storage.save(Save(1, None, [Entry(2, 1, b"x" * 100)], None), saved.append)
+    await until(lambda: len(saved) == 2)
+    for last_size_bytes, is_due in ((0, True), (recovered.snapshot_bytes, False)):
+        config = fast(snapshot_log_bytes_min=10)
+        taker = SnapshotTaker(storage, config, taken=lambda *_: None, last_size_bytes=last_size_bytes)
+        assert taker.is_due(2) is is_due
+
+
+@asynchronous
 async def test_no_two_snapshots_are_written_at_one_index() -> None:
     """A follower may have half of the first, and would get the other half of the second."""
     storage = await stored([b"the first"], SnapshotMeta(3, 1, META.membership))
