@@ -39,6 +39,8 @@ from tests.bench.peer_etcd import commands, healthy
 from tests.processes import HEALTH_KEY, Processes
 
 LOADING_IN_FLIGHT = 256
+OUTAGE_SECONDS_MAX = 600.0
+"""For a million keys, on a machine that has much else to do."""
 SNAPSHOT_BYTES = 1024 * 1024
 ROWS = ("defaults", "snapshots", "etcd")
 
@@ -75,7 +77,7 @@ async def outage(cluster: Processes) -> Times:
     for member in cluster.members.values():
         member.start()
     async with cluster.connect() as client:
-        found = await client.get(HEALTH_KEY)
+        found = await client.get(HEALTH_KEY, timeout=OUTAGE_SECONDS_MAX)
         first = perf_counter() - began
         assert found is not None, "what was acknowledged is there"
     await cluster.ready()
