@@ -236,6 +236,7 @@ class SnapshotReader:
         """Read everything from the disk, and not from the cache. Raises as `chunks`."""
         self._fs.fdatasync(self._fd)
         self._fs.forget_cache(self._fd)
+        self._header((self.meta.term, self.meta.index))  # the one that is known came from the cache
         for _ in self.chunks():
             pass
 

@@ -118,6 +118,23 @@ def test_verifying_reads_the_disk_and_not_the_cache():
     reader.close()
 
 
+def test_verifying_reads_the_header_again():
+    """A sync that failed left a whole one in the cache, and the disk has another."""
+    fs = make()
+    whole = fs.disk.file(PATH)
+    fs.disk.damage(PATH, whole[:40] + b"?" + whole[41:])
+    fd = fs.open(PATH)
+    fs.pwrite(fd, whole, 0)
+    fail(fs, lambda operation, _path: errno.EIO if operation == "fdatasync" else 0)
+    with pytest.raises(OSError, match="simulated"):
+        fs.fdatasync(fd)
+    heal(fs)
+    reader = SnapshotReader(fs, "/snap", term=META.term, index=META.index)
+    assert reader.meta == META
+    with pytest.raises(SnapshotCorruption, match="header"):
+        reader.verify()
+
+
 def test_a_missing_chunk_is_noticed_even_when_reading_from_behind_it():
     """The trailer counts chunks and bytes; numbers leave no gap."""
     fs = make()
