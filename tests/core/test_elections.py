@@ -32,6 +32,21 @@ def test_a_rehearsal_changes_neither_term_nor_vote() -> None:
     assert ready.messages == [VoteRequest(to, 1, 4, 1, 1, True, False) for to in (2, 3)]
 
 
+def test_whoever_is_asked_in_a_rehearsal_promises_nothing() -> None:
+    """It may say yes to everybody, in the term that it is in, and saves nothing."""
+    raft = machine(1, term=3, pre_vote=True)
+    ready = step(raft, *[VoteRequest(1, sender, 4, 1, 1, True, False) for sender in (2, 3)])
+    assert ready.messages == [VoteResponse(to, 1, 4, True, True) for to in (2, 3)]
+    assert (raft.term, raft.vote, ready.save) == (3, 0, None)
+
+
+def test_a_yes_to_a_rehearsal_that_was_not_asked_for_does_not_count() -> None:
+    """It is of a term that this member did not ask about."""
+    raft = machine(term=3, pre_vote=True)
+    step(raft, Campaign(), VoteResponse(1, 2, 9, True, True))
+    assert (raft.role, raft.term) == (PRE_CANDIDATE, 3)
+
+
 def test_a_rehearsal_that_is_won_becomes_an_election() -> None:
     """Only then does the term rise."""
     raft = machine(term=3, pre_vote=True)
@@ -203,6 +218,20 @@ def test_a_learner_votes() -> None:
     raft = machine(membership=Membership(voters=frozenset({2, 3}), learners=frozenset({1})))
     sent = step_all(raft, VoteRequest(1, 3, 1, 0, 0, False, False))
     assert sent == [VoteResponse(3, 1, 1, False, True)]
+
+
+def test_who_is_no_member_here_gets_a_vote() -> None:
+    """It may be one by an entry that has not come here yet (thesis §4.1)."""
+    sent = step_all(machine(), VoteRequest(1, 9, 1, 0, 0, False, False))
+    assert sent == [VoteResponse(9, 1, 1, False, True)]
+
+
+def test_nobody_gets_a_vote_in_a_term_whose_leader_is_known() -> None:
+    """It was elected without this member's vote, and needs no rival (etcd, Step)."""
+    raft = machine(term=1)
+    step_all(raft, Heartbeat(1, 2, 1, 0, 0))
+    sent = step_all(raft, VoteRequest(1, 3, 1, 0, 0, False, False))
+    assert (sent, raft.vote) == ([VoteResponse(3, 1, 1, False, False)], 0)
 
 
 def test_nobody_campaigns_before_a_committed_change_is_applied() -> None:

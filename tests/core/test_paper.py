@@ -151,6 +151,15 @@ def test_one_vote_counts_once() -> None:
     assert raft.role is CANDIDATE
 
 
+def test_a_vote_that_was_counted_is_not_taken_back() -> None:
+    """§5.2: one word of each server counts, the first that is heard; another one was on its way for longer."""
+    raft = machine(size=5)
+    step_all(raft, Campaign())
+    step_all(raft, VoteResponse(1, 2, 1, False, True), VoteResponse(1, 2, 1, False, False))
+    step_all(raft, VoteResponse(1, 3, 1, False, True))
+    assert raft.role is LEADER
+
+
 def test_a_vote_of_another_term_does_not_count() -> None:
     """§5.2: ... for the same term."""
     raft = machine(term=4)

@@ -309,6 +309,7 @@ def test_a_received_snapshot_starts_the_log_over() -> None:
     log.restore(snapshot(3, 2))
     assert (log.first_index, log.last_index, log.commit, log.saved) == (4, 3, 3, 0)
     assert (log.has_unsaved, log.is_restoring) == (True, True)
+    assert [log.term_at(index) for index in (1, 2, 3, 4)] == [None, None, 2, None]
     log.saved_to(1)
     assert log.saved == 0
     assert log.accept_save(2) == ([], snapshot(3, 2))

@@ -13,7 +13,7 @@ from pyraftkv.core.messages import (
     ReadIndexResponse,
 )
 from pyraftkv.core.reads import PendingRead, ReadRound, ReadRounds
-from pyraftkv.core.ready import Applied, Campaign, ReadIndex, ReadReady, Tick
+from pyraftkv.core.ready import Applied, Campaign, Propose, ReadIndex, ReadReady, Saved, Tick
 from pyraftkv.core.types import FOLLOWER, LEADER, Membership
 from tests.core.cluster import Cluster
 from tests.core.machines import ack, lead, machine, only, step, step_all, voters
@@ -110,6 +110,17 @@ def test_a_read_asks_everyone_at_once_and_a_quorum_answers() -> None:
     ready = step(raft, HeartbeatResponse(1, 2, 1, 1))
     assert ready.reads == [ReadReady(70, 1), ReadReady(71, 1)]
     assert step(raft, HeartbeatResponse(1, 3, 1, 1)).reads == []
+
+
+def test_a_read_is_as_of_what_is_committed_when_it_comes() -> None:
+    """Neither what is applied already, which may be less, nor what the log has besides, which may never be."""
+    raft = _leader()
+    ready = step(raft, Propose([b"a"]))
+    assert ready.save is not None
+    step(raft, Saved(ready.save.number), ack(raft, 2, 2), Propose([b"b"]))
+    assert (raft.applied, raft.commit, raft.last_index) == (1, 2, 3)
+    step(raft, ReadIndex(70))
+    assert step(raft, HeartbeatResponse(1, 2, 1, 1)).reads == [ReadReady(70, 2)]
 
 
 def test_a_heartbeat_from_before_the_read_confirms_nothing() -> None:
