@@ -216,7 +216,7 @@ async def test_who_was_demoted_while_it_was_away_asks_for_its_vote_again() -> No
         await asyncio.sleep(3 * joining.PAUSE_SECONDS)
         cluster.network.heal()
         leader = cluster.leader
-        await until(lambda: leader._member is not None and leader._member.raft.membership.is_voter(4))
+        await until(lambda: leader._member is not None and leader._member.raft.membership.is_voter(4), seconds=8)
 
 
 @asynchronous

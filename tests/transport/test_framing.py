@@ -87,6 +87,19 @@ def test_the_header_has_this_layout() -> None:
     assert len(header) == HEADER_BYTES == 24
 
 
+def test_every_flipped_bit_of_a_payload_is_noticed() -> None:
+    """One after the other, in one frame."""
+    stream = _encode(Frame(3, b"abcdefgh", 1, 2))
+    for place in range(HEADER_BYTES, len(stream)):
+        for bit in range(8):
+            flipped = bytearray(stream)
+            flipped[place] ^= 1 << bit
+            decoder = FrameDecoder(payload_bytes_max=BOUND)
+            decoder.feed(bytes(flipped))
+            with pytest.raises(FrameError, match="CRC"):
+                decoder.next_frame()
+
+
 @given(frames, st.data())
 def test_a_flipped_bit_is_noticed(frame: Frame, data: st.DataObject) -> None:
     """Wherever it is: the frame is refused, or (in its length) waits for more; it never comes out changed."""
