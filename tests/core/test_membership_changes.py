@@ -409,6 +409,15 @@ def test_a_learner_counts_in_nothing() -> None:
     assert raft.role is FOLLOWER
 
 
+def test_nobody_waits_for_a_learner() -> None:
+    """It is silent, and one voter of three as well: the other two commit and read."""
+    raft = lead(machine(membership=LEARNER))
+    _step(raft, Propose([b"x"]), ack(raft, 2, 2))
+    assert raft.commit == 2
+    _step(raft, Applied(2), ReadIndex(7))
+    assert _step(raft, HeartbeatResponse(1, 2, 1, 1)).reads == [ReadReady(7, 2)]
+
+
 def test_a_learner_does_not_win_an_election_for_anyone() -> None:
     """Its yes is no vote, and nobody asks for it."""
     raft = machine(membership=LEARNER)
