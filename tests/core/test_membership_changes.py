@@ -266,6 +266,8 @@ def test_a_new_leader_does_not_leave_again_what_its_log_leaves() -> None:
     _step(raft, AppendRequest(1, 2, 1, 0, 0, entering, 1))
     step_all(raft, Applied(1, ENTERED))
     lead(raft)
+    _step(raft, *[Tick()] * (ELECTION_TICKS - 1), HeartbeatResponse(1, 2, raft.term, 0), Tick())
+    assert (raft.role, _changes(raft)) == (LEADER, [(1, b"enter"), (2, b"")]), "it looks whether there is one to leave"
     _commit(raft, 3)
     _step(raft, Applied(2, voters(1, 2, 4)), Applied(3))
     assert _changes(raft) == [(1, b"enter"), (2, b"")]
