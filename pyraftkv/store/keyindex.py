@@ -158,7 +158,7 @@ class KeyIndex:
         cut = len(keys) - 1 if ascending else len(keys) // 2
         upper = Chunk(keys[cut:], refs[cut:], live=len(keys) - cut, newest=chunk.newest)
         all_live = chunk.live == len(keys)
-        chunk.keys, chunk.refs, chunk.live = keys[:cut], refs[:cut], cut
+        chunk.keys, chunk.refs, chunk.live = tuple(keys[:cut]) if ascending else keys[:cut], refs[:cut], cut
         self.chunks.insert(at + 1, upper)
         self.uppers.insert(at, chunk.keys[-1])
         return None if all_live else (chunk, upper)

@@ -6,6 +6,8 @@ resident memory of a single member that was given so many keys of 256 B, less wh
 
     python -m tests.bench.bench_data --watchers 1 100 1000 10000 --keys 100000 1000000
 
+With ``--cpu`` only what a fan-out costs in CPU time, of one member in memory and its client, all in this process.
+
 More watchers than one connection takes are measured in the leader's process alone.
 """
 
@@ -18,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import pyraftkv
@@ -59,16 +61,16 @@ class Arrivals:
             self.all_in.set()
 
 
-async def fan_out(name: str, put: Put, arrivals: Arrivals) -> None:
+async def fan_out(name: str, put: Put, arrivals: Arrivals, clock: Callable[[], float] = perf_counter) -> None:
     """Put again and again, each time until every watcher has it; print the median."""
     seconds = []
     for number in range(ROUNDS + 5):
         arrivals.expect()
-        began = perf_counter()
+        began = clock()
         await put(KEY, b"%d" % number)
         async with asyncio.timeout(30):
             await arrivals.all_in.wait()
-        seconds.append(perf_counter() - began)
+        seconds.append(clock() - began)
     show(name, f"one put to {arrivals.watchers_count:,} watchers", seconds[5:])
 
 
@@ -102,6 +104,16 @@ async def measure_pyraftkv(name: str, kv: pyraftkv.KV, watchers: Sequence[int]) 
     """Measure a node or a client."""
     value = os.urandom(VALUE_BYTES)
     await asyncio.gather(*(kv.put(b"range/%04d" % number, value) for number in range(RANGE_KEYS)))
+    await measure_fan_out(name, kv, watchers)
+    await repeated(name, f"range of {RANGE_KEYS:,} keys", lambda: kv.range(prefix="range/"))
+    puts = [PutKey(b"txn/%d" % number, value) for number in range(TXN_OPERATIONS)]
+    await repeated(name, f"transaction of {TXN_OPERATIONS} puts", lambda: kv.txn().then(*puts).commit())
+
+
+async def measure_fan_out(
+    name: str, kv: pyraftkv.KV, watchers: Sequence[int], clock: Callable[[], float] = perf_counter
+) -> None:
+    """Let so many watchers follow a key that is put again and again."""
     for count in watchers:
         arrivals = Arrivals(count)
         before = resident_mb(os.getpid())
@@ -113,7 +125,7 @@ async def measure_pyraftkv(name: str, kv: pyraftkv.KV, watchers: Sequence[int]) 
 
         tasks = [asyncio.create_task(follow(watch)) for watch in watches]
         await asyncio.gather(*(watch.synced() for watch in watches))
-        await fan_out(name, kv.put, arrivals)
+        await fan_out(name, kv.put, arrivals, clock)
         if count >= MANY:
             each_kb = (resident_mb(os.getpid()) - before) * 1e3 / count
             print(f"{name:24} {count:,} watchers and their readers take {each_kb:.1f} kB each", flush=True)
@@ -122,9 +134,14 @@ async def measure_pyraftkv(name: str, kv: pyraftkv.KV, watchers: Sequence[int]) 
         await asyncio.wait(tasks)
         for watch in watches:
             await watch.close()
-    await repeated(name, f"range of {RANGE_KEYS:,} keys", lambda: kv.range(prefix="range/"))
-    puts = [PutKey(b"txn/%d" % number, value) for number in range(TXN_OPERATIONS)]
-    await repeated(name, f"transaction of {TXN_OPERATIONS} puts", lambda: kv.txn().then(*puts).commit())
+
+
+async def pyraftkv_cpu(watchers: Sequence[int]) -> None:
+    """Measure CPU time alone: both ends of everything are here."""
+    async with pyraftkv.Cluster.in_memory(1) as cluster, cluster.client() as client:
+        await client.put("warm", "up")
+        await measure_fan_out("CPU, embedded", cluster.leader, watchers, process_time)
+        await measure_fan_out("CPU, client and member", client, on_a_connection(watchers), process_time)
 
 
 async def pyraftkv_embedded(watchers: Sequence[int], directory: Path) -> None:
@@ -258,7 +275,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--watchers", type=int, nargs="*", default=[1, 100, 1000])
     parser.add_argument("--keys", type=int, nargs="*", default=[100_000])
+    parser.add_argument("--cpu", action="store_true", help="only what a fan-out costs in CPU time")
     args = parser.parse_args()
+    if args.cpu:
+        asyncio.run(pyraftkv_cpu(args.watchers))
+        return
 
     def in_a_directory(measure: Callable[[Path], Awaitable[None]]) -> None:
         with tempfile.TemporaryDirectory(prefix="pyraftkv-bench-") as directory:

@@ -66,6 +66,7 @@ def test_ascending_keys_leave_full_chunks():
 
     index.check()
     assert len(index.chunks) == 10
+    assert [type(chunk.keys) for chunk in index.chunks] == [tuple] * 9 + [list], "nobody will add to what is full"
 
 
 def test_many_keys_that_come_last_are_appended_at_once():
