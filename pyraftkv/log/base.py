@@ -31,6 +31,8 @@ class Identity:
     """Counts the starts from this directory; durable before the start goes on."""
     origin: int = 0
     """The incarnation that the directory was made with, once a recovery has minted another; 0 until then."""
+    has_promised: bool = False
+    """Whether any life of it may have promised a leader to elect nobody else for a while (`node.lease`)."""
 
     @property
     def mark(self) -> int:
@@ -108,8 +110,14 @@ class Storage(Protocol):
         """
         ...
 
-    async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
-        """Bind the directory to a cluster and a member, durably. Raises `ForeignDataDir` if it is bound otherwise."""
+    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+        """Bind the directory to a cluster and a member, durably. Raises `ForeignDataDir` if it is bound otherwise.
+
+        Args:
+            cluster_id: Which cluster.
+            member_id: Which member.
+            promises: Whether this life may promise a leader to elect nobody else: that stays remembered.
+        """
         ...
 
     async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:

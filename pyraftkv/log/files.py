@@ -259,12 +259,13 @@ class FileStorage:
 
     # --- Saving -------------------------------------------------------------------------------------------------------
 
-    async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
+    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
         self._check()
         assert self._opened is not None
         identity = self._opened.identity
         try:
-            bound = await self._call(self._writer, partial(identity.bind, cluster_id=cluster_id, member_id=member_id))
+            job = partial(identity.bind, cluster_id=cluster_id, member_id=member_id, promises=promises)
+            bound = await self._call(self._writer, job)
         except OSError as error:
             raise self._fail(error) from error
         self._wal.identity = bound

@@ -8,10 +8,14 @@ count is what an answer to an earlier life of this member is told apart by, so i
 3. An answer that a peer sent to the first boot 6 would be taken by the second.
 
 So a start that finds one of the slots unreadable counts two boots instead of one.
+
+That no life of the directory has ever promised a leader anything is written down, not that one has: of what was written
+before that was known, a start must assume the worse.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from struct import Struct
 
@@ -25,7 +29,7 @@ IDENTITY_MAGIC = b"PRKVIDEN"
 SLOT_BYTES = 512
 SLOT_NAMES = ("identity.a", "identity.b")
 
-_FIELDS = Struct("<QQQQQQ")
+_FIELDS = Struct("<QQQQQQQ")
 
 
 @record
@@ -81,32 +85,33 @@ class IdentityFile:
     def count_boot(self) -> Identity:
         """Count this start, durably."""
         old = self._known()
-        identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + self._boots, old.origin)
+        identity = replace(old, boot_count=old.boot_count + self._boots)
         self._write(identity)
         return identity
 
-    def bind(self, *, cluster_id: int, member_id: int) -> Identity:
+    def bind(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
         """Bind the directory to a cluster and a member, in both slots, so that no single one can forget it.
+
+        And, if it ``promises``, that it may have promised a leader to elect nobody else.
 
         Raises: `ForeignDataDir` if it is bound to another, `OSError`.
         """
         old = self._known()
-        bound = (old.cluster_id, old.member_id)
-        if bound == (cluster_id, member_id):
+        identity = replace(old, cluster_id=cluster_id, member_id=member_id, has_promised=old.has_promised or promises)
+        if identity == old:
             return old
         if old.cluster_id not in (0, cluster_id) or old.member_id not in (0, member_id):
             raise ForeignDataDir(
                 f"{self._directory} belongs to member {old.member_id} of cluster {old.cluster_id:x}, "
                 f"not to member {member_id} of cluster {cluster_id:x}"
             )
-        identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count, old.origin)
         self._write_both(identity)
         return identity
 
     def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
         """Bind the directory to another cluster and mint another incarnation, in both slots. Raises `OSError`."""
         old = self._known()
-        identity = Identity(cluster_id, old.member_id, incarnation, old.boot_count, old.mark)
+        identity = replace(old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark)
         self._write_both(identity)
         return identity
 
@@ -127,10 +132,12 @@ class IdentityFile:
         finally:
             self._fs.close(fd)
         try:
-            generation, *values = _FIELDS.unpack_from(unpack_block(block, IDENTITY_MAGIC, size=SLOT_BYTES, path=path))
+            generation, cluster_id, member_id, incarnation, boot_count, origin, is_unpromised = _FIELDS.unpack_from(
+                unpack_block(block, IDENTITY_MAGIC, size=SLOT_BYTES, path=path)
+            )
         except BlockDamaged:
             return None
-        return _Slot(generation, Identity(*values))
+        return _Slot(generation, Identity(cluster_id, member_id, incarnation, boot_count, origin, not is_unpromised))
 
     def _block(self, fd: int) -> bytes:
         """Return a slot's bytes; none if the disk cannot read them."""
@@ -156,6 +163,7 @@ class IdentityFile:
             identity.incarnation,
             identity.boot_count,
             identity.origin,
+            not identity.has_promised,
         )
         name = SLOT_NAMES[number]
         exists = name in self._fs.listdir(self._directory)

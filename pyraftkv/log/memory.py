@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from random import Random, SystemRandom
 
 from pyraftkv.core.ready import Save
@@ -79,14 +80,13 @@ class MemoryStorage:
         named = self._snapshot
         kept = (named.term, named.index) if named is not None else None
         self._chunks = {key: chunks for key, chunks in self._chunks.items() if key == kept}
-        old = self._identity
-        self._identity = Identity(old.cluster_id, old.member_id, old.incarnation, old.boot_count + 1, old.origin)
+        self._identity = replace(self._identity, boot_count=self._identity.boot_count + 1)
         lo = named.index + 1 if named is not None else 1
         entries = self._entries[lo - self.first_index :]
         size_bytes = sum(map(len, self._chunks[kept])) if kept is not None else 0
         return Recovered(self._identity, self._hard_state, named, entries, self.first_index, snapshot_bytes=size_bytes)
 
-    async def identify(self, *, cluster_id: int, member_id: int) -> Identity:
+    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
         self._check()
         old = self._identity
         if old.cluster_id not in (0, cluster_id) or old.member_id not in (0, member_id):
@@ -94,13 +94,14 @@ class MemoryStorage:
                 f"the storage belongs to member {old.member_id} of cluster {old.cluster_id:x}, "
                 f"not to member {member_id} of cluster {cluster_id:x}"
             )
-        self._identity = Identity(cluster_id, member_id, old.incarnation, old.boot_count, old.origin)
+        has_promised = old.has_promised or promises
+        self._identity = replace(old, cluster_id=cluster_id, member_id=member_id, has_promised=has_promised)
         return self._identity
 
     async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
         self._check()
         old = self._identity
-        self._identity = Identity(cluster_id, old.member_id, incarnation, old.boot_count, old.mark)
+        self._identity = replace(old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark)
         return self._identity
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:

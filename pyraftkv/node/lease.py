@@ -38,6 +38,8 @@ is elected then knows this configuration or a neighbour of it, and the majoritie
 
 Hazard 7, the voter that starts again. It has forgotten its promise. So who may have promised anything in an earlier
 life promises the same for an election timeout from its start (`Stored.promised`), *whatever its own setting is now*.
+That it may have is on its disk before it does (`Storage.identify`), and stays there: a life without leases in between
+may have been a short one.
 `Campaign` is put off by a promise too, unless no one else has a vote; `ForgetLeader` forgets a leader and no promise.
 
 Hazard 8, the voter that hears of a new term from somebody else than its leader. It no longer follows that leader; its

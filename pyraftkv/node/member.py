@@ -659,6 +659,6 @@ def _stored(recovered: Recovered, floor: int) -> Stored:
         snapshot=recovered.snapshot,
         entries=recovered.entries,
         first_index=recovered.first_index,
-        promised=recovered.hard_state.term > GENESIS_TERM,
+        promised=recovered.identity.has_promised,
         floor=floor,
     )

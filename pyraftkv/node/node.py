@@ -261,7 +261,7 @@ class Node(Engine):
                 sorted(names),
                 strangers,
             )
-        identity = await self._storage.identify(cluster_id=cluster_id, member_id=own)
+        identity = await self._storage.identify(cluster_id=cluster_id, member_id=own, promises=self.config.lease_reads)
         self._hello = replace(
             self._hello,
             cluster_id=cluster_id,

@@ -29,8 +29,8 @@ from tests.bench.harness import Missing, exit_on_sigterm, machine, percentile, p
 from tests.bench.peer_etcd import commands, healthy
 from tests.processes import Processes
 
-PAUSE_SECONDS = 2.0
-"""How long a cluster has all its members between two rounds: above the time for which who starts elects nobody."""
+PAUSE_SECONDS = 1.0
+"""How long a cluster has all its members between two rounds."""
 
 TRY_SECONDS = 0.1
 PUT = {"key": "aw==", "value": "dg=="}

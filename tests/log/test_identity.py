@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from random import Random
 
 import pytest
@@ -168,3 +169,27 @@ def test_slots_are_read_from_the_disk_and_their_names_made_durable():
     load(fs)
     path = "/data/identity.a"
     assert trace(fs)[1:5] == [f"open {path}", f"fdatasync {path}", f"forget_cache {path}", f"pread {path}"]
+
+
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+def test_that_a_life_may_have_promised_something_is_never_forgotten(slot):
+    """Lives without promises in between, a recovery, the loss of a slot: whoever starts owes it still."""
+    fs = make(1)
+    assert not load(fs).bind(cluster_id=7, member_id=3).has_promised
+    assert load(fs).bind(cluster_id=7, member_id=3, promises=True).has_promised
+    fs.unlink(f"/data/{slot}")
+    assert load(fs).identity.has_promised
+    assert load(fs).count_boot().has_promised
+    assert load(fs).bind(cluster_id=7, member_id=3).has_promised
+    assert load(fs).rebind(cluster_id=8, incarnation=99).has_promised
+
+
+def test_who_does_not_know_whether_it_has_promised_may_have():
+    """A slot from before that was written down has zeros there."""
+    fs = make(1)
+    for name in SLOT_NAMES:
+        block = bytearray(fs.disk.file(f"/data/{name}"))
+        block[60:68] = bytes(8)
+        block[-4:] = zlib.crc32(block[:-4]).to_bytes(4, "little")
+        fs.disk.damage(f"/data/{name}", block)
+    assert load(fs).identity.has_promised

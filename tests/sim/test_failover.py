@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
+from pyraftkv.node import NodeConfig
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.simulation import Simulation
+from pyraftkv.sim.swarm import Swarm
 from tests.sim.test_pitfalls import is_level, node_of, until
 from tests.sim.test_simulation import leader_of
 
@@ -31,7 +33,7 @@ def test_a_leader_whose_process_dies_is_succeeded_within_half_a_second(report: C
                 await kv.put("round", f"{number} again")
                 took.append(sim.now() - begun)
                 leader.start()
-                await sim.sleep(2)
+                await until(lambda: is_level(sim), sim)
         return took
 
     with Simulation(seed=7) as sim:
@@ -56,6 +58,32 @@ def test_a_leader_that_starts_again_at_once_is_not_waited_for() -> None:
 
     with Simulation(seed=8) as sim:
         assert sim.run(main, until=60) < 0.5
+
+
+def test_who_has_never_promised_anything_waits_for_nobody_after_a_start() -> None:
+    """The power fails everywhere and comes back. Without leases no member owes a leader of before an election timeout.
+
+    With leases each does, for one that still runs may be reading by its promise.
+    """
+
+    async def main(sim: Simulation) -> float:
+        await leader_of(sim)
+        await until(lambda: is_level(sim), sim)
+        for host in sim.members:
+            host.power_loss()
+        for host in sim.members:
+            host.start()
+        begun = sim.now()
+        while sim.leader is None:
+            await sim.sleep(0.01)
+        return sim.now() - begun
+
+    def seconds(*, lease_reads: bool) -> float:
+        with Simulation(seed=3, swarm=Swarm(config=NodeConfig(lease_reads=lease_reads))) as sim:
+            return sim.run(main, until=60)
+
+    assert seconds(lease_reads=False) < 0.6
+    assert seconds(lease_reads=True) > 1.0
 
 
 def test_nothing_less_than_its_end_costs_a_leader(soak: bool, report: Callable[[str], None]) -> None:
