@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import os
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,8 @@ pytestmark = [
 def run(path: Path, *options: str, before: tuple[str, ...] = ()) -> tuple[list[list[str]], int]:
     """Run a writer, with a program before it that does something to it; return what it said, and its exit status."""
     command = [*before, sys.executable, "-m", "tests.log.writer", str(path), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # whose system calls would be counted, too
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert done.returncode <= 0 or lines, done.stderr
     return lines, done.returncode
