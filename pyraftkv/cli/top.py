@@ -58,7 +58,7 @@ def show(
             [{**status_json(each, answers[each], committed), "entriesPerSecond": rates[each]} for each in answers]
         )
         return
-    rows = []
+    rows: list[list[str]] = []
     for address, answer in answers.items():
         rate, row = rates[address], status_row(address, answer, committed)
         rows.append([*row[:-1], "" if rate is None else f"{rate:.0f}", row[-1]])

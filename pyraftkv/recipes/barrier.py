@@ -103,7 +103,7 @@ class DoubleBarrier:
             raise InvalidRequest("a barrier object is one participant's: make another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
         self._contest = contest = Contest(self._kv, self._row, session)
-        self._body = session._body_here() if session is self._shared else None
+        self._body = session.body_here() if session is self._shared else None
         try:
             await contest.join(b"")
             await self._wait_for_all(contest)

@@ -164,7 +164,7 @@ class Contest:
         try:
             return (await self._kv.delete(self.key)).deleted > 0
         except BaseException:
-            self._session._leave_later(partial(self._kv.delete, self.key))
+            self._session.leave_later(partial(self._kv.delete, self.key))
             raise
 
     def has_left(self) -> None:

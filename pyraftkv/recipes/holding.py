@@ -137,13 +137,13 @@ class Holding:
         join = partial(contest.join, self._value)
         if session is not self._shared:
             try:
-                await session._enter_with(join)
+                await session.enter_with(join)
             except LeaseExists:  # an id that was drawn twice: the key hangs on the lease of somebody else
                 await contest.leave()
                 raise
         try:
             if session is self._shared:
-                self._body = session._body_here()
+                self._body = session.body_here()
                 with under(session.lease):
                     await join()
             try:

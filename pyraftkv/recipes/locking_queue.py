@@ -134,7 +134,7 @@ class Taken:
             raise InvalidRequest("an item is entered once: take another one")
         self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
         self._owner = session.next_place().encode()
-        self._body = session._body_here() if session is self._shared else None
+        self._body = session.body_here() if session is self._shared else None
         try:
             try:
                 await self._take()
@@ -203,7 +203,7 @@ class Taken:
             if not (self._is_over or session.lease.lost.is_set()):
                 await self._give_back(item)
         except BaseException:
-            session._leave_later(partial(self._give_back, item))
+            session.leave_later(partial(self._give_back, item))
             raise
         finally:
             if self._body is not None:

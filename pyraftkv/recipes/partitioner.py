@@ -143,7 +143,7 @@ class Partitioner:
     async def __aenter__(self) -> Self:
         lease = self._session.lease.id
         try:
-            await self._session._enter_with(lambda: self._kv.put(f"{self._members}{lease:016x}", b"", lease=lease))
+            await self._session.enter_with(lambda: self._kv.put(f"{self._members}{lease:016x}", b"", lease=lease))
         except BaseException:
             self.state = PartitionState.FAILURE
             raise

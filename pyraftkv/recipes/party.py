@@ -79,10 +79,10 @@ class Presence:
         self._session = session = self._shared or Session(self._kv, ttl=self._ttl)
         self.id = self.id or session.next_place()
         if session is not self._shared:
-            await session._enter_with(self._appear)
+            await session.enter_with(self._appear)
             return self
         try:
-            self._body = session._body_here()
+            self._body = session.body_here()
             with under(session.lease):
                 await self._appear()
         except BaseException as error:
@@ -106,7 +106,7 @@ class Presence:
             if not session.lease.lost.is_set():
                 await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
         except BaseException:
-            session._leave_later(partial(self._delete, is_ours))
+            session.leave_later(partial(self._delete, is_ours))
             raise
         finally:
             if self._body is not None:

@@ -53,7 +53,7 @@ class Session:
         self._places += 1
         return f"{self._lease.id:016x}.{self._places}"
 
-    def _leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
+    def leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
         """Do this until it is done, or the session over: somebody has a place under it, and could not leave it.
 
         1. A lock is released while the cluster has no leader, or whoever releases it is cancelled. He goes on.
@@ -85,7 +85,7 @@ class Session:
         self._body = Body(self._lease)
         return self
 
-    async def _enter_with(self, write: Callable[[], Awaitable[object]]) -> None:
+    async def enter_with(self, write: Callable[[], Awaitable[object]]) -> None:
         """Enter, and do a write that hangs on the lease without waiting for the lease first: one round trip for both.
 
         If that fails, or the session cannot be entered, the lease is ended, and the write with it. To be left by
@@ -111,7 +111,7 @@ class Session:
             raise
         self._body = Body(self._lease)
 
-    def _body_here(self) -> Body | None:
+    def body_here(self) -> Body | None:
         """Return what interrupts a block of the current task when the lease is lost; None if the session's own does."""
         return None if self._body is None or self._body.is_here else Body(self._lease)
 
