@@ -223,7 +223,7 @@ def test_a_machine_that_cannot_be_pinned_keeps_the_member_running() -> None:
     log = Log(Machines({"tally": Numbers}))
     log.call("add", "x")
     snapshot = log.replica.snapshot()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(errors.OperationRefused, match="'tally' cannot be saved: ZeroDivisionError"):
         list(snapshot.chunks())
 
 
