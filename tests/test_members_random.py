@@ -89,6 +89,8 @@ class World:
             await cluster.restart(name)
         except errors.MemberRemoved:
             cluster.forget(name)
+        except errors.Closed:
+            return  # It was killed again before it had started, and who did that starts it again.
 
     def disturb(self) -> None:
         """Lose messages, cut somebody off, or heal everything."""

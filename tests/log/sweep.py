@@ -66,8 +66,9 @@ class _Stuck(Exception):
 class Ordeal(Script):
     """Lives on a disk that fails; whatever it says is right, as long as it has a name."""
 
-    def __init__(self, seed: int, operations: list[str]) -> None:
+    def __init__(self, seed: int, operations: list[str], *, reads_fail: bool = False) -> None:
         super().__init__(LIFE, seed)
+        self._reads_fail = reads_fail
         self.failures: list[BaseException] = []
         self.ended: list[str] = []
         """How lives ended."""
@@ -81,8 +82,13 @@ class Ordeal(Script):
         self._acknowledged = self.completed
 
     def promise(self) -> Promise:
-        """On a full disk terms and votes do not wait for the entries that were saved with them."""
+        """On a full disk terms and votes do not wait for the entries that were saved with them.
+
+        A start that cannot read the newest snapshot goes on from the one before: the log is the same in the end.
+        """
         promise = super().promise()
+        if self._reads_fail:
+            promise = replace(promise, snapshot=0)
         early = [
             State(later.term, later.vote, state.commit, state.base, state.base_term, state.entries)
             for number, state in enumerate(promise.states)
@@ -148,7 +154,7 @@ def run(name: str, *, seed: int, nth: int, is_lasting: bool, again: bool) -> tup
     touched: list[str] = []
     disk = Recorder(Random(seed), lambda _disk, operation: touched.append(operation))
     disk.fault = DiskFaults(errors=tuple(rules))
-    ordeal = Ordeal(seed, touched)
+    ordeal = Ordeal(seed, touched, reads_fail=code == errno.EIO)
 
     async def lives() -> None:
         for steps in LIFE.lives:
