@@ -392,9 +392,12 @@ class Simulation:
     def judge(self, host: Host, error: BaseException | None) -> None:
         """Judge a program that ended by itself: only a bad disk may end a member's, or that it was removed.
 
-        Or that its place is taken, on a machine that has lost a disk: 1. A directory asks to be let in, and waits. 2. It
-        is lost, and the member that it was expected as is replaced by one of the same name. 3. The request is granted
-        now, long after who made it. The next directory on that machine is refused, until somebody replaces it again.
+        Or that its place is taken, on a machine that has lost a disk:
+
+        1. A directory asks to be let in, and waits.
+        2. It is lost, and the member that it was expected as is replaced by one of the same name.
+        3. The request is granted now, long after who made it. The next directory on that machine is refused, until
+           somebody replaces it again.
         """
         if error is None or host.name not in self.addresses:
             if error is not None:
