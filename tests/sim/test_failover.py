@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from statistics import median
 
@@ -11,6 +12,7 @@ from pyraftkv.sim.simulation import Simulation
 from pyraftkv.sim.swarm import Swarm
 from tests.sim.test_pitfalls import is_level, node_of, until
 from tests.sim.test_simulation import leader_of
+from tests.sim.test_watchdog import hold_up
 
 KILLS = 20
 MINUTES, MINUTES_SOAK = 1, 60
@@ -89,6 +91,7 @@ def test_who_has_never_promised_anything_waits_for_nobody_after_a_start() -> Non
 def test_nothing_less_than_its_end_costs_a_leader(soak: bool, report: Callable[[str], None]) -> None:
     """Processes pause for up to 300 ms, connections break, clients write: not one election.
 
+    The leader's host program holds its loop for 40 ms in every 100, all the while.
     A break is no refusal, a pause ends no connection, and what is late is still within the election timeout.
     """
     minutes = MINUTES_SOAK if soak else MINUTES
@@ -106,12 +109,14 @@ def test_nothing_less_than_its_end_costs_a_leader(soak: bool, report: Callable[[
             else:
                 faults.append(Fault(at, random.choice(("reset", "reset_leader")), seed=random.getrandbits(32)))
         sim.inject(faults)
+        busy = asyncio.ensure_future(hold_up(sim, leader, stopped=0.04, running=0.06))
         written = 0
         async with sim.client(timeout=20) as kv:
             while sim.now() < 60 * minutes:
                 await kv.put("k", str(written))
                 written += 1
                 await sim.sleep(0.05)
+        busy.cancel()
         assert (sim.leader, node_of(leader).term) == (leader, term)
         return written, len(faults)
 
