@@ -110,30 +110,23 @@ class Asks:
         ask = self._asks.get(answer.id)
         if ask is None:
             return False
-        self._sent.discard(ask.id)
-        if answer.error is not None and answer.error[0] in ASK_AGAIN:
+        if answer.error is None:
+            self._resolve(ask, answer.result)
+        elif answer.error[0] not in ASK_AGAIN:
+            self._resolve(ask, error=errors.from_wire(*answer.error))
+        else:
+            self._sent.discard(ask.id)
             ask.is_due = True
             if answer.error[0] in ask.leave_upon:
                 self._leave()
-        else:
-            del self._asks[ask.id]
-            if ask.future.done():
-                pass  # Its caller goes away, or its deadline was first.
-            elif answer.error is not None:
-                ask.future.set_exception(errors.from_wire(*answer.error))
-            else:
-                ask.future.set_result(answer.result)
-        self._send_waiting()
+            self._send_waiting()
         return True
 
     def part_arrived(self, part: SnapshotPart) -> None:
         """Take a part of a snapshot: it answers the call that asked for it."""
-        ask = self._asks.pop(part.id, None)
+        ask = self._asks.get(part.id)
         if ask is not None:
-            self._sent.discard(ask.id)
-            if not ask.future.done():
-                ask.future.set_result(part)
-            self._send_waiting()
+            self._resolve(ask, part)
 
     def close(self) -> None:
         """Fail every call as `Closed`."""
@@ -142,6 +135,17 @@ class Asks:
                 ask.future.set_exception(errors.Closed("the client was closed"))
         self._asks.clear()
         self._waiting.clear()
+
+    def _resolve(self, ask: _Ask, result: object = None, *, error: Exception | None = None) -> None:
+        """End a call, unless its caller goes away or its deadline was first, and give its room to the next one."""
+        del self._asks[ask.id]
+        self._sent.discard(ask.id)
+        if not ask.future.done():
+            if error is None:
+                ask.future.set_result(result)
+            else:
+                ask.future.set_exception(error)
+        self._send_waiting()
 
     def _send_waiting(self) -> None:
         """Send what waits, as far as the member takes it: what it refuses would have to come again."""

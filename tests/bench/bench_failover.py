@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import statistics
@@ -21,12 +20,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from tests.bench.harness import Missing, exit_on_sigterm, machine, percentile, process
-from tests.bench.peer_etcd import commands, healthy
+from tests.bench.peer_etcd import ask, commands, healthy
 from tests.processes import Processes
 
 PAUSE_SECONDS = 1.0
@@ -53,19 +51,10 @@ async def measure(kills: int, folder: Path) -> list[float]:
     return took
 
 
-def ask(port: int, path: str, request: object, *, timeout: float) -> dict[str, dict[str, str]]:
-    """Ask a member's JSON gateway. Raises `OSError`."""
-    data = json.dumps(request).encode()
-    answer: dict[str, dict[str, str]] = json.load(
-        urlopen(Request(f"http://127.0.0.1:{port}/v3/{path}", data), timeout=timeout)
-    )
-    return answer
-
-
 def leader_of(ports: Sequence[int]) -> int:
     """Return which member leads, by its place."""
     for place, port in enumerate(ports):
-        status = ask(port, "maintenance/status", {}, timeout=5)
+        status = ask(port, "maintenance/status", {})
         if status["leader"] == status["header"]["member_id"]:
             return place
     raise RuntimeError("no member of the etcd cluster leads")
@@ -97,7 +86,7 @@ def measure_etcd(kills: int, folder: Path) -> list[float]:
             children[place].wait()
             children[place] = stack.enter_context(process(members[place]))
             asyncio.run(healthy(ports[place]))
-            asyncio.run(asyncio.sleep(PAUSE_SECONDS))
+            sleep(PAUSE_SECONDS)
     return took
 
 

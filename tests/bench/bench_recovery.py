@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -31,11 +30,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from pyraftkv.client import Client
 from tests.bench.harness import VALUE_BYTES, Missing, exit_on_sigterm, machine, process
-from tests.bench.peer_etcd import commands, healthy
+from tests.bench.peer_etcd import ask, commands, healthy
 from tests.processes import HEALTH_KEY, Processes
 
 LOADING_IN_FLIGHT = 256
@@ -98,13 +96,6 @@ ETCD_PUTS = 100
 """Puts that are loaded into etcd in one transaction: one at a time would take minutes."""
 
 
-def ask_etcd(port: int, path: str, request: object) -> dict[str, object]:
-    """Ask a member's JSON gateway. Raises `OSError`."""
-    data = json.dumps(request).encode()
-    answer: dict[str, object] = json.load(urlopen(Request(f"http://127.0.0.1:{port}/v3/kv/{path}", data), timeout=10))
-    return answer
-
-
 def text(raw: bytes) -> str:
     """Return bytes as the JSON gateway wants them."""
     return b64encode(raw).decode()
@@ -116,14 +107,14 @@ def fill_etcd(port: int, keys: int) -> None:
     names = [*(b"bench/%08d" % at for at in range(keys)), HEALTH_KEY.encode()]
     for batch in (names[at : at + ETCD_PUTS] for at in range(0, len(names), ETCD_PUTS)):
         puts = [{"request_put": {"key": text(name), "value": value}} for name in batch]
-        ask_etcd(port, "txn", {"success": puts})
+        ask(port, "kv/txn", {"success": puts})
 
 
 def first_read(ports: Sequence[int]) -> None:
     """Return when any member has answered a linearizable read."""
     for port in itertools.cycle(ports):
         try:
-            found = ask_etcd(port, "range", {"key": text(HEALTH_KEY.encode())})
+            found = ask(port, "kv/range", {"key": text(HEALTH_KEY.encode())})
         except (URLError, OSError):
             continue
         assert found["kvs"], "what was acknowledged is there"

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from pyraftkv.sim.processes import free_ports
 from tests.bench.harness import VALUE_BYTES, Missing, Result, closed_loop, key_of, main, process
@@ -69,6 +70,13 @@ def cluster(directory: Path, *options: str) -> Iterator[tuple[list[int], list[in
             for number, command in enumerate(members)
         ]
         yield ports, [child.pid for child in children]
+
+
+def ask(port: int, path: str, request: object, *, timeout: float = 10) -> dict[str, Any]:
+    """Ask a member's JSON gateway, and wait for so many seconds. Raises `OSError`."""
+    data = json.dumps(request).encode()
+    answer: dict[str, Any] = json.load(urlopen(Request(f"http://127.0.0.1:{port}/v3/{path}", data), timeout=timeout))
+    return answer
 
 
 async def healthy(port: int) -> None:

@@ -62,6 +62,23 @@ async def test_members_share_no_object() -> None:
 
 
 @in_loop
+async def test_who_stops_listening_is_gone_once_and_who_is_cut_off_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a cut nobody can tell: no refusal comes through."""
+    monkeypatch.setattr(memory, "REDIAL_SECONDS", 0.0)
+    network = MemoryNetwork()
+    one, two = await _pair(network)
+    network.cut("a", "b")
+    await two.transport.close()
+    await _passes(20)
+    assert one.gone == []
+    network.heal()
+    await until(lambda: one.gone)
+    await _passes(20)
+    assert one.gone == [2]
+    await close(one)
+
+
+@in_loop
 async def test_messages_to_strangers_vanish() -> None:
     """Nothing is sent, nobody is told, nothing is raised."""
     one, two = await _pair(MemoryNetwork())
