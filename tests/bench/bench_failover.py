@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from urllib.error import URLError
 
 from tests.bench.harness import Missing, exit_on_sigterm, machine, percentile, process
@@ -86,7 +86,7 @@ def measure_etcd(kills: int, folder: Path) -> list[float]:
             children[place].wait()
             children[place] = stack.enter_context(process(members[place]))
             asyncio.run(healthy(ports[place]))
-            sleep(PAUSE_SECONDS)
+            asyncio.run(asyncio.sleep(PAUSE_SECONDS))
     return took
 
 
