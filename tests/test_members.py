@@ -345,9 +345,8 @@ async def test_what_would_cost_the_quorum_is_refused_unless_forced() -> None:
 def active(leader: Node, name: str) -> bool:
     """Whether a leader has heard of a member lately."""
     assert leader._member is not None
-    assert leader._peers is not None
     peers = leader._member.raft.status().peers
-    return any(peer.active for id_, peer in peers.items() if leader._peers.name(id_) == name)
+    return any(peer.active for id_, peer in peers.items() if leader._member.peers.name(id_) == name)
 
 
 @asynchronous
@@ -487,7 +486,7 @@ async def test_what_is_said_of_a_member_reaches_everybody() -> None:
     async with cluster_of(3) as cluster:
         follower = other_than(cluster, cluster.leader)
         await cluster.leader.members.update(follower.name, name="renamed", priority=9)
-        await until(lambda: all(node._peers is not None and "renamed" in named(node) for node in cluster))
+        await until(lambda: all("renamed" in named(node) for node in cluster))
         storage = cluster._storages[follower.name]
         await cluster.kill(follower)
         for name in ("renamed", follower.name):
@@ -505,8 +504,9 @@ async def test_what_is_said_of_a_member_reaches_everybody() -> None:
 
 def named(node: Node) -> list[str]:
     """Return the names that a node knows."""
-    assert node._peers is not None
-    return [node._peers.name(id_) for id_ in node._peers.ids]
+    assert node._member is not None
+    peers = node._member.peers
+    return [peers.name(id_) for id_ in peers.ids]
 
 
 # --- What a refusal means, and what a peer may say -----------------------------------------------------------------

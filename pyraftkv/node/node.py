@@ -23,6 +23,7 @@ from pyraftkv.node.admission import check_size
 from pyraftkv.node.applier import restore
 from pyraftkv.node.bootstrap import Bootstrap, first_ids, genesis_entry
 from pyraftkv.node.config import NodeConfig
+from pyraftkv.node.connections import Connections
 from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
 from pyraftkv.node.identity import roster_at_start, whose
@@ -31,8 +32,6 @@ from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.machines import answer, check_operation
 from pyraftkv.node.member import Loops, Member
 from pyraftkv.node.offers import Offers
-from pyraftkv.node.parting import LINGER_TIMEOUTS, stopped_error
-from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import finished
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
@@ -100,18 +99,13 @@ class Node(Engine):
         self._events = EventHub()
         self._disk = DiskHealth(name)
         self._clients = ClientPort(self)
-        self._hello: Hello | None = None
-        self._peers: Peers | None = None
+        self._connections: Connections | None = None
         self._bootstrap: Bootstrap | None = None
         self._member: Member | None = None
         self._offers = Offers(send=transport.send)
         self._starting: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
-        self._lingering: asyncio.TimerHandle | None = None
-        """Set while this member is removed, and stays for the others' sake."""
-        self._parting: asyncio.TimerHandle | None = None
-        """Set while members that were removed are still to hear of it."""
         self.failed: asyncio.Future[None] | None = None
         """Done when the node has stopped: with the error if it stopped by itself (a disk failed, a bug was met), with
         None if it was closed. None before the start."""
@@ -196,7 +190,7 @@ class Node(Engine):
         if self._join_addresses and not is_joining:
             logger.info("%s belongs to cluster %x: nobody is asked to take it in", self.name, identity.cluster_id)
         own = 0 if is_joining else identity.member_id or first_ids(self._members).get(self.name, 0)
-        self._hello = Hello(
+        hello = Hello(
             identity.cluster_id,
             own,
             self.name,
@@ -206,12 +200,19 @@ class Node(Engine):
             witness=self._is_witness,
             machines=self._machines.offer,
         )
-        self._peers = Peers(self._hello, {} if is_joining else self._members)
+        self._connections = Connections(
+            hello,
+            {} if is_joining else self._members,
+            transport=self._transport,
+            clients=self._clients,
+            election_timeout_seconds=self.config.election_timeout_seconds,
+            removed=self._removed,
+        )
         if is_new and not is_joining:
-            self._bootstrap = Bootstrap(self._hello, self._members)
-        await self._transport.start(self._hello, self)
+            self._bootstrap = Bootstrap(hello, self._members)
+        await self._transport.start(hello, self)
         if self._bootstrap is not None:
-            self._transport.set_peers(self._peers.addresses)
+            self._connections.dial()
             recovered = await self._found(self._bootstrap, recovered)
             self._bootstrap = None
         elif is_joining:
@@ -228,8 +229,8 @@ class Node(Engine):
             rng=random.Random(self._rng.getrandbits(64)),
             witness=self._is_witness,
         )
-        assert self._peers is not None
-        self._peers.expect(taken_in.members)
+        assert self._connections is not None
+        self._connections.peers.expect(taken_in.members)
         identity = await self._storage.identify(cluster_id=taken_in.cluster_id, member_id=taken_in.added[0])
         return replace(recovered, identity=identity)
 
@@ -244,8 +245,8 @@ class Node(Engine):
 
     async def _run(self, recovered: Recovered) -> None:
         """Bind the directory to its cluster, wire the parts and start the loops."""
-        assert self._hello is not None
-        assert self._peers is not None
+        connections = self._connections
+        assert connections is not None
         replica = replica_for(recovered, witness=self._is_witness, machines=self._machines)
         if recovered.snapshot is not None:
             replica = await restore(recovered.snapshot, self._storage.read_snapshot(recovered.snapshot), replica)
@@ -262,23 +263,23 @@ class Node(Engine):
                 strangers,
             )
         identity = await self._storage.identify(cluster_id=cluster_id, member_id=own, promises=self.config.lease_reads)
-        self._hello = replace(
-            self._hello,
+        hello = replace(
+            connections.own,
             cluster_id=cluster_id,
             member_id=own,
             incarnation=identity.incarnation,
             boot_count=identity.boot_count,
             address=self._transport.address,
         )
-        self._transport.identify(self._hello)
-        self._adopt(roster)
+        connections.identify(hello)
+        connections.adopt(roster)
         self._member = member = Member(
             recovered,
             replica,
             member_id=identity.member_id,
             storage=self._storage,
             transport=self._transport,
-            peers=self._peers,
+            peers=connections.peers,
             events=self._events,
             config=self.config,
             rng=self._rng,
@@ -286,7 +287,7 @@ class Node(Engine):
             disk=self._disk,
             clock=self._clock,
         )
-        loops: Loops = {**member.loops(), "offers": partial(self._offers.run, self._peers, own)}
+        loops: Loops = {**member.loops(), "offers": partial(self._offers.run, connections.peers, own)}
         if self._join_addresses and not self._stays_learner:
             loops["promotion"] = partial(become_voter, member, self.name)
         for name, loop in loops.items():
@@ -296,49 +297,16 @@ class Node(Engine):
         # What was known to be committed when the member stopped is history by the time anybody asks for "now".
         await member.applied_to(recovered.hard_state.commit)
 
-    def _adopt(self, roster: Roster) -> None:
-        """Keep connections to these members, and soon to no others: who is removed hears that it is committed."""
-        assert self._hello is not None
-        assert self._peers is not None
-        self._peers.adopt(self._hello, roster)
-        self._keep_connections()
-        if self._peers.are_some_leaving:
-            self._call_off(self._parting)
-            self._parting = asyncio.get_running_loop().call_later(self.config.election_timeout_seconds, self._let_go)
-
-    def _let_go(self) -> None:
-        assert self._peers is not None
-        self._peers.let_go()
-        self._keep_connections()
-
-    def _keep_connections(self) -> None:
-        """Say who is to be dialled, and by whom clients are served."""
-        assert self._peers is not None
-        self._transport.set_peers(self._peers.addresses)
-        self._clients.tell(self._peers.member_addresses(own=self._transport.address))
-
-    @staticmethod
-    def _call_off(timer: asyncio.TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
-
     def _members_changed(self, roster: Roster) -> None:
         """The log says who the members are from here on; if this one is none of them, it goes."""
-        assert self._hello is not None
+        connections = self._connections
+        assert connections is not None
         try:
-            refuse_other_kind(self._hello.member_id, roster.membership, witness=self._is_witness)
+            refuse_other_kind(connections.own.member_id, roster.membership, witness=self._is_witness)
         except errors.ConfigurationError as error:
             self._fail(error)
-            return
-        self._adopt(roster)
-        is_banned = roster.is_banned(self._hello.member_id)
-        if is_banned and self._lingering is None:
-            logger.info("%s was removed from its cluster", self.name)
-            seconds = LINGER_TIMEOUTS * self.config.election_timeout_seconds
-            self._lingering = asyncio.get_running_loop().call_later(seconds, self._removed)
-        elif self._lingering is not None and not is_banned:
-            self._lingering.cancel()  # A recovery, further on in the log, made a cluster of this very member.
-            self._lingering = None
+        else:
+            connections.adopt(roster)
 
     def _removed(self) -> None:
         """Stop, with nothing wrong."""
@@ -393,8 +361,8 @@ class Node(Engine):
         await asyncio.shield(self._stopping)
 
     async def _stop_once(self, cause: BaseException | None) -> None:
-        self._call_off(self._lingering)
-        self._call_off(self._parting)
+        if self._connections is not None:
+            self._connections.close()
         for task in self._tasks:
             task.remove_done_callback(self._loop_ended)
         running = [*self._tasks, self._starting] if self._starting is not None else self._tasks
@@ -406,7 +374,7 @@ class Node(Engine):
             # The clients first: they are to look for another member, not to be told that this one has failed.
             self._clients.close()
             if self._member is not None:
-                await self._member.close(lambda sent: stopped_error(cause, sent=sent))
+                await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
             await self._transport.close()
         finally:
             await self._storage.close()
@@ -553,12 +521,9 @@ class Node(Engine):
 
     async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
         """Return this member's view of itself and of the cluster."""
-        member = self._present()
-        assert self._peers is not None
-        assert self._hello is not None
-        return status_of(
-            member, hello=self._hello, peers=self._peers, storage=self._storage.kind, alarms=self._local_alarms()
-        )
+        member, connections = self._present(), self._connections
+        assert connections is not None
+        return status_of(member, hello=connections.own, storage=self._storage.kind, alarms=self._local_alarms())
 
     async def hash_kv(self, revision: int = 0, *, timeout: float | None = None) -> KvHash:  # noqa: ARG002  (as above)
         """Return the hash of this member's history up to ``revision`` (0: its latest), as it is in memory now.
@@ -587,8 +552,8 @@ class Node(Engine):
             LeadershipNotTransferred: It was given up after an election timeout, or there is nobody else.
             NoLeader: There is no leader that could hand over.
         """
-        member, peers = self._present(), self._peers
-        assert peers is not None
+        member = self._present()
+        peers = member.peers
         ids = {peers.name(id_): id_ for id_ in peers.ids}
         if to is not None and to not in ids:
             raise errors.MemberNotFound(f"there is no member {to!r}")
@@ -647,19 +612,14 @@ class Node(Engine):
 
     def peer_hello(self, hello: Hello) -> None:
         """Judge a peer's HELLO. Raises `HandshakeRejected`."""
-        assert self._peers is not None
-        assert self._hello is not None
-        if not self._hello.member_id:
-            raise errors.HandshakeRejected(
-                f"{self.name!r} has not been taken in yet", reason="joining", peer=hello.name
-            )
-        self._peers.judge(hello)
-        if self._peers.is_another_life(hello):
+        connections = self._connections
+        assert connections is not None
+        connections.judge(hello)
+        if connections.peers.is_another_life(hello):
             self.peer_gone(hello.member_id)
         if self._bootstrap is not None:
             self._bootstrap.heard(hello)
-        if self._peers.heard(hello):
-            self._keep_connections()
+        connections.heard(hello)
         self._events.emit(PeerConnected(hello.member_id, hello.name))
         if hello.cluster_id == 0:
             self._offers.came(hello.member_id)
@@ -676,9 +636,10 @@ class Node(Engine):
 
     def peer_lost(self, member_id: int) -> None:
         """Messages to a peer were lost."""
-        assert self._peers is not None
-        if self._peers.lost(member_id):
-            self._events.emit(PeerLost(member_id, self._peers.name(member_id)))
+        assert self._connections is not None
+        peers = self._connections.peers
+        if peers.lost(member_id):
+            self._events.emit(PeerLost(member_id, peers.name(member_id)))
         if self._member is not None:
             self._member.peer_lost(member_id)
 
@@ -698,3 +659,12 @@ class Node(Engine):
             connection.close()
         else:
             self._clients.accept(connection)
+
+
+def _stopped_error(cause: BaseException | None, *, sent: bool) -> errors.PyraftkvError:
+    """Return what a caller gets who waits while the node stops."""
+    if not sent:
+        return errors.Closed("the node stopped before the request was sent to anybody")
+    if cause is None:
+        return errors.NodeFailed("the node was closed with the write under way")
+    return errors.NodeFailed(f"the node stopped with the write under way: {cause}")

@@ -11,17 +11,17 @@ from pyraftkv.node.peers import Peers
 from pyraftkv.protocol import Hello
 
 
-def status_of(member: Member, *, hello: Hello, peers: Peers, storage: str, alarms: list[str]) -> Status:
+def status_of(member: Member, *, hello: Hello, storage: str, alarms: list[str]) -> Status:
     """Return a member's view of itself and of the cluster.
 
     Args:
         member: Its running parts.
         hello: Who it is.
-        peers: The others.
         storage: The kind of its storage.
         alarms: What is wrong with this member alone.
     """
     raft, store, rules = member.raft.status(), member.replica.store, member.replica.rules
+    peers = member.peers
     return Status(
         name=hello.name,
         member_id=hello.member_id,

@@ -340,13 +340,13 @@ async def test_a_leader_that_says_it_has_started_again_is_none() -> None:
     """Whoever has its address by now: with that boot count it leads nobody; here it does, and is heard again."""
     async with cluster_of(3) as cluster:
         leader, follower = cluster.leader, cluster.followers[0]
-        assert leader._hello is not None
+        assert leader._connections is not None
         assert follower._member is not None
-        raft = follower._member.raft
-        follower.peer_hello(leader._hello)
+        own, raft = leader._connections.own, follower._member.raft
+        follower.peer_hello(own)
         await follower.put("k", "v")
-        assert raft.leader == leader._hello.member_id
-        follower.peer_hello(replace(leader._hello, boot_count=leader._hello.boot_count + 1))
+        assert raft.leader == own.member_id
+        follower.peer_hello(replace(own, boot_count=own.boot_count + 1))
         await until(lambda: raft.leader == NO_NODE)
         await follower.put("k", "v")
 
