@@ -14,8 +14,22 @@ where silence takes an election timeout to mean anything. But a connection ends 
 
 from __future__ import annotations
 
+import errno
+import re
 from collections import Counter
 from collections.abc import Callable
+
+_NOTHING_TRIED = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
+"""How a connection fails before anybody is asked, as where this host has no IPv6."""
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a dial failed because nobody listens there, at any address that its name stands for.
+
+    Of several addresses (``localhost``) asyncio tells in words alone: "Multiple exceptions: [Errno 111] ...".
+    """
+    numbers = {error.errno} if error.errno is not None else set(map(int, re.findall(r"\[Errno (\d+)\]", str(error))))
+    return errno.ECONNREFUSED in numbers and numbers <= _NOTHING_TRIED | {errno.ECONNREFUSED}
 
 
 class Departures:

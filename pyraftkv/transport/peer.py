@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -22,6 +21,7 @@ from pyraftkv.errors import FrameError, HandshakeRejected, TransportError
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.base import Handler
 from pyraftkv.transport.connection import Wire
+from pyraftkv.transport.departures import is_refusal
 from pyraftkv.transport.framing import HEADER_BYTES, Frame, frame_header
 from pyraftkv.transport.lanes import Lane
 from pyraftkv.transport.limits import Limits
@@ -119,7 +119,7 @@ class Outlet:
                 self._on_refused(rejection)
             except (OSError, TimeoutError, TransportError) as error:
                 _LOG.debug("%s lane: cannot connect: %s", self._lane.name, error)
-                if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+                if isinstance(error, OSError) and is_refusal(error):
                     self._on_unanswered()
             else:
                 delay_seconds = self._limits.backoff_seconds_min

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pyraftkv.transport.departures import Departures
+import asyncio
+import errno
+import socket
+
+import pytest
+
+from pyraftkv.transport.departures import Departures, is_refusal
+from tests.node.support import asynchronous
 
 
 class Watched:
@@ -79,3 +86,43 @@ def test_what_refuses_at_another_address_says_nothing_of_a_member() -> None:
     watched.departures.moved(2)
     watched.refused(2)
     assert watched.gone == []
+
+
+@asynchronous
+async def test_a_name_of_several_addresses_refuses_if_each_of_them_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as localhost: asyncio tries one after the other, and sums up what came of them."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        port = bound.getsockname()[1]
+
+        async def two_addresses(*_: object, **__: object) -> list[object]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "getaddrinfo", two_addresses)
+        with pytest.raises(OSError, match=r"127\.0\.0\.1.*127\.0\.0\.2") as caught:
+            await loop.create_connection(asyncio.Protocol, "localhost", port)
+    assert is_refusal(caught.value)
+
+
+REFUSED = f"[Errno {errno.ECONNREFUSED}] Connect call failed ('127.0.0.1', 7001)"
+NO_SUCH_FAMILY = f"[Errno {errno.EADDRNOTAVAIL}] Cannot assign requested address"
+SILENT = f"[Errno {errno.EHOSTUNREACH}] Connect call failed ('10.0.0.1', 7001)"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), True),
+        (ConnectionRefusedError("too many connections"), False),
+        (OSError(errno.EHOSTUNREACH, "no route"), False),
+        (OSError(f"Multiple exceptions: {REFUSED}, {REFUSED}"), True),
+        (OSError(f"Multiple exceptions: {NO_SUCH_FAMILY}, {REFUSED}"), True),
+        (OSError(f"Multiple exceptions: {REFUSED}, {SILENT}"), False),
+        (OSError(f"Multiple exceptions: {NO_SUCH_FAMILY}, {NO_SUCH_FAMILY}"), False),
+        (OSError("no reason given"), False),
+    ],
+)
+def test_a_refusal_is_that_nobody_listens_and_nothing_else(error: OSError, *, expected: bool) -> None:
+    """A member that says it has no room does listen; where one address is out of reach, somebody may listen there."""
+    assert is_refusal(error) is expected
