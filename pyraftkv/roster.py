@@ -66,9 +66,17 @@ PRIORITY_MAX = 1000
 
 def complaint_of_name(name: str) -> str:
     """Return what is wrong with a member's name: it could not stand in a list of members. Empty if nothing is."""
-    if not isinstance(name, str) or not name or any(character.isspace() or character in "=,/" for character in name):
-        return f"{name!r} is no name: text without spaces, none of '=,/', and not nothing"
+    if not isinstance(name, str) or not name or any(map(_is_not_for_names, name)):
+        return f"{name!r} is no name: text without spaces and control characters, none of '=,/', and not nothing"
     return f"a name has {NAME_CHARACTERS_MAX} characters at most" if len(name) > NAME_CHARACTERS_MAX else ""
+
+
+def _is_not_for_names(character: str) -> bool:
+    """Whether a name with it would be misread, in a list or in a terminal.
+
+    The same on every version of Python, as `str.isprintable` is not: members judge names when they apply a change.
+    """
+    return character.isspace() or character in "=,/" or character < " " or "\x7f" <= character < "\xa0"
 
 
 class Roster:

@@ -224,7 +224,7 @@ class ClientConnection:
         try:
             call = codec.decode_call(frame)
         except errors.FrameError as error:
-            logger.warning("client %s is dropped: %s", self._connection.peer.name, error)
+            logger.warning("client %r is dropped: %s", self._connection.peer.name, error)
             self.close()
             return
         if isinstance(call, CancelCall):
@@ -456,7 +456,7 @@ class ClientConnection:
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
         if self._waiting_bytes > REPLIES_WAITING_BYTES_MAX:
-            logger.warning("client %s is dropped: it reads too slowly", self._connection.peer.name)
+            logger.warning("client %r is dropped: it reads too slowly", self._connection.peer.name)
             self.close()
         elif self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send_waiting(), name="pyraftkv-replies")

@@ -120,7 +120,7 @@ def test_members_that_cannot_work_are_refused_at_once(members: Any, tmp_path: Pa
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize("name", ["", "a=b", "a b", "a,b"])
+@pytest.mark.parametrize("name", ["", "a=b", "a b", "a,b", "a\x1b[31m", "a\x00", "a\x9b"])
 def test_a_name_must_fit_into_a_list_of_members(name: str, tmp_path: Path) -> None:
     """Or nobody could ever name it."""
     with pytest.raises(errors.ConfigurationError):
