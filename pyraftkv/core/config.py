@@ -40,7 +40,7 @@ class Config:
     committed_bytes_max: int = 4 * MIB
     """Entries handed out to apply and not yet applied."""
     log_cache_bytes_max: int = 32 * MIB
-    """Saved and applied entries kept in memory for followers that are a little behind."""
+    """Saved and applied entries kept in memory for followers that are a little behind; `CACHE_ENTRIES_MAX` of them."""
     reads_max: int = 16 * KIB
     """Reads that wait for their leader's confirmation; more are dropped (and tried again by their node)."""
     pre_vote: bool = True

@@ -39,6 +39,9 @@ from pyraftkv.core.types import HOLLOW, Entry, SnapshotMeta
 ENTRY_OVERHEAD_BYTES = 64
 """What an entry weighs besides its payload, so that bounds in bytes bound empty entries too."""
 
+CACHE_ENTRIES_MAX = 16 * 1024
+"""Saved and applied entries in memory, however small: the collector walks each, and it takes more than it weighs."""
+
 _weigh = ENTRY_OVERHEAD_BYTES.__add__
 _payload_of = attrgetter("payload")
 
@@ -92,7 +95,7 @@ class RaftLog:
             entries: Every entry after it.
             first_index: The first index that the disk can still return.
             commit: The stored commit index; never trusted beyond the log.
-            cache_bytes_max: Saved and applied entries to keep in memory.
+            cache_bytes_max: Saved and applied entries to keep in memory, `CACHE_ENTRIES_MAX` of them at most.
         """
         index, term = (snapshot.index, snapshot.term) if snapshot is not None else (0, 0)
         self._cache_bytes_max = cache_bytes_max
@@ -331,8 +334,9 @@ class RaftLog:
         if stop <= 0:
             return
         excess = self._starts[stop] - self._starts[0] - self._cache_bytes_max
-        if excess > self._cache_bytes_max >> 4:
-            self._drop_front(bisect_left(self._starts, self._starts[0] + excess, 0, stop))
+        too_many = stop - CACHE_ENTRIES_MAX
+        if excess > self._cache_bytes_max >> 4 or too_many > CACHE_ENTRIES_MAX >> 4:
+            self._drop_front(max(too_many, bisect_left(self._starts, self._starts[0] + excess, 0, stop)))
 
     def compact(self, *, snapshot: SnapshotMeta, first_index: int) -> None:
         """Note a snapshot that was taken here, and that the disk now begins at ``first_index``.

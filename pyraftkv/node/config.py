@@ -69,10 +69,10 @@ class NodeConfig:
     the settings (`kv.settings`): they are the cluster's, and not a member's. Give it to all of the first members."""
     witness_log_bytes_max: int = 1024 * 1024 * 1024
     """The log of a witness; beyond it, it keeps index and term of entries alone until the other members have them."""
-    log_cache_bytes_max: int = 8 * 1024 * 1024
+    log_cache_bytes_max: int = 4 * 1024 * 1024
     """Entries kept in memory for followers that are a little behind; older ones are read from the log's files.
 
-    Every one of them is an object that the garbage collector walks: twice as many, twice the pause.
+    Every one of them is an object that the garbage collector walks, so small ones are at most `CACHE_ENTRIES_MAX`.
     """
 
     def check(self) -> None:

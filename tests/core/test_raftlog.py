@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES, RaftLog
+from pyraftkv.core.raftlog import CACHE_ENTRIES_MAX, ENTRY_OVERHEAD_BYTES, RaftLog
 from pyraftkv.core.types import Entry, SnapshotMeta
 from tests.core.machines import entries, snapshot
 
@@ -261,6 +261,18 @@ def test_saved_and_applied_entries_leave_memory_in_bulk() -> None:
     log.saved_to(1)
     log.trim()
     assert log.memory_index == 16
+    log.check()
+
+
+def test_small_entries_are_counted_too() -> None:
+    """However little they weigh, so many stay at most; a sixteenth more before any go."""
+    few = CACHE_ENTRIES_MAX >> 4
+    log = _log(*[1] * (CACHE_ENTRIES_MAX + 2 * few), commit=CACHE_ENTRIES_MAX + 2 * few, cache=1 << 30)
+    log.next_committed(1 << 30)
+    log.applied_to(CACHE_ENTRIES_MAX + few)
+    assert log.memory_index == 1
+    log.applied_to(CACHE_ENTRIES_MAX + few + 1)
+    assert log.memory_index == few + 2
     log.check()
 
 
