@@ -25,6 +25,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from pyraftkv import codec, errors
+from pyraftkv.futures import shared
 from pyraftkv.given import seconds
 from pyraftkv.protocol import Envelope, MembersCommand
 from pyraftkv.sessions import RESULTS_MAX, Outcome, Refusal
@@ -187,7 +188,7 @@ class SessionKeeper:
                 self._opening.add_done_callback(_retrieve)
             try:
                 async with asyncio.timeout_at(deadline):
-                    await asyncio.shield(self._opening)
+                    await shared(self._opening)
             except TimeoutError:
                 message = f"nothing was written, for no session was opened: {self._situation()}"
                 raise errors.NoLeader(message) from None

@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "_record", "_version", "given", "statemachine"}),
     frozenset({"core", "store"}),
     frozenset({"codec", "protocol", "settings"}),
-    frozenset({"machines", "replica", "roster", "rules", "sessions", "witness", "log", "transport"}),
+    frozenset({"machines", "replica", "roster", "rules", "sessions", "witness", "futures", "log", "transport"}),
     frozenset(
         {
             "node",
@@ -267,6 +267,14 @@ def complaints_of_danger(files: list[Source]) -> Iterator[str]:
             yield f"{file.path}:{line}: {name}() runs what strangers send"
 
 
+def complaints_of_shields(files: list[Source]) -> Iterator[str]:
+    """Shared futures are waited for in one way; a shield tells the loop of failures that others have handled."""
+    for file in files:
+        for name, line in file.names_used("asyncio"):
+            if name == "shield":
+                yield f"{file.path}:{line}: asyncio.shield: wait by pyraftkv.futures.shared"
+
+
 def complaints_of_sleep(files: list[Source]) -> Iterator[str]:
     """Tests wait for what they need, not for time to pass."""
     for file in files:
@@ -343,6 +351,11 @@ def test_one_module_of_the_log_touches_files(package: list[Source]) -> None:
 def test_nothing_runs_what_strangers_send(package: list[Source], tests: list[Source]) -> None:
     """Bytes from outside never become code."""
     assert list(complaints_of_danger([*package, *tests, *sources(ROOT, "examples")])) == []
+
+
+def test_nobody_leaves_a_shield_behind(package: list[Source]) -> None:
+    """Python 3.14 reports what happens behind a shield whose owner is gone (pyraftkv/futures.py)."""
+    assert list(complaints_of_shields(package)) == []
 
 
 def test_functions_and_modules_keep_their_size(package: list[Source]) -> None:
@@ -488,6 +501,13 @@ def test_sleep_is_found(tmp_path: Path, text: str) -> None:
     (found,) = complaints_of_sleep(tree(tmp_path, "tests/test_x.py", text))
     assert "time.sleep in a test" in found
     assert list(complaints_of_sleep(tree(tmp_path / "2", "tests/test_x.py", "import asyncio\nasyncio.sleep(1)"))) == []
+
+
+@pytest.mark.parametrize("text", ["import asyncio\nasyncio.shield(f)", "from asyncio import shield"])
+def test_a_shield_is_found(tmp_path: Path, text: str) -> None:
+    """A shield in the package is named, whatever it is called by."""
+    (found,) = complaints_of_shields(tree(tmp_path, "pyraftkv/x.py", text))
+    assert found.endswith("asyncio.shield: wait by pyraftkv.futures.shared")
 
 
 def long_function(lines: int) -> str:

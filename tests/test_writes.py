@@ -13,7 +13,7 @@ from pyraftkv.protocol import Envelope
 from pyraftkv.sessions import Refusal
 from pyraftkv.store.commands import PutBatch, PutKey
 from pyraftkv.store.values import PutBatchResult, PutResult
-from pyraftkv.writes import TOGETHER_SECONDS, OwnSession, PendingWrites
+from pyraftkv.writes import TOGETHER_SECONDS, OwnSession, PendingWrites, SessionKeeper
 from tests.node.support import asynchronous, refused
 
 
@@ -511,3 +511,25 @@ def test_who_gives_up_waiting_leaves_nothing_behind(monkeypatch: pytest.MonkeyPa
         assert not own.is_full, "those who gave up are in nobody's way"
 
     asyncio.run(main())
+
+
+@asynchronous
+async def test_an_attempt_that_fails_is_told_to_those_who_still_wait_for_it() -> None:
+    """Not to the loop, on behalf of the one who has left."""
+    loop, goes_on, told = asyncio.get_running_loop(), asyncio.Event(), []
+    loop.set_exception_handler(lambda _, context: told.append(context))
+
+    async def register(deadline: float) -> int:
+        await goes_on.wait()
+        raise errors.NoLeader("nobody leads")
+
+    keeper = SessionKeeper(register=register, situation=lambda: "nobody answers")
+    leaving = asyncio.create_task(keeper.with_room(loop.time() + 60))
+    staying = asyncio.create_task(keeper.with_room(loop.time() + 0.01))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await refused(staying, errors.NoLeader)
+    goes_on.set()
+    await keeper.close()
+    assert told == []

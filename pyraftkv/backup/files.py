@@ -18,6 +18,7 @@ from typing import TypeVar
 from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.core.types import SnapshotMeta
+from pyraftkv.futures import shared
 from pyraftkv.log.fs import FileSystem, OsFileSystem, parent
 from pyraftkv.log.snapshot import SnapshotReader, SnapshotWriter
 from pyraftkv.machines import Machines
@@ -110,9 +111,10 @@ async def _off_the_loop(path: str, job: Callable[[], T]) -> T:
     """
     running = asyncio.get_running_loop().run_in_executor(None, job)
     try:
-        return await asyncio.shield(running)
+        return await shared(running)
     except asyncio.CancelledError:
         await asyncio.wait([running])
+        running.exception()  # of no use to who was cancelled, and looked at, so that nobody reports it
         raise
     except OSError as error:
         raise errors.StorageError(f"{path} cannot be written: {error}") from error

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from pyraftkv import codec, errors
+from pyraftkv import codec, errors, futures
 from pyraftkv.backup import SnapshotSource
 from pyraftkv.codec import PeerMessage
 from pyraftkv.core import LEADER, Save
@@ -358,7 +358,7 @@ class Node(Engine):
         """Stop once; whoever else asks waits for the same stop."""
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop_once(cause), name="pyraftkv-stop")
-        await asyncio.shield(self._stopping)
+        await futures.shared(self._stopping)
 
     async def _stop_once(self, cause: BaseException | None) -> None:
         if self._connections is not None:

@@ -18,7 +18,6 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Self, TypeVar
 
@@ -213,9 +212,10 @@ class ConfigCenter(Generic[M]):
         view = self._entered()
         assert self._following is not None
         self._following.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(asyncio.wait([self._following]))
-        await view.close()
+        try:
+            await asyncio.wait([self._following])
+        finally:
+            await view.close()
 
     async def at_least(self, revision: int, *, timeout: float | None = None) -> M:
         """Wait until `value` is of that revision, of what was just changed, say; return it.

@@ -12,6 +12,7 @@ from pyraftkv.client import Client as AsyncClient
 from pyraftkv.cluster import Cluster as AsyncCluster
 from pyraftkv.engine import Engine
 from pyraftkv.engine import Txn as AsyncTxn
+from pyraftkv.futures import shared
 from pyraftkv.kv import Bytes
 from pyraftkv.leases import HeldLease, LeasesFace
 from pyraftkv.members import MembersFace
@@ -371,7 +372,7 @@ class Node(KV):
 
         async def wait() -> None:
             async with asyncio.timeout(timeout):
-                await asyncio.shield(stopped)
+                await shared(stopped)
 
         self.portal.run(wait)
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, cast
 
 from pyraftkv.errors import FrameError
+from pyraftkv.futures import shared
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.framing import HELLO_BYTES_MAX, KIND_CLIENT, Frame, FrameDecoder, frame_header
 from pyraftkv.transport.limits import Limits
@@ -169,7 +170,7 @@ class Wire(asyncio.BufferedProtocol):
     async def drain(self) -> None:
         """Wait until the write buffer is below its low mark; at once when the connection is gone."""
         while self._writable is not None and not self.is_lost:
-            await asyncio.shield(self._writable)
+            await shared(self._writable)
 
     @property
     def ssl_object(self) -> Any:

@@ -19,6 +19,7 @@ from typing import TypeVarTuple
 
 from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_message
 from pyraftkv.errors import ConfigurationError, HandshakeRejected
+from pyraftkv.futures import shared
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.base import Connection, Dialer, Handler
 from pyraftkv.transport.framing import (
@@ -462,7 +463,7 @@ class MemoryConnection:
         while self._queued_bytes > CONNECTION_QUEUE_BYTES_LOW and not self.is_closed:
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
+            await shared(self._room)
 
     def open(self, *, received: Callable[[bytes], None], closed: Callable[[Exception | None], None]) -> None:
         """Start delivery, from the loop's next pass on: `received` per frame, then `closed` exactly once."""

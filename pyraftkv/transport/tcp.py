@@ -20,6 +20,7 @@ from typing import Any
 
 from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_message, encode_rejection
 from pyraftkv.errors import ConfigurationError, FrameError, HandshakeRejected
+from pyraftkv.futures import shared
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.address import format_address, is_loopback, is_unspecified, parse_address
 from pyraftkv.transport.base import Dialer, Handler
@@ -248,7 +249,7 @@ class TcpTransport:
             wire.abort()
         if self._wires:
             self._emptied = self._emptied or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._emptied)
+            await shared(self._emptied)
 
     @staticmethod
     async def _stop_accepting(server: asyncio.Server) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -129,6 +131,7 @@ class Slow(OsFileSystem):
         super().__init__(fsync=False)
         self.writing, self.go_on = threading.Event(), threading.Event()
         self.calls: list[str] = []
+        self.is_full = False
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         self.calls.append("pwrite")
@@ -136,6 +139,8 @@ class Slow(OsFileSystem):
             self.writing.set()
             assert self.go_on.wait(10)
             self.calls.append("written")
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "no space")
         return super().pwrite(fd, data, offset)
 
     def close(self, fd: int) -> None:
@@ -156,6 +161,26 @@ async def test_who_is_cancelled_closes_no_file_that_is_being_written(tmp_path: P
     assert saving.cancelled()
     assert fs.calls.index("close") > fs.calls.index("written")
     assert fs.calls.count("close") == 1
+    assert names_in(tmp_path) == []
+
+
+@asynchronous
+async def test_a_write_that_fails_when_its_caller_is_gone_is_reported_by_nobody(tmp_path: Path) -> None:
+    """Who was cancelled wants no file any more, and what became of its last write is no news."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    sent, fs = await parts(), Slow()
+    fs.is_full = True
+    saving = asyncio.create_task(save(tmp_path / "file", parts_of(*sent), fs=fs))
+    await asyncio.to_thread(fs.writing.wait, 10)
+    saving.cancel()
+    await asyncio.sleep(0)
+    fs.go_on.set()
+    await asyncio.wait([saving])
+    assert saving.cancelled()
+    del saving
+    gc.collect()
+    assert told == []
     assert names_in(tmp_path) == []
 
 

@@ -88,6 +88,28 @@ def test_changes_are_followed() -> None:
     virtually(scenario, members=3)
 
 
+def test_who_is_cancelled_on_the_way_out_is_cancelled() -> None:
+    """The block ends, and the cancellation goes on to whoever asked for it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv, entered, ends = cluster.leader, asyncio.Event(), asyncio.Event()
+
+        async def follow() -> None:
+            async with center(kv):
+                entered.set()
+                await ends.wait()
+
+        following = asyncio.create_task(follow())
+        await entered.wait()
+        ends.set()
+        await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait([following])
+        assert following.cancelled()
+
+    virtually(scenario)
+
+
 @pytest.mark.parametrize("nonsense", ["nonsense", '"text"', "100", '3, "high": 5'])
 def test_nonsense_is_given_to_nobody(nonsense: str) -> None:
     """The last good one stays, until it is rolled back."""
