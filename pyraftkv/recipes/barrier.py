@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV
-from pyraftkv.recipes.body import Body
 from pyraftkv.recipes.contest import Contest, change
 from pyraftkv.recipes.names import inside, prefix_end
+from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import (
     Compare,
@@ -87,25 +88,27 @@ class DoubleBarrier:
     ) -> None:
         if type(count) is not int or not 1 <= count <= COUNT_MAX:
             raise InvalidRequest(f"count= is how many begin together, 1 to {COUNT_MAX}: not {count!r}")
-        self._shared = store if isinstance(store, Session) else None
+        self._store = store
         self._kv = store.kv if isinstance(store, Session) else store
         self._name = name
         self._count = count
         self._ttl = ttl
         self._timeout = seconds(timeout)
         self._row, self._open = inside(name, "wait/"), inside(name, "open").encode()
-        self._session: Session | None = None
-        self._body: Body | None = None
+        self._place: Place | None = None
         self._contest: Contest | None = None
 
     async def __aenter__(self) -> Self:
-        if self._session is not None:
+        if self._place is not None:
             raise InvalidRequest("a barrier object is one participant's: make another one")
-        self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self._contest = contest = Contest(self._kv, self._row, session)
-        self._body = session.body_here() if session is self._shared else None
+        self._place = place = Place(self._store, ttl=self._ttl)
+        self._contest = contest = Contest(self._kv, self._row, place.session)
         try:
-            await contest.join(b"")
+            await place.enter(partial(contest.join, b""), contest.leave)
+        except BaseException:
+            self._place = self._contest = None
+            raise
+        try:
             await self._wait_for_all(contest)
         except BaseException as error:
             await self._leave(type(error), error, error.__traceback__)
@@ -174,6 +177,7 @@ class DoubleBarrier:
         """Leave, unless it has opened for this one meanwhile; return whether it left."""
         result = await self._kv.txn().when(self._is_closed).then(DeleteRange(contest.key.encode()))
         if result.succeeded:
+            contest.has_left()
             return True
         _, _, last = await self._look()
         return last < contest.token
@@ -197,15 +201,7 @@ class DoubleBarrier:
         return True
 
     async def _leave(self, kind: type[BaseException] | None, *exc: object) -> None:
-        session, contest = self._session, self._contest
-        self._session = self._contest = None
-        assert session is not None
-        if session is not self._shared:
-            await session.__aexit__(kind, *exc)
-            return
-        try:
-            if contest is not None and not session.lease.lost.is_set():
-                await contest.leave()
-        finally:
-            if self._body is not None:
-                self._body.leave(kind)
+        place = self._place
+        self._place = self._contest = None
+        assert place is not None
+        await place.leave(kind, *exc)

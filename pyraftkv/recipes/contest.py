@@ -29,7 +29,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
 from pyraftkv.kv import KV, Bytes
@@ -63,7 +62,8 @@ class Contest:
         self._session = session
         self.lease = session.lease
         """What the contender's key hangs on."""
-        self.key = f"{row}{kind}{session.next_place()}"
+        self._place = session.take_place()
+        self.key = f"{row}{kind}{self._place}"
         """The contender's own key."""
         self._is_among_them = self.key.startswith(self._before_it)
         self.token = 0
@@ -157,18 +157,18 @@ class Contest:
     async def leave(self) -> bool:
         """Step out of the row, if the contender may stand there; return whether it stood there.
 
-        Raises `NotApplied`, `MaybeApplied`: then the session does it as soon as it can, or the lease's end.
+        Raises `NotApplied`, `MaybeApplied`: then it may still stand there.
         """
         if not self._is_asking:
             return True
-        try:
-            return (await self._kv.delete(self.key)).deleted > 0
-        except BaseException:
-            self._session.leave_later(partial(self._kv.delete, self.key))
-            raise
+        was_there = (await self._kv.delete(self.key)).deleted > 0
+        self.has_left()
+        return was_there
 
     def has_left(self) -> None:
-        """It has stepped out of the row, in a transaction of the caller's."""
+        """It has stepped out of the row, in a transaction of the caller's, say."""
+        if self._is_asking and self.token:
+            self._session.give_place_back(self._place)
         self._is_asking = False
 
     async def _own(self, timeout: float | None) -> KeyValue | None:

@@ -6,12 +6,12 @@ import asyncio
 from functools import partial
 from typing import Self
 
-from pyraftkv.errors import InvalidRequest, LeaseExists, LeaseLost, LockNotAcquired
+from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import Body, under
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.names import inside
+from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
 from pyraftkv.store.commands import Compare, Operation, SortTarget
 from pyraftkv.store.values import KeyValue, TxnResult
@@ -50,7 +50,7 @@ class Holding:
         reentrant: bool = False,
     ) -> None:
         self.name = name
-        self._shared = store if isinstance(store, Session) else None
+        self._store = store
         self._kv = store.kv if isinstance(store, Session) else store
         self._row = inside(name, "wait/")
         self._ttl = ttl
@@ -60,8 +60,7 @@ class Holding:
         """Whether whoever holds it may enter it again."""
         self._owner: asyncio.Task[object] | None = None
         self._depth = 0
-        self._session: Session | None = None
-        self._body: Body | None = None
+        self._place: Place | None = None
         self._contest: Contest | None = None
 
     def __repr__(self) -> str:
@@ -120,59 +119,37 @@ class Holding:
         if self._depth:
             self._depth -= 1
             return
-        session, contest = self._session, self._holding()
-        assert session is not None
-        self._session = self._contest = None
+        place, contest = self._place, self._holding()
+        assert place is not None
+        self._place = self._contest = None
         try:
             try:
-                await self._ended(session, contest)
+                await self._ended(place.session, contest)
             finally:  # whatever becomes of that: a session that is not left is renewed for ever
-                await self._leave(session, contest, kind, *exc)
+                was_there = await place.leave(kind, *exc)
+            if kind is None and was_there is False:
+                raise LeaseLost(f"{self.name!r} was lost before the end of its block", lease=contest.lease.id)
         finally:
             self._owner = None
 
     async def _acquire(self) -> None:
-        session = self._shared or Session(self._kv, ttl=self._ttl)
-        contest = Contest(self._kv, self._row, session, kind=self._kind, behind=self._behind, seats=self._seats)
-        join = partial(contest.join, self._value)
-        if session is not self._shared:
-            try:
-                await session.enter_with(join)
-            except LeaseExists:  # an id that was drawn twice: the key hangs on the lease of somebody else
-                await contest.leave()
-                raise
+        place = Place(self._store, ttl=self._ttl)
+        row = self._row
+        contest = Contest(self._kv, row, place.session, kind=self._kind, behind=self._behind, seats=self._seats)
+        await place.enter(partial(contest.join, self._value), contest.leave)
         try:
-            if session is self._shared:
-                self._body = session.body_here()
-                with under(session.lease):
-                    await join()
             try:
                 await contest.wait(timeout=self._timeout)
             except TimeoutError:
                 raise LockNotAcquired(f"{self.name!r} was not free within {self._timeout} s") from None
             await self._begun(contest)
         except BaseException as error:
-            await self._leave(session, contest, type(error), error, error.__traceback__)
+            await place.leave(type(error), error, error.__traceback__)
             raise
-        self._session, self._contest = session, contest
+        self._place, self._contest = place, contest
 
     async def _begun(self, contest: Contest) -> None:
         """What else is to be done before the block may run."""
 
     async def _ended(self, session: Session, contest: Contest) -> None:
         """What else is to be done after the block, before the place is free."""
-
-    async def _leave(self, session: Session, contest: Contest, kind: type[BaseException] | None, *exc: object) -> None:
-        if session is not self._shared:
-            await session.__aexit__(kind, *exc)
-            return
-        body, self._body = self._body, None
-        was_there = True
-        try:
-            if not session.lease.lost.is_set():  # else the lease's end does it, wherever the cluster is
-                was_there = await contest.leave()
-        finally:
-            if body is not None:
-                body.leave(kind)
-        if kind is None and not was_there:
-            raise LeaseLost(f"{self.name!r} was lost before the end of its block", lease=session.lease.id)

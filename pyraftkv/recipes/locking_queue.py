@@ -13,20 +13,32 @@ both keys go in one transaction. When he dies, the lease's end takes his key awa
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApplied
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import Body, under
+from pyraftkv.recipes.body import under
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.contest import change
 from pyraftkv.recipes.names import inside, prefix_end
+from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.queue import Queue
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
-from pyraftkv.store.commands import Compare, CompareResult, CompareTarget, DeleteRange, PutKey, SortOrder, SortTarget
-from pyraftkv.store.values import KeyValue
+from pyraftkv.store.commands import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteRange,
+    PutKey,
+    RangeQuery,
+    SortOrder,
+    SortTarget,
+)
+from pyraftkv.store.values import KeyValue, RangeResult
+
+ITEMS_LOOKED_AT = 32
+"""The first items of a queue, by their keys, that are looked at for one that nobody holds; more if all of them are."""
 
 
 class LockingQueue:
@@ -80,15 +92,18 @@ class Taken:
     """
 
     def __init__(self, store: KV | Session, name: str, *, ttl: float, timeout: float | None) -> None:
-        self._shared = store if isinstance(store, Session) else None
+        self._store = store
         self._kv = store.kv if isinstance(store, Session) else store
         self._name = name
-        self._items, self._held = inside(name, "items/"), inside(name, "held/")
+        self._all, self._items, self._held = (inside(name, part) for part in ("", "items/", "held/"))
         self._ttl = ttl
         self._timeout = seconds(timeout)
-        self._session: Session | None = None
-        self._body: Body | None = None
+        self._place: Place | None = None
         self._owner = b""
+        self._seen = 0
+        """The revision at which nothing was free."""
+        self._mark = b""
+        """The key that stands beside the item; empty before it is known."""
         self._item: KeyValue | None = None
         self._token = 0
         self._is_over = False
@@ -107,37 +122,43 @@ class Taken:
     @property
     def guard(self) -> Compare:
         """What a transaction compares so that it is done only while the item is held here. Raises `LeaseLost`."""
-        return is_created_at(self._mark(self._holding()), self._token)
+        self._holding()
+        return is_created_at(self._mark, self._token)
 
     async def check(self) -> None:
         """Raise `LeaseLost` if the item is not held here any more. Raises `Unavailable`."""
-        found = await self._kv.get(self._mark(self._holding()))
+        self._holding()
+        found = await self._kv.get(self._mark)
         if found is None or found.create_revision != self._token:
             raise LeaseLost(f"an item of {self._name!r} is somebody else's by now")
 
     async def done(self) -> None:
         """The item is done: it leaves the queue. Raises `LeaseLost`: it may be done again; `MaybeApplied`."""
         item = self._holding()
-        txn = self._kv.txn().when(self.guard).then(DeleteRange(item.key), DeleteRange(self._mark(item)))
+        txn = self._kv.txn().when(self.guard).then(DeleteRange(item.key), DeleteRange(self._mark))
         if not (await txn).succeeded:
             raise LeaseLost(f"an item of {self._name!r} is somebody else's by now")
         self._is_over = True
 
     async def release(self) -> None:
         """Give the item back: it is where it was in the queue. Raises `NotApplied`, `MaybeApplied`."""
-        item = self._holding()
-        await self._kv.txn().when(self.guard).then(DeleteRange(self._mark(item)))
+        await self._kv.txn().when(self.guard).then(DeleteRange(self._mark))
         self._is_over = True
 
     async def __aenter__(self) -> Self:
-        if self._session is not None:
+        if self._place is not None:
             raise InvalidRequest("an item is entered once: take another one")
-        self._session = session = self._shared or await Session(self._kv, ttl=self._ttl).__aenter__()
-        self._owner = session.next_place().encode()
-        self._body = session.body_here() if session is self._shared else None
+        self._place = place = Place(self._store, ttl=self._ttl)
+        self._owner = place.session.next_place().encode()
+        gives_up_at = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+        await place.enter(self._try, self._give_back)
         try:
             try:
-                await self._take()
+                while self._item is None:
+                    async with asyncio.timeout_at(gives_up_at):
+                        await change(self._kv, self._all, prefix_end(self._all), revision=self._seen)
+                    with under(place.session.lease):
+                        await self._try()
             except TimeoutError:
                 raise LockNotAcquired(f"{self._name!r} had no item within {self._timeout} s") from None
         except BaseException as error:
@@ -152,70 +173,63 @@ class Taken:
         finally:
             await self._leave(kind, *exc)
 
-    async def _take(self) -> None:
-        everything = inside(self._name, "")
-        gives_up_at = None if self._timeout is None else asyncio.get_running_loop().time() + self._timeout
+    async def _try(self) -> None:
+        """Claim the first item that is free, if there is one."""
         while True:
-            revision, free = await self._free()
-            if free is None:
-                async with asyncio.timeout_at(gives_up_at):
-                    await change(self._kv, everything, prefix_end(everything), revision=revision)
-            elif await self._claim(free):
-                self._item = free
+            self._seen, free = await self._look()
+            if free is None or await self._claim(free):
                 return
 
-    async def _free(self) -> tuple[int, KeyValue | None]:
-        """Return the first item that nobody holds, and a revision after which there may be another one."""
-        held = await self._kv.range(prefix=self._held, keys_only=True)
-        names = {each.key.removeprefix(self._held.encode()) for each in held.kvs}
-        items = await self._kv.range(
-            prefix=self._items, sort=SortTarget.CREATE, order=SortOrder.ASCEND, limit=len(names) + 1
-        )
-        free = (kv for kv in items.kvs if kv.key.removeprefix(self._items.encode()) not in names)
-        return held.revision, next(free, None)
+    async def _look(self) -> tuple[int, KeyValue | None]:
+        """Return a revision, and the first item that nobody holds; if there is none, there may be one after that."""
+        limit = ITEMS_LOOKED_AT
+        while True:
+            held, items = await asyncio.gather(
+                self._kv.range(prefix=self._held, keys_only=True),
+                self._kv.range(
+                    prefix=self._items, sort=SortTarget.CREATE, order=SortOrder.ASCEND, limit=limit, keys_only=True
+                ),
+            )
+            marks = {kv.key for kv in held.kvs}
+            free = next((kv for kv in items.kvs if self._mark_of(kv) not in marks), None)
+            if free is not None or len(items.kvs) < limit:
+                return min(held.revision, items.revision), free
+            limit = len(marks) + 1
 
     async def _claim(self, item: KeyValue) -> bool:
-        session = self._session
-        assert session is not None
-        mark = self._mark(item)
+        """Put a mark beside an item, unless somebody has; return whether it is this one's."""
+        assert self._place is not None
+        mark = self._mark_of(item)
+        put = PutKey(mark, self._owner, self._place.session.lease.id)
         there = is_created_at(item.key, item.create_revision)
         try:
-            txn = self._kv.txn().when(there, is_absent(mark)).then(PutKey(mark, self._owner, session.lease.id))
-            with under(session.lease):
-                result = await txn
+            result = await self._kv.txn().when(there, is_absent(mark)).then(put, RangeQuery(item.key))
         except MaybeApplied:
-            found = await self._kv.get(mark)
-            if found is None or found.value != self._owner:
+            found, whole = await self._kv.get(mark), await self._kv.get(item.key)
+            if found is None or found.value != self._owner or whole is None:
                 raise
-            self._token = found.create_revision
+            self._token, self._mark, self._item = found.create_revision, mark, whole
             return True
-        self._token = result.revision
+        if result.succeeded:
+            read = result.responses[1]
+            assert isinstance(read, RangeResult)
+            self._token, self._mark, self._item = result.revision, mark, read.kvs[0]
         return result.succeeded
 
     async def _leave(self, kind: type[BaseException] | None, *exc: object) -> None:
-        session = self._session
-        assert session is not None
-        item, self._item = self._item, None
-        if session is not self._shared:
-            await session.__aexit__(kind, *exc)
-            return
-        try:
-            if not (self._is_over or session.lease.lost.is_set()):
-                await self._give_back(item)
-        except BaseException:
-            session.leave_later(partial(self._give_back, item))
-            raise
-        finally:
-            if self._body is not None:
-                self._body.leave(kind)
+        assert self._place is not None
+        self._item = None
+        await self._place.leave(kind, *exc)
 
-    async def _give_back(self, item: KeyValue | None) -> None:
+    async def _give_back(self) -> None:
         """Let go of the item, or of whatever this take has: a claim that was cancelled may have been done."""
-        for held in [self._mark(item)] if item else [kv.key async for kv in self._kv.scan(prefix=self._held)]:
-            ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, held, self._owner)
-            await self._kv.txn().when(ours).then(DeleteRange(held))
+        if self._is_over:
+            return
+        for mark in [self._mark] if self._mark else [kv.key async for kv in self._kv.scan(prefix=self._held)]:
+            ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, mark, self._owner)
+            await self._kv.txn().when(ours).then(DeleteRange(mark))
 
-    def _mark(self, item: KeyValue) -> bytes:
+    def _mark_of(self, item: KeyValue) -> bytes:
         return self._held.encode() + item.key.removeprefix(self._items.encode())
 
     def _holding(self) -> KeyValue:

@@ -10,17 +10,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
 from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.body import Body, under
 from pyraftkv.recipes.compares import is_changed_at, is_under
 from pyraftkv.recipes.names import inside
+from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
-from pyraftkv.store.commands import Compare, DeleteRange, PutKey, SortTarget
+from pyraftkv.store.commands import DeleteRange, PutKey, SortTarget
 from pyraftkv.store.values import KeyValue
 
 
@@ -40,17 +39,18 @@ class Presence:
     def __init__(
         self, store: KV | Session, row: str, *, id: str = "", value: Bytes = b"", ttl: float = TTL_DEFAULT
     ) -> None:
-        self._shared = store if isinstance(store, Session) else None
+        self._store = store
         self._kv = store.kv if isinstance(store, Session) else store
         self._row = row
         self.id = id
         """Of this one, once it is entered."""
+        self._is_nameless = not id
+        """Whether nobody else can come under its id."""
         self._value = value
         self._ttl = ttl
         self._written_at = 0
         """The revision of what it wrote last; 0 when that was not answered."""
-        self._session: Session | None = None
-        self._body: Body | None = None
+        self._place: Place | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._row}{self.id}>"
@@ -74,55 +74,37 @@ class Presence:
             raise LeaseLost(f"{self!r} is not there any more, or somebody else's", lease=session.lease.id)
 
     async def __aenter__(self) -> Self:
-        if self._session is not None:
+        if self._place is not None:
             raise InvalidRequest(f"{self!r} is entered once: make another one")
-        self._session = session = self._shared or Session(self._kv, ttl=self._ttl)
-        self.id = self.id or session.next_place()
-        if session is not self._shared:
-            await session.enter_with(self._appear)
-            return self
-        try:
-            self._body = session.body_here()
-            with under(session.lease):
-                await self._appear()
-        except BaseException as error:
-            await self._leave(type(error), error, error.__traceback__)
-            raise
+        self._place = place = Place(self._store, ttl=self._ttl)
+        self.id = self.id or place.session.next_place()
+        await place.enter(self._appear, self._disappear, later=self._disappear_later)
         return self
 
     async def _appear(self) -> None:
         self._written_at = (await self._kv.put(self._key, self._value, lease=self._entered().lease.id)).revision
 
     async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        await self._leave(kind, *exc)
+        assert self._place is not None
+        await self._place.leave(kind, *exc)
 
-    async def _leave(self, kind: type[BaseException] | None, *exc: object) -> None:
-        session = self._entered()
-        if session is not self._shared:
-            await session.__aexit__(kind, *exc)
-            return
-        is_ours = is_changed_at(self._key, self._written_at)
-        try:
-            if not session.lease.lost.is_set():
-                await self._delete(is_ours if self._written_at else is_under(self._key, session.lease.id))
-        except BaseException:
-            session.leave_later(partial(self._delete, is_ours))
-            raise
-        finally:
-            if self._body is not None:
-                self._body.leave(kind)
+    async def _disappear(self) -> None:
+        lease, at = self._entered().lease.id, self._written_at
+        ours = is_changed_at(self._key, at) if at else is_under(self._key, lease)
+        await self._kv.txn().when(ours).then(DeleteRange(self._key))
 
-    async def _delete(self, when: Compare) -> None:
-        await self._kv.txn().when(when).then(DeleteRange(self._key))
+    async def _disappear_later(self) -> None:
+        if self._written_at or self._is_nameless:
+            await self._disappear()
 
     @property
     def _key(self) -> bytes:
         return to_bytes(f"{self._row}{self.id}")
 
     def _entered(self) -> Session:
-        if self._session is None:
+        if self._place is None:
             raise LeaseLost(f"{self!r} was not entered")
-        return self._session
+        return self._place.session
 
 
 class Party:

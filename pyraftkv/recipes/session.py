@@ -37,6 +37,8 @@ class Session:
         self._lease = kv.lease(ttl=ttl, timeout=timeout)
         self._body: Body | None = None
         self._places = 0
+        self._free: list[str] = []
+        """Places that were given back: as many at most as were had at a time."""
         self._left: deque[Callable[[], Awaitable[object]]] = deque()
         self._leaving: asyncio.Task[None] | None = None
 
@@ -52,6 +54,18 @@ class Session:
         """Return what names another place under the lease: no other one is called so, of this session or of any."""
         self._places += 1
         return f"{self._lease.id:016x}.{self._places}"
+
+    def take_place(self) -> str:
+        """Return a place that was given back, or the next one: for keys that their revisions tell apart.
+
+        1. A task takes a lock and gives it back, a hundred times a second, each time under a key of another name.
+        2. Their tombstones stay until they are compacted, in an hour. Whoever looks at the row passes all of them.
+        """
+        return self._free.pop() if self._free else self.next_place()
+
+    def give_place_back(self, place: str) -> None:
+        """The key of that name is gone, and no write is under way that could make it, or delete it."""
+        self._free.append(place)
 
     def leave_later(self, leave: Callable[[], Awaitable[object]]) -> None:
         """Do this until it is done, or the session over: somebody has a place under it, and could not leave it.

@@ -199,6 +199,8 @@ def range_steps(
 ) -> Steps[RangeResult]:
     """Read a range. O(log n + keys in the range); keys past the limit are counted a chunk at a time.
 
+    A chunk in which no key is left is passed over as a whole: the row of a lock, or a queue, leaves thousands an hour.
+
     Args:
         history: Where to read.
         query: What to read; its revision has been resolved to ``at``.
@@ -218,6 +220,10 @@ def range_steps(
     try:
         while found := index.span(low, high):
             chunk, start, stop = found
+            if not chunk.live and chunk.newest <= at:
+                low = chunk.keys[stop - 1] + b"\0"
+                yield 1
+                continue
             whole = stop - start == len(chunk.keys)
             if whole and collector.take_counted(chunk):
                 low = chunk.keys[-1] + b"\0"

@@ -9,9 +9,10 @@ import pytest
 
 from pyraftkv import KV, Cluster, PutKey, errors
 from pyraftkv.engine import Namespace
+from pyraftkv.kv import Consistency
 from pyraftkv.recipes import DoubleBarrier, Lock, LockingQueue, Party, Registry, RWLock, Semaphore, Session
-from pyraftkv.store.commands import Command, GrantLease, Transaction
-from pyraftkv.store.values import Result
+from pyraftkv.store.commands import Command, DeleteRange, GrantLease, RangeQuery, Transaction
+from pyraftkv.store.values import RangeResult, Result
 from tests.recipes.support import TTL, Cancelling, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
 
 
@@ -499,6 +500,130 @@ def test_a_lock_that_is_free_takes_two_round_trips() -> None:
                 assert now() - began < 3 * put_seconds
 
     virtually(scenario, members=3)
+
+
+class Distant(Namespace):
+    """A store that is a second away."""
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        await asyncio.sleep(1)
+        return await super().write(command, timeout)
+
+    async def read(
+        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+    ) -> RangeResult:
+        await asyncio.sleep(1)
+        return await super().read(query, consistency, timeout, at_least=at_least)
+
+
+@pytest.mark.parametrize(("kind", "round_trips"), [("lock", 1), ("presence", 1), ("item", 2), ("barrier for one", 4)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_nobody_waits_for_a_lease_alone(kind: str, round_trips: int, shared: bool) -> None:
+    """What is done first goes along with the question for it."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = Distant(cluster.leader, b"part/")
+        await LockingQueue(kv, "a").push("one")
+        async with Session(kv, ttl=60) as session:
+            store = session if shared else kv
+            places: dict[str, AbstractAsyncContextManager[object]] = {
+                "lock": Lock(store, "a"),
+                "presence": Party(store, "a").join(),
+                "item": LockingQueue(kv, "a").take(session=session if shared else None),
+                "barrier for one": DoubleBarrier(store, "a", count=1),
+            }
+            began = now()
+            async with places[kind]:
+                assert round(now() - began) == round_trips
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_cycles_under_a_session_go_round_on_a_few_keys(count: int) -> None:
+    """A key of its own for each would leave a tombstone that everybody passes who looks at the row."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        first = (await kv.put("a", "")).revision + 1
+
+        async def cycles() -> None:
+            for _ in range(10):
+                async with Lock(session, "a"):
+                    pass
+
+        async with Session(kv, ttl=TTL) as session:
+            await asyncio.gather(*[cycles() for _ in range(count)])
+            async with kv.watch("a//", "a/0", start_revision=first) as watch:
+                await kv.put("a//end", "")
+                keys: set[bytes] = set()
+                async for event in watch:
+                    if event.kv.key == b"a//end":
+                        break
+                    keys.add(event.kv.key)
+        assert len(keys) == count
+
+    virtually(scenario)
+
+
+class Stuck(Namespace):
+    """A store that deletes nothing for a while."""
+
+    is_stuck = True
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        if isinstance(command, DeleteRange) and self.is_stuck:
+            raise errors.Unavailable("nobody is there")
+        return await super().write(command, timeout)
+
+
+def test_a_place_that_is_yet_to_be_left_is_given_to_nobody_else() -> None:
+    """Else the next one under the session is thrown out of the row when that is done."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = Stuck(cluster.leader, b"part/")
+        async with Session(kv, ttl=60) as session:
+            lock = Lock(session, "a")
+            await lock.__aenter__()
+            await refused(lock.__aexit__(None, None, None), errors.Unavailable)
+            waiting = asyncio.ensure_future(enter(Lock(session, "a")))
+            await asyncio.sleep(5)
+            assert len(await lock.contenders()) == 2
+            kv.is_stuck = False
+            await waiting
+            await asyncio.sleep(5)
+            assert await lock.contenders() == []
+
+    virtually(scenario)
+
+
+class Mute(Namespace):
+    """A store that does not answer a put, and then does not do the first transaction."""
+
+    refusals = 1
+
+    async def write(self, command: Command, timeout: float | None) -> Result:
+        if isinstance(command, Transaction) and self.refusals:
+            self.refusals -= 1
+            raise errors.Unavailable("nobody is there")
+        result = await super().write(command, timeout)
+        if isinstance(command, PutKey):
+            raise errors.MaybeApplied("it was")
+        return result
+
+
+def test_a_presence_whose_beginning_was_not_answered_is_taken_back() -> None:
+    """Though that could not be done at once, and nobody knows when it was written."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = Mute(cluster.leader, b"part/")
+        async with Session(kv, ttl=60) as session:
+            await refused(Party(session, "a").join().__aenter__(), errors.Unavailable)
+            assert await Party(kv, "a").members() != []
+            await asyncio.sleep(5)
+            assert await Party(kv, "a").members() == []
+
+    virtually(scenario)
 
 
 @pytest.mark.parametrize("kind", [Lock, Registry])

@@ -152,6 +152,23 @@ def test_counting_behind_the_limit_takes_a_step_per_chunk():
     assert (result.count, result.more, len(result.kvs)) == (50_000, True, 10)
 
 
+def test_keys_that_are_gone_are_passed_over_a_chunk_at_a_time():
+    """Who reads a row of which many keys were deleted does not look at each; who reads its past sees them."""
+    store = Store(step_keys_max=10**9)
+    for i in range(50_000):
+        store.apply(PutKey(b"%06d" % i, b""))
+    at = store.revision
+    store.apply(DeleteRange(b"000001", FROM_KEY))
+    work = Store(step_keys_max=1, history=store._history).read(RangeQuery(b"0", FROM_KEY))
+    assert isinstance(work, Work)
+
+    result = work.step(2_500)
+
+    assert result is not None
+    assert [kv.key for kv in result.kvs] == [b"000000"]
+    assert finish(store.read(RangeQuery(b"0", FROM_KEY, at, count_only=True))).count == 50_000
+
+
 def test_intervals():
     """Intervals hold the keys that any of those added holds, and stay few: what meets is joined."""
     for seed in range(200):
