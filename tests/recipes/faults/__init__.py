@@ -1,0 +1,1 @@
+"""Recipes under every fault of the simulator: what they promise holds under each seed."""
