@@ -23,8 +23,8 @@ def locking(sim: Trial) -> None:
     async def program(name: str, kv: KV) -> None:
         async with Lock(kv, "job", ttl=TTL) as lock:
             token = lock.token
-            for step in range(10):
-                await asyncio.sleep(0.3)
+            for step in range(5):
+                await asyncio.sleep(0.1)
                 resource.write(name, token, step, at=sim.now())
                 sim.expect(check_fencing(resource.writes[-2:]))
 
