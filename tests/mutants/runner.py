@@ -31,10 +31,13 @@ from tests.mutants.mutant import HERE, Mutant, PatchError, node_id_of, seed_of
 from tests.mutants.seed import STATUS_KILLED
 
 ROOT = HERE.parents[1]
-COPIED = ("pyraftkv", "tests", "pyproject.toml")
+COPIED = ("pyraftkv", "tests", "pyproject.toml", "pytest_pyraftkv.py")
 
 KILLER_SECONDS_MAX = 20.0
 """A killer that takes longer has hung."""
+
+PLUGINS = ("pytest_timeout", "pytest_cov.plugin", "pytest_pyraftkv")
+"""What killers need of pytest, by the names of modules: to look for what else is installed takes most of its start."""
 
 _BROKEN = frozenset({"ImportError", "ModuleNotFoundError", "NameError", "SyntaxError", "UnboundLocalError"})
 """What a patch that was written badly raises: it proves nothing about the test."""
@@ -135,7 +138,8 @@ def run_killer(killer: str, root: Path, *, seconds_max: float) -> Outcome:
     """Run a killer on the source in ``root``, and nothing else on the path."""
     report = root / "report.xml"
     if node_id_of(killer) is not None:
-        options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", killer]
+        plugins = [argument for name in PLUGINS for argument in ("-p", name)]
+        options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *plugins, f"--junitxml={report}", killer]
     else:
         seed = seed_of(killer)
         options = [str(HERE / "seed.py"), str(seed.seed), json.dumps(seed.options)]
@@ -167,7 +171,8 @@ def _judge(report: Path) -> Outcome:
 def _run(command: list[str], root: Path, seconds_max: float) -> tuple[int, str] | None:
     """Return the exit status and what was printed; None if it took too long: then its whole session is stopped."""
     kept = {name: value for name, value in os.environ.items() if name not in {"PYTEST_ADDOPTS", "PYRAFTKV_SOAK"}}
-    env = {**kept, "PYTHONPATH": str(root), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    told = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = {**kept, **told, "PYTHONPATH": str(root)}
     process = subprocess.Popen(
         command,
         cwd=root,

@@ -292,6 +292,7 @@ def made_up(tmp_path: Path) -> Path:
     root = tmp_path / "root"
     for path, text in {
         "pyproject.toml": "",
+        "pytest_pyraftkv.py": "",
         "pyraftkv/__init__.py": "",
         "pyraftkv/sum.py": SUM,
         "pyraftkv/sim.py": SIMULATOR,

@@ -32,12 +32,16 @@ def test_lives_once(raft_sim):
 """
 
 
+@pytest.fixture(autouse=True)
+def _only_our_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest not look for what else is installed: that takes most of its start."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
     """Run a file of tests with the plugin, whether or not it is installed."""
     pytester.makepyfile(test_it=source)
-    return pytester.runpytest_inprocess(
-        "-p", "pytest_pyraftkv", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--strict-markers", *options
-    )
+    return pytester.runpytest_inprocess("-p", "pytest_pyraftkv", "-p", "no:cacheprovider", "--strict-markers", *options)
 
 
 def names(result: pytest.RunResult) -> list[str]:
