@@ -13,6 +13,7 @@ it too. What may stand in a field is kept small:
     dict[str, T]                         an object
     a dataclass                          an object; it may hold itself
     T | None                             what T is, or null
+    a name made by ``type``              what it stands for
 
 *Versions of a class.* Programs of yesterday and of tomorrow share a store. A field that is missing gets its default,
 so a new field needs one. A member that no field is named for is left out (``unknown="refuse"`` refuses it): who reads
@@ -36,6 +37,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from datetime import datetime
 from enum import Enum
 from typing import Any, Generic, Literal, Self, TypeVar
+
+from typing_extensions import TypeAliasType
 
 from pyraftkv import errors
 from pyraftkv._record import record
@@ -203,6 +206,13 @@ _SCALARS: dict[Any, _Shape] = {
 }
 
 
+_ALIASES = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
+"""What ``type X = ...`` makes. On Python 3.12 and 3.13 it is not what `typing_extensions` has under the name."""
+
+_UNREADABLE = (AttributeError, LookupError, NameError, SyntaxError, TypeError, ValueError)
+"""What evaluating an annotation raises: from Python 3.14 on, and in strings, that is not done before here."""
+
+
 class _Model:
     """A dataclass as a shape. The fields are filled in after it is known, so that a class may hold itself."""
 
@@ -246,6 +256,8 @@ class _Compiler:
     def __init__(self, unknown: Unknown) -> None:
         self._unknown: Unknown = unknown
         self._models: dict[type, _Model] = {}
+        self._aliases: set[TypeAliasType] = set()
+        """Those that are being looked into."""
 
     def model(self, kind: type) -> _Model:
         """Return the shape of a dataclass. Raises `InvalidRequest` for what cannot stand in one."""
@@ -258,6 +270,8 @@ class _Compiler:
             hints = typing.get_type_hints(kind)
         except NameError as error:
             raise errors.InvalidRequest(f"{kind.__name__}: an annotation names what is not there: {error}") from None
+        except _UNREADABLE as error:
+            raise errors.InvalidRequest(f"{kind.__name__}: an annotation cannot be read: {error}") from None
         fields = [field for field in dataclasses.fields(kind) if field.init]
         model.fields = {field.name: self.shape(hints[field.name], f"{kind.__name__}.{field.name}") for field in fields}
         none = dataclasses.MISSING
@@ -269,7 +283,9 @@ class _Compiler:
     def shape(self, hint: Any, path: str) -> _Shape:
         """Return the shape of an annotation. Raises `InvalidRequest`."""
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-        if hint in _SCALARS:
+        if isinstance(hint, _ALIASES):
+            return self._alias(hint, path)
+        if isinstance(hint, type) and hint in _SCALARS:
             return _SCALARS[hint]
         if origin in (typing.Union, types.UnionType) and len(arguments) == 2 and type(None) in arguments:
             (other,) = [argument for argument in arguments if argument is not type(None)]
@@ -286,6 +302,20 @@ class _Compiler:
             model = self.model(hint)
             return _Shape(model.encode, model.decode)
         raise errors.InvalidRequest(f"{path}: {hint!r} cannot stand in a typed value")
+
+    def _alias(self, alias: TypeAliasType, path: str) -> _Shape:
+        """Return the shape of what was named by ``type alias = ...``, which is evaluated here for the first time."""
+        if alias in self._aliases:
+            raise errors.InvalidRequest(f"{path}: {alias} holds itself: a dataclass may, an alias cannot")
+        try:
+            named = alias.__value__
+        except _UNREADABLE as error:
+            raise errors.InvalidRequest(f"{path}: {alias} cannot be read: {error}") from None
+        self._aliases.add(alias)
+        try:
+            return self.shape(named, path)
+        finally:
+            self._aliases.remove(alias)
 
 
 # --- Faces ---------------------------------------------------------------------------------------------------------

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
-from dataclasses import dataclass, field
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, datetime
 from enum import Enum, IntEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import TypeAliasType
 
 from pyraftkv import KeyValue, Typed, errors
+from pyraftkv.recipes import ConfigCenter
 from pyraftkv.typed import TypedStm
 from tests.node.support import asynchronous, cluster_of, refused
 from tests.test_engine import faces, open_face
@@ -242,6 +249,138 @@ def test_what_cannot_stand_in_a_value() -> None:
     for model in (Loose, Either, Keys, Pair, HoldsOdd, Unnamed, int, Job("instance")):
         with pytest.raises(errors.InvalidRequest):
             Typed(Nowhere(), model)  # type: ignore[arg-type]
+
+
+SHAPES = """
+from dataclasses import dataclass, field
+
+@dataclass
+class Inner:
+    number: int = 0
+
+@dataclass
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    perhaps: Inner | None = None
+    many: list[Inner] = field(default_factory=list)
+"""
+LOCAL = """
+from dataclasses import dataclass
+
+def local():
+    @dataclass(slots=True)
+    class Node:
+        value: Value | None = None
+        then: Node | None = None
+
+    @dataclass
+    class Value:
+        number: int = 0
+
+    return Node, Value
+"""
+NAMED = """
+from dataclasses import dataclass, field
+
+type Many = list[Number]
+type Number = int | None
+type Endless = dict[str, Endless]
+type Gone = NotThere
+
+@dataclass
+class Outer:
+    many: Many = field(default_factory=list)
+    perhaps: Number | None = None
+
+@dataclass
+class HoldsEndless:
+    endless: Endless
+
+@dataclass
+class HoldsGone:
+    gone: Gone
+"""
+
+
+def module(tmp_path: Path, text: str) -> ModuleType:
+    """Return a module of this text: whether annotations are evaluated is a matter of its first lines."""
+    name = f"shapes_{hash(tmp_path) & 0xFFFFFFFF:x}"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, tmp_path / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made  # where the names in annotations are looked up
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def no_module_stays() -> Iterator[None]:
+    """What a test added to the modules is gone after it."""
+    before = set(sys.modules)
+    yield
+    for name in [each for each in sys.modules.keys() - before if each.startswith("shapes_")]:
+        del sys.modules[name]
+
+
+def is_carried(typed: Typed[Any], value: object) -> bool:
+    """Whether a value comes back as it was."""
+    return typed.load(stored(typed.dump(value))).value == value
+
+
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"])
+def test_annotations_are_read_as_texts_and_as_they_are(tmp_path: Path, first: str) -> None:
+    """Whether or not the user's module postpones them; by a configuration, too."""
+    made = module(tmp_path, first + SHAPES)
+    value = made.Outer(made.Inner(1), made.Inner(2), [made.Inner(3)])
+    assert is_carried(Typed(Nowhere(), made.Outer), value)  # type: ignore[arg-type]
+    center = ConfigCenter(Nowhere(), "shapes", made.Outer)  # type: ignore[arg-type]
+    assert "shapes" in repr(center)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they stand")
+def test_classes_of_a_function_may_hold_themselves_and_later_ones(tmp_path: Path) -> None:
+    """Annotations that are evaluated late see what the function made in the end."""
+    node, value = module(tmp_path, LOCAL).local()
+    assert is_carried(Typed(Nowhere(), node), node(value(1), node(None, node())))  # type: ignore[arg-type]
+
+
+def test_classes_of_a_function_are_not_found_by_text(tmp_path: Path) -> None:
+    """The refusal names what is missing."""
+    node, _ = module(tmp_path, "from __future__ import annotations" + LOCAL).local()
+    with pytest.raises(errors.InvalidRequest, match=r"^Node: an annotation names what is not there: .*(Node|Value)"):
+        Typed(Nowhere(), node)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", {TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType)})
+def test_a_name_stands_for_what_it_names(kind: Any) -> None:
+    """Of `typing` and of `typing_extensions`, alone and inside of something."""
+    number = kind("number", int | None)
+    outer = make_dataclass("outer", [("one", number), ("many", list[number])])
+    typed: Typed[Any] = Typed(Nowhere(), outer)  # type: ignore[arg-type]
+    assert is_carried(typed, outer(1, [2, None]))
+    with pytest.raises(errors.InvalidRequest, match="many"):
+        typed.dump(outer(1, ["2"]))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no `type` statement")
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"])
+def test_a_name_may_be_used_before_it_is_there_but_not_for_ever(tmp_path: Path, first: str) -> None:
+    """What holds itself has no end, and what names nothing no meaning: both are refused with the field."""
+    made = module(tmp_path, first + NAMED)
+    assert is_carried(Typed(Nowhere(), made.Outer), made.Outer([1, None], 2))  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidRequest, match=r"HoldsEndless\.endless: Endless holds itself"):
+        Typed(Nowhere(), made.HoldsEndless)  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidRequest, match=r"HoldsGone\.gone: Gone cannot be read: .*NotThere"):
+        Typed(Nowhere(), made.HoldsGone)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("annotation", ["int +", "None | 'int'", "{}['gone']", "int.gone", "list[[]]", "Literal[[]]"])
+def test_an_annotation_that_cannot_be_read_is_refused(annotation: str) -> None:
+    """As are those that can be and mean nothing: whatever evaluating them raises is told as one error."""
+    with pytest.raises(errors.InvalidRequest, match=r"^Holds(\.field)?: "):
+        Typed(Nowhere(), make_dataclass("Holds", [("field", annotation)]))  # type: ignore[arg-type]
 
 
 @faces

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from typing import Any
 
 import pytest
@@ -41,8 +41,9 @@ class Fixtures:
         self._item = item
         self._name = name
         self._defined: dict[str, Any] = item._fixtureinfo.name2fixturedefs  # pyright: ignore[reportPrivateUsage]
-        asked = signature(item.obj).parameters
-        self._shared = {each: item.funcargs[each] for each in item.funcargs if each in asked}
+        self._asked: tuple[str, ...] = item._fixtureinfo.argnames  # pyright: ignore[reportPrivateUsage]
+        """What pytest calls the test with. A signature would evaluate annotations, which may name what is not there."""
+        self._shared = {each: item.funcargs[each] for each in item.funcargs if each in self._asked}
         self._made = [each for each in item.fixturenames if each != name and self._stands_on_it(each, ())]
         for each in self._made:
             self._check(each)
@@ -53,8 +54,7 @@ class Fixtures:
         with ExitStack() as ends:
             for each in self._made:
                 self._make(each, values, ends)
-            asked = signature(self._item.obj).parameters
-            fresh = {each: value for each, value in values.items() if each in asked}
+            fresh = {each: value for each, value in values.items() if each in self._asked}
             self._item.obj(**{**self._shared, **fresh})
 
     def _arguments(self, fixture: str) -> Iterable[str]:

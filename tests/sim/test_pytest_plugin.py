@@ -142,6 +142,31 @@ def test_a_failure_shows_how_to_see_it_again(pytester: pytest.Pytester) -> None:
     assert "pytest test_it.py::test_lives_once --raft-seed=0" in page
 
 
+NOT_THERE = """
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyraftkv.sim import Simulation
+
+
+def test_fails(raft_sim: Simulation):
+    async def main(sim: Simulation):
+        assert sim.seed is None
+
+    raft_sim.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they stand")
+def test_annotations_of_a_test_are_not_evaluated(pytester: pytest.Pytester) -> None:
+    """They may name what only a type checker has imported, and running the test again asks for no more than names."""
+    result = run(pytester, NOT_THERE, "--raft-seed=0", "--raft-shrink-seconds=1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E       assert 0 is None*", "replay: pytest test_it.py::test_fails --raft-seed=0"])
+    assert "NameError" not in result.stdout.str()
+
+
 def test_shrinking_and_the_folder_are_options(pytester: pytest.Pytester) -> None:
     """No time, no shrinking; two runs of a seed are equal to the letter of their picture."""
     pages = []
