@@ -39,6 +39,7 @@ _UNREADABLE = frozenset({errno.EIO, getattr(errno, "EBADMSG", errno.EIO), getatt
 _LOCKED = frozenset({errno.EAGAIN, errno.EACCES, getattr(errno, "EDEADLOCK", errno.EAGAIN)})
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
+_SEPARATORS = (os.sep, os.altsep or os.sep)
 _HANDLE_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -267,9 +268,9 @@ def after_fork_in_child(callback: Callable[[], None]) -> None:
         os.register_at_fork(after_in_child=callback)
 
 
-def join(*parts: str) -> str:
-    """Join path components."""
-    return os.path.join(*parts)
+def join(directory: str, name: str) -> str:
+    """Return the path of a name in a directory. As `os.path.join`, for a name that is no path of its own."""
+    return f"{directory}{os.sep}{name}" if directory and not directory.endswith(_SEPARATORS) else directory + name
 
 
 def parent(path: str) -> str:

@@ -81,7 +81,7 @@ class Census:
         promise = moment.promise
         for image in self._fresh(moment, most=most):
             self._examine(image, promise, recording)
-            if self._cuts_starts and self.states % AGAIN_EVERY == 0:
+            if self._cuts_starts and self.counts["states"] % AGAIN_EVERY == 0:
                 self._again(image.put, promise)
         if self._cuts_starts and self.counts["moments"] % KILLED_EVERY == 0:
             self._again(moment.put_as_killed, promise)
@@ -105,7 +105,7 @@ class Census:
         fs = image.mount()
         opened = self._start(fs, promise)
         self.counts["torn"] += "torn bytes" in opened.recovered.repaired
-        if self.states % DEEP_EVERY == 0:
+        if self.counts["states"] % DEEP_EVERY == 0:
             self._deep(fs, opened, promise, recording)
 
     def _start(self, fs: FileSystem, promise: Promise) -> Opened:

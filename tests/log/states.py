@@ -182,8 +182,9 @@ class Moment:
                 names[choice.of] = choice.ends[end]
             elif not end:
                 gone.append(choice.of[1:] + "/")
-        names = {path: kept for path, kept in names.items() if not f"{path}/".startswith(tuple(gone))}
-        found = [hash((path, name, contents[inode][1])) for path in names for name, inode in names[path].items()]
+        if gone:
+            names = {path: kept for path, kept in names.items() if not f"{path}/".startswith(tuple(gone))}
+        found = [(path, name, contents[inode][1]) for path in names for name, inode in names[path].items()]
         return Image(hash(frozenset(found)) ^ hash(frozenset(names)), names, contents)
 
 
@@ -241,9 +242,10 @@ def _byte_ends(durable: bytes, changes: list[tuple[int, bytes] | int], random: R
     for piece in pieces:
         if not isinstance(piece, int):
             offset, data = piece
+            before = whole[:offset].ljust(offset, b"\0")
             cuts = range(1, len(data))
             for cut in cuts if len(cuts) <= cuts_max else random.sample(cuts, cuts_max):
-                ends[_apply(whole, [(offset, data[:cut])], [_KEPT], random)] = None
+                ends[before + data[:cut] + whole[offset + cut :]] = None
         whole = _apply(whole, [piece], [_KEPT], random)
         ends[whole] = None
     for fates in _fates(len(pieces)):

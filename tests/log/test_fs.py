@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from pyraftkv.errors import ForeignDataDir
-from pyraftkv.log.fs import OsFileSystem, after_fork_in_child, parent, write_all
+from pyraftkv.log.fs import OsFileSystem, after_fork_in_child, join, parent, write_all
 from pyraftkv.sim.disk import SimDisk, SimFS
 
 ROOT = Path(__file__).parents[2]
@@ -239,3 +239,10 @@ def test_systems_without_advice_read_through_the_cache(tmp_path, monkeypatch):
     fd = fs.open(str(tmp_path / "file"), create=True)
     fs.forget_cache(fd)
     fs.close(fd)
+
+
+@pytest.mark.parametrize("directory", ["/data", "/data/", "/", "data", ".", ""])
+def test_a_name_in_a_directory(directory: str) -> None:
+    """As the standard library joins them."""
+    assert join(directory, "mark") == os.path.join(directory, "mark")  # noqa: PTH118
+    assert join(directory, "") == os.path.join(directory, "")  # noqa: PTH118
