@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from pyraftkv.store.checks import state_hash_of
-from pyraftkv.store.keyindex import CHUNK_KEYS_MAX, Chunk, KeyIndex
+from pyraftkv.store.keyindex import Chunk, KeyIndex
 from pyraftkv.store.leases import Leases
 from pyraftkv.store.pages import (
     DEAD,
@@ -127,7 +127,11 @@ class History:
         chunk = self.index.chunk_for(key)
         keys = chunk.keys
         at = bisect_left(keys, key)
-        if at < len(keys) and keys[at] == key:
+        is_known = at < len(keys) and keys[at] == key
+        if not is_known and key in chunk.fresh:
+            at = bisect_left(chunk.loosened(), key)
+            is_known = True
+        if is_known:
             refs = chunk.refs
             previous = refs[at]
             page = pages.by_number[previous >> SLOT_BITS]
@@ -152,11 +156,9 @@ class History:
             if lease:
                 self.leases.move(key, 0, lease)
             ref = pages.append(key, value, revision, revision, 1, lease, 0, 0, self.changes, 0)
-            chunk.loosened().insert(at, key)
-            chunk.refs.insert(at, ref)
             chunk.live += 1
             self.key_count += 1
-            if len(chunk.keys) > CHUNK_KEYS_MAX:
+            if chunk.insert(at, key, ref):
                 self.split(key)
         chunk.newest = revision
         self.changes += 1

@@ -36,7 +36,6 @@ from typing import NamedTuple, Self
 from pyraftkv.errors import SnapshotCorruption
 from pyraftkv.store.checks import check_of, checks_of
 from pyraftkv.store.history import History
-from pyraftkv.store.keyindex import CHUNK_KEYS_MAX
 from pyraftkv.store.pages import (
     DEAD,
     PAGE_BYTES_TARGET,
@@ -365,16 +364,13 @@ class HistoryReader:
             chunk = index.chunk_for(key)
             known = chunk.keys
             at = bisect_left(known, key)
-            if not may_be_new or (at < len(known) and known[at] == key):
+            if not may_be_new or (at < len(known) and known[at] == key) or key in chunk.fresh:
                 self._link(page, key, ref, row)
                 continue
-            known = chunk.loosened()
-            known.insert(at, key)
-            chunk.refs.insert(at, ref)
             chunk.live += 1
             chunk.newest = row[0]
             history.key_count += 1
-            if len(known) > CHUNK_KEYS_MAX:
+            if chunk.insert(at, key, ref):
                 history.split(key)
         index.settle()
 
@@ -384,8 +380,10 @@ class HistoryReader:
         history = self._history
         pages = history.pages
         chunk = history.index.chunk_for(key)
-        at = bisect_left(chunk.keys, key)
-        if at < len(chunk.keys) and chunk.keys[at] == key:
+        known_keys = chunk.ordered()
+        at = bisect_left(known_keys, key)
+        is_full = False
+        if at < len(known_keys) and known_keys[at] == key:
             self._require(previous == chunk.refs[at], "a broken chain of versions")
             place = pages.locate(previous)
             assert place is not None
@@ -415,8 +413,7 @@ class HistoryReader:
             self._require(previous > 0 or (version, create, span) == (1, mod, 0), "a first version that is none")
             self._require(create <= mod, "created after it was changed")
             change = int(version > 0)
-            chunk.loosened().insert(at, key)
-            chunk.refs.insert(at, ref)
+            is_full = chunk.insert(at, key, ref)
             if lease:
                 history.leases.move(key, 0, lease)
         if not version:
@@ -424,7 +421,7 @@ class HistoryReader:
         chunk.live += change
         chunk.newest = mod
         history.key_count += change
-        if len(chunk.keys) > CHUNK_KEYS_MAX:
+        if is_full:
             history.split(key)
 
     def _read_leases(self) -> None:
@@ -497,10 +494,11 @@ def check_history(history: History) -> None:
     assert stale == {page.number: page.stale for page in pages.by_number.values()}
     attached: dict[bytes, int] = {}
     for chunk in index.chunks:
+        keys = chunk.ordered()
         values = [pages.key_value(ref) for ref in chunk.refs]
         assert chunk.live == sum(value is not None for value in values)
         attached |= {value.key: value.lease for value in values if value is not None and value.lease}
-        for key, ref, value in zip(chunk.keys, chunk.refs, values, strict=True):
+        for key, ref, value in zip(keys, chunk.refs, values, strict=True):
             assert pages.revision_of(ref) <= chunk.newest
             assert value is None or value.key == key
     assert history.leases.holds(attached)

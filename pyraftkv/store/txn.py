@@ -103,7 +103,7 @@ def revoke_steps(history: History, lease: int) -> Steps[LeaseRevoked]:
     while keys := history.leases.keys(lease, SLICE_KEYS):
         for key in keys:
             chunk = history.index.chunk_for(key)
-            history.bury(chunk, bisect_left(chunk.keys, key), revision)
+            history.bury(chunk, bisect_left(chunk.ordered(), key), revision)
         yield len(keys)
     history.leases.remove(lease)
     return LeaseRevoked(history.current_revision)

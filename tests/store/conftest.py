@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyraftkv.store import history, keyindex, pages, ranges, snapshot, txn, watch
+from pyraftkv.store import keyindex, pages, ranges, snapshot, txn, watch
 
 
 @pytest.fixture(scope="module")
@@ -10,8 +10,8 @@ def tiny_bounds():
     """Shrink pages, chunks, slices and queues, so that a few keys cross every boundary."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pages, "PAGE_BYTES_TARGET", 500)
-        for module in (keyindex, history, snapshot):
-            patch.setattr(module, "CHUNK_KEYS_MAX", 4)
+        patch.setattr(keyindex, "CHUNK_KEYS_MAX", 4)
+        patch.setattr(keyindex, "FRESH_KEYS_MAX", 2)
         for module in (ranges, txn):
             patch.setattr(module, "SLICE_KEYS", 2)
         patch.setattr(ranges, "SORT_RUN_KEYS", 3)

@@ -204,6 +204,25 @@ def test_only_one_command_at_a_time():
         history.abandon()
 
 
+def test_the_collector_sees_few_keys_while_they_come_in_no_order() -> None:
+    """Of chunks that have settled once, it sees those alone that somebody reads while keys are put into them."""
+    rng = Random(8)
+    store = Store()
+    for key in rng.sample(range(100_000), 30_000):
+        store.apply(PutKey(b"%06d" % key, b"v" * 256))
+    index = store._history.index
+    index.check()
+    for _ in index.chunks:
+        index.settle()
+    for key in rng.sample(range(100_000, 200_000), 2_000):
+        store.apply(PutKey(b"%06d" % (key - 100_000) + b"-", b"v"))
+    gc.collect()
+    assert sum(len(chunk.fresh) for chunk in index.chunks) > 500
+    seen = [chunk for chunk in index.chunks if gc.is_tracked(chunk.keys)]
+    assert len(seen) <= 2 < len(index.chunks) // 10, "the last one, which may have been split"
+    index.check()
+
+
 def test_the_collector_sees_no_keys() -> None:
     """Whether they came in order or not, and in a restored store, too: a full collection does not walk them."""
     rng = Random(7)

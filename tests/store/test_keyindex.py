@@ -13,10 +13,8 @@ def insert(index: KeyIndex, key: bytes, ref: int) -> None:
     """Insert a key as `History.put` does."""
     chunk = index.chunk_for(key)
     at = bisect_left(chunk.keys, key)
-    chunk.loosened().insert(at, key)
-    chunk.refs.insert(at, ref)
     chunk.live += 1
-    if len(chunk.keys) > keyindex.CHUNK_KEYS_MAX:
+    if chunk.insert(at, key, ref):
         assert index.split(key) is None
 
 
@@ -35,7 +33,7 @@ def test_equals_a_sorted_list(seed):
         elif key in twin and removing:
             index.remove(key)
             for chunk in index.chunks:
-                chunk.live = len(chunk.keys)
+                chunk.live = len(chunk)
             del twin[key]
         if step % 7 == 0:
             index.settle()
@@ -109,7 +107,7 @@ def test_emptied_chunks_are_joined():
 
 
 def test_the_hand_settles_every_chunk_but_the_last():
-    """It goes round; what is inserted into is a list again, and only that."""
+    """It goes round; what is inserted into stays settled, two halves if it was full."""
     index = KeyIndex()
     for i in range(5_000):
         insert(index, b"%09d" % i, i + 1)
@@ -117,9 +115,37 @@ def test_the_hand_settles_every_chunk_but_the_last():
         index.settle()
     assert [type(chunk.keys) for chunk in index.chunks] == [tuple] * (len(index.chunks) - 1) + [list]
     insert(index, b"%09d-" % 1_500, 9_999)
-    assert [type(chunk.keys) for chunk in index.chunks].count(list) == 3  # two halves, and the last
+    assert [len(chunk.keys) for chunk in index.chunks][:3] == [1024, 512, 513]
+    assert [type(chunk.keys) for chunk in index.chunks] == [tuple] * (len(index.chunks) - 1) + [list]
     index.check()
     assert index.find(b"%09d-" % 1_500) == 9_999
+
+
+def test_keys_that_come_to_a_settled_chunk_are_fresh_until_they_are_many() -> None:
+    """They are found meanwhile; whoever asks for a range has all in their order, from where on the chunk is a list."""
+    index = KeyIndex()
+    for i in range(3 * keyindex.CHUNK_KEYS_MAX):
+        insert(index, b"%09d" % i, i + 1)
+    for _ in range(1_000):
+        index.remove(b"%09d" % (keyindex.CHUNK_KEYS_MAX + _))
+    for chunk in index.chunks:
+        chunk.live = len(chunk)
+        index.settle()
+    fresh = [b"%09d-" % i for i in range(keyindex.CHUNK_KEYS_MAX)][: keyindex.FRESH_KEYS_MAX + 5]
+    few, many = fresh[:5], fresh[5:]
+    for key in (*many, *few):
+        insert(index, b"%09d" % keyindex.CHUNK_KEYS_MAX + key, 7)
+    (chunk,) = [chunk for chunk in index.chunks if chunk.fresh]
+    assert list(chunk.fresh) == [b"%09d" % keyindex.CHUNK_KEYS_MAX + key for key in few]
+    assert type(chunk.keys) is tuple
+    assert len(chunk) == len(chunk.keys) + 5 == 24 + len(fresh)
+    index.check()
+    assert [index.find(b"%09d" % keyindex.CHUNK_KEYS_MAX + key) for key in fresh] == [7] * len(fresh)
+    assert index.find(b"%09d" % keyindex.CHUNK_KEYS_MAX) == 0
+    low = b"%09d" % keyindex.CHUNK_KEYS_MAX
+    assert walk(index, low, low + b"~") == [low + key for key in fresh]
+    assert (type(chunk.keys), chunk.fresh) == (list, {})
+    index.check()
 
 
 def test_no_container_is_large():
