@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from pyraftkv.errors import Compacted, SnapshotCorruption
-from pyraftkv.store import Restorer, Snapshot, Store, snapshot
+from pyraftkv.store import Restorer, Snapshot, Store, keyindex, pages, snapshot
 from pyraftkv.store.commands import (
     FROM_KEY,
     CheckpointLeases,
@@ -361,6 +361,19 @@ def test_histories_that_cannot_be(name):
         return
     with pytest.raises(SnapshotCorruption, match=reason):
         restore([stream])
+
+
+def test_a_key_that_has_just_been_restored_is_no_new_one(monkeypatch):
+    """Two first versions of a key are refused, wherever the first one stands by then."""
+    monkeypatch.setattr(keyindex, "CHUNK_KEYS_MAX", 4)
+    monkeypatch.setattr(pages, "PAGE_BYTES_TARGET", 6 * (RECORD_BYTES + 1))
+    history = History()
+    for revision, key in enumerate([b"g", b"f", b"e", b"d", b"c", b"b", b"a", b"a"], 2):
+        history.pages.append(key, b"", revision, revision, 1, 0, 0, 0, 0, 0)
+        history.published_revision = revision
+        history.key_count += 1
+    with pytest.raises(SnapshotCorruption, match="broken chain"):
+        restore(list(Snapshot(history)))
 
 
 def test_a_bumped_revision_is_restored_and_everything_before_is_gone():
