@@ -14,7 +14,7 @@
     │   ├── RevisionMismatch       `if_revision=` did not hold; carries `key`, `mod_revision`
     │   ├── LeaseNotFound          the lease is unknown or expired
     │   ├── LeaseExists            a lease with that id is there already
-    │   ├── NoSpace                the store is over its quota: delete and compact, or raise it
+    │   ├── NoSpace                the quota is crossed: delete and compact, or raise it
     │   ├── Corrupt                members disagree, and nobody can say who is right: nothing may be changed
     │   ├── SettingsChanged        `if_version=` did not hold; carries `version`
     │   ├── OperationRefused       an operation on a machine of your own raised; carries `machine`, `error`
@@ -151,7 +151,7 @@ class LeaseExists(NotApplied):
 
 
 class NoSpace(NotApplied):
-    """The store is over its quota: what takes room is refused until keys are deleted and compacted, or it is raised."""
+    """The quota is crossed: what takes room is refused until keys are deleted and compacted, or it is raised."""
 
 
 class Corrupt(NotApplied):

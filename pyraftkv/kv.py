@@ -83,7 +83,9 @@ class Status:
     db_in_use_bytes: int = 0
     """Of `db_size_bytes`, what the keys that exist take; the rest is history, which goes with compaction."""
     quota_bytes: int = 0
-    """What the store may hold before writes are refused; 0: anything."""
+    """What the store and its machines may hold before writes are refused; 0: anything."""
+    machines_size_bytes: int = 0
+    """What state machines of the program's hold, about: it counts towards the quota as `db_size_bytes` does."""
     slow_saves: int = 0
     """Saves since the start that its disk took longer than a second for."""
 

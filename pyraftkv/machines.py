@@ -10,6 +10,13 @@ stack was short is one member's own matter.
 1. A member has little memory left. An operation that the others carry out raises `MemoryError` there.
 2. Had it been taken for the outcome, this member would now be another machine than the others.
 3. So it stops. Started again, it applies the operation once more.
+
+What machines hold counts towards the cluster's quota (`rules`). A machine that does not know its size is weighed by a
+sample of its rows, and again when it was given an eighth as much as that: a function of the log, whoever asks and when.
+
+1. A machine is full of jobs. The alarm NOSPACE is raised, and an operation that takes no room removes them all.
+2. It was given a few bytes, far from an eighth. Were it not weighed again, the alarm would stand for ever.
+3. So it is weighed when the alarm is raised, and after each operation while that stands.
 """
 
 from __future__ import annotations
@@ -39,7 +46,19 @@ from pyraftkv.statemachine import (
 ROWS_PER_CHUNK = 256
 """Rows of a `Machine` that are encoded together, as far as they fit."""
 
-_PARTS = ("version", "apply", "query", "snapshot", "restore")
+ROW_BYTES = 72
+"""What a row counts besides its encoding, and an operation besides its arguments: as much as a version of a key."""
+
+ROWS_WEIGHED_MAX = 64
+"""Rows of a sample, evenly spaced, by which a machine is weighed."""
+
+GIVEN_BYTES_MIN = 64 * 1024
+"""What a machine is given at least before it is weighed again."""
+
+GIVEN_PART = 8
+"""And the part of its size that it is given."""
+
+_PARTS = ("version", "size_bytes", "takes_room", "apply", "query", "snapshot", "restore")
 """What a `StateMachine` has."""
 
 _WHOLE, _LAST, _PIECE = b"\0", b"\1", b"\2"
@@ -69,7 +88,7 @@ class Machine:
         queries: dict[str, Callable[..., Any]] = {}
         for base in reversed(cls.__mro__):
             for method in vars(base).values():
-                name, version = getattr(method, MARK, ("", 0))
+                name, version, _ = getattr(method, MARK, ("", 0, False))
                 if version:
                     operations.setdefault(name, {})[version] = method
                 elif name:
@@ -78,14 +97,29 @@ class Machine:
         cls._queries = queries
         cls.version = max([table[0][0] for table in cls._operations.values()], default=1)
 
+    @property
+    def size_bytes(self) -> int | None:
+        """What the state takes, about, for a subclass that keeps count of it; None: the rows are weighed. O(1)."""
+        return None
+
+    def takes_room(self, operation: Operation) -> bool:
+        """Whether the method of that name may make the machine larger. Raises `InvalidRequest`."""
+        name, _ = _call_of(operation.payload)
+        takes_room: bool = getattr(self._method(name, operation.version), MARK)[2]
+        return takes_room
+
     def apply(self, operation: Operation) -> bytes:
         """Call the method of that name, at its newest version that is not above the operation's."""
         name, args = _call_of(operation.payload)
+        method = self._method(name, operation.version)
+        self.entry_index, self.store_revision = operation.index, operation.revision
+        return _result_of(method(self, *args))
+
+    def _method(self, name: str, version_max: int) -> Callable[..., Any]:
         for version, method in self._operations.get(name, ()):
-            if version <= operation.version:
-                self.entry_index, self.store_revision = operation.index, operation.revision
-                return _result_of(method(self, *args))
-        hint = ": it is a query" if name in self._queries else f" at version {operation.version}"
+            if version <= version_max:
+                return method
+        hint = ": it is a query" if name in self._queries else f" at version {version_max}"
         raise errors.InvalidRequest(f"there is no operation {name!r}{hint}")
 
     def query(self, payload: bytes) -> bytes:
@@ -140,6 +174,14 @@ def _chunks(rows: list[Any]) -> Iterator[bytes]:
             count = max(1, count // 4)
 
 
+def _weight_of(rows: list[Any]) -> int:
+    """Return what rows take, by a sample of them. O(1), and O(row)."""
+    if not rows:
+        return 0
+    sample = rows[:: -(-len(rows) // ROWS_WEIGHED_MAX)]
+    return len(rows) * (ROW_BYTES + len(codec.encode_table(sample)) // len(sample))
+
+
 def _result_of(value: Any) -> bytes:
     """Encode what an operation returned. Raises `MaybeApplied`."""
     try:
@@ -167,6 +209,8 @@ def _made(name: str, factory: Factory) -> StateMachine:
         raise errors.ConfigurationError(f"machines= says what makes {name!r}, its class perhaps: not {factory!r}")
     machine = factory()
     missing = [part for part in _PARTS if not hasattr(machine, part)]
+    if not missing and not isinstance(machine, Machine) and machine.size_bytes is None:
+        raise errors.ConfigurationError(f"the machine {name!r} has no rows to be weighed: its size_bytes is a number")
     if isinstance(machine, Machine):
         missing = [part for part in ("rows", "load") if getattr(type(machine), part) is getattr(Machine, part)]
     if missing:
@@ -177,7 +221,7 @@ def _made(name: str, factory: Factory) -> StateMachine:
 class _Slot:
     """A machine, and what has become of it."""
 
-    __slots__ = ("applied", "digest", "machine", "version")
+    __slots__ = ("applied", "digest", "given_bytes", "machine", "version", "weighed_bytes")
 
     def __init__(self, machine: StateMachine) -> None:
         self.machine = machine
@@ -187,6 +231,25 @@ class _Slot:
         """The newest of them."""
         self.digest = 0
         """Of what they came to; messages of errors are left out, for they may tell addresses."""
+        self.weighed_bytes = 0
+        """What the machine took when it was weighed."""
+        self.given_bytes = 0
+        """What it was given since."""
+
+    def weigh(self, payload_bytes: int, *, is_full: bool) -> None:
+        """An operation was applied: see how large the machine is, or may be by now. Amortised O(operation)."""
+        machine = self.machine
+        try:
+            size_bytes = machine.size_bytes
+            if size_bytes is None:
+                self.given_bytes += ROW_BYTES + payload_bytes
+                is_due = is_full or self.given_bytes >= max(GIVEN_BYTES_MIN, self.weighed_bytes // GIVEN_PART)
+                if not is_due or not isinstance(machine, Machine):
+                    return
+                size_bytes = _weight_of(machine.rows())
+        except Exception:  # noqa: BLE001 - what cannot be saved cannot be weighed: it counts what it was given
+            return
+        self.weighed_bytes, self.given_bytes = size_bytes, 0
 
     def tell(self, outcome: bytes) -> None:
         self.digest = crc32(outcome, self.digest)
@@ -236,23 +299,48 @@ class Machines:
         slot = self._slots.get(name)
         return slot.version if slot is not None else 0
 
-    def apply(self, command: Operate, *, index: int, revision: int) -> Operated:
+    @property
+    def size_bytes(self) -> int:
+        """What all of them take, about. O(machines)."""
+        return sum([slot.weighed_bytes + slot.given_bytes for slot in self._slots.values()])
+
+    def weigh(self) -> None:
+        """See how large all of them are: the quota is crossed, as far as anybody knew. O(machines), and their rows."""
+        for slot in self._slots.values():
+            if slot.applied:
+                slot.weigh(0, is_full=True)
+
+    def takes_room(self, command: Operate, *, index: int, revision: int) -> bool:
+        """Whether an operation may make its machine larger; one that cannot be told may. Raises `UnsupportedFormat`."""
+        slot = self._fit_for(command, index)
+        try:
+            return slot.machine.takes_room(Operation(command.payload, command.version, index, revision))
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # noqa: BLE001 - of an operation that does not exist, say
+            return True
+
+    def apply(self, command: Operate, *, index: int, revision: int, is_full: bool = False) -> Operated:
         """Apply an operation. O(what it does).
+
+        Args:
+            command: What and with which arguments.
+            index: The place in the log of its entry.
+            revision: The store's.
+            is_full: Whether the quota is crossed: whatever is made smaller now is to be seen.
 
         Raises:
             UnsupportedFormat: There is no such machine here, or it is of an older version: the member must stop.
             OperationRefused: The operation raised.
             MaybeApplied: It was applied, and its result is too long, or cannot be told.
         """
-        slot = self._known(command.machine)
-        if command.version > slot.machine.version and not self._keeps_all:
-            raise errors.UnsupportedFormat(
-                f"entry {index} is an operation of {command.machine!r} at version {command.version}, "
-                f"this member's is of version {slot.machine.version}: start it with the newer one"
-            )
+        slot = self._fit_for(command, index)
         slot.version = max(slot.version, command.version)
         operation = Operation(command.payload, command.version, index, revision)
-        result = _outcome(slot, operation, command.machine)
+        try:
+            result = _outcome(slot, operation, command.machine)
+        finally:
+            slot.weigh(len(command.payload), is_full=is_full)
         if len(result) > RESULT_BYTES_MAX:
             text = f"it was applied, but its result has {len(result)} bytes, over {RESULT_BYTES_MAX}"
             raise errors.MaybeApplied(text)
@@ -267,6 +355,15 @@ class Machines:
         if len(result) > RESULT_BYTES_MAX:
             raise errors.RequestTooLarge(f"the result has {len(result)} bytes, over {RESULT_BYTES_MAX}")
         return result
+
+    def _fit_for(self, command: Operate, index: int) -> _Slot:
+        slot = self._known(command.machine)
+        if command.version > slot.machine.version and not self._keeps_all:
+            raise errors.UnsupportedFormat(
+                f"entry {index} is an operation of {command.machine!r} at version {command.version}, "
+                f"this member's is of version {slot.machine.version}: start it with the newer one"
+            )
+        return slot
 
     def _known(self, name: str) -> _Slot:
         slot = self._slots.get(name)
@@ -290,19 +387,26 @@ class Machines:
 
     def pin(self) -> list[Pinned]:
         """Pin all machines now, for `parts_of`."""
-        return [(row, _chunks_of(self._slots[row[0]].machine)) for row in self.plain()]
+        pinned: list[Pinned] = []
+        for row in self.plain():
+            slot = self._slots[row[0]]
+            pinned.append(([*row, slot.weighed_bytes, slot.given_bytes], _chunks_of(slot.machine)))
+        return pinned
 
     def restorer(self) -> MachinesRestorer:
         """Return what fills these machines, which are empty."""
         return MachinesRestorer(self._begin)
 
-    def _begin(self, name: str, applied: int, version: int, digest: int) -> StateMachine:
+    def _begin(
+        self, name: str, applied: int, version: int, digest: int, weighed_bytes: int, given_bytes: int
+    ) -> StateMachine:
         slot = self._known(name)
         if version > slot.machine.version and not self._keeps_all:
             raise errors.UnsupportedFormat(
                 f"the snapshot has {name!r} at version {version}, this member's is of version {slot.machine.version}"
             )
         slot.applied, slot.version, slot.digest = applied, version, digest
+        slot.weighed_bytes, slot.given_bytes = weighed_bytes, given_bytes
         return slot.machine
 
 
@@ -348,11 +452,15 @@ class _Kept:
     """A machine that nobody knows here: what a snapshot has of it, as it is."""
 
     version = 1
+    size_bytes = None
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
 
-    def apply(self, operation: Operation) -> bytes:  # noqa: ARG002  (a `StateMachine` by its shape)
+    def takes_room(self, operation: Operation) -> bool:  # noqa: ARG002  (a `StateMachine` by its shape)
+        return False
+
+    def apply(self, operation: Operation) -> bytes:  # noqa: ARG002  (as above)
         return b""
 
     def query(self, payload: bytes) -> bytes:  # noqa: ARG002  (as above)
@@ -369,7 +477,7 @@ class _Kept:
 
 
 Pinned = tuple[list[Any], Iterator[bytes]]
-"""What members compare of a machine, and its chunks, to be taken once."""
+"""What members compare of a machine, what it was weighed and given since, and its chunks, to be taken once."""
 
 
 def _saved(name: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -412,7 +520,9 @@ def versions_of(offer: str) -> dict[str, int]:
 class Begin(Protocol):
     """Returns the machine that a part of a snapshot is of."""
 
-    def __call__(self, name: str, applied: int, version: int, digest: int) -> StateMachine: ...
+    def __call__(
+        self, name: str, applied: int, version: int, digest: int, weighed_bytes: int, given_bytes: int
+    ) -> StateMachine: ...
 
 
 class MachinesRestorer:

@@ -53,7 +53,7 @@ CHECKPOINTS_MAX = 8
 TABLES_FACTOR = 0x9E37_79B9_7F4A_7C15
 """Odd: spreads the tables' hash over that of the state."""
 
-SNAPSHOT_VERSION = 9
+SNAPSHOT_VERSION = 10
 
 PIECE_BYTES_MAX = 256 << 10
 """A part of the sessions that is longer is cut into pieces of this length: an outcome may be as long as a request."""
@@ -248,6 +248,8 @@ class Replica:
     ) -> LoggedResult | RulesResult | int | Work[LoggedResult] | Work[int]:
         """Apply a command that is met for the first time. Raises `NotApplied`."""
         if isinstance(command, ChangeSettings | ChangeAlarm):
+            if by_leader and isinstance(command, ChangeAlarm) and command.is_raised:
+                self.machines.weigh()
             return self.rules.decide(command) if by_leader else self.rules.apply(command)
         self.rules.admit(command)
         if isinstance(command, ExpireLeases | CheckpointLeases):
@@ -258,8 +260,11 @@ class Replica:
 
     def _operate(self, command: Operate, *, index: int) -> Operated:
         """Apply an operation to a machine. Raises `Corrupt`, `NoSpace`, what it raises, `UnsupportedFormat`."""
-        self.rules.admit(command)
-        return self.machines.apply(command, index=index, revision=self.store.published_revision)
+        rules, machines, revision = self.rules, self.machines, self.store.published_revision
+        if rules.is_quiet:
+            return machines.apply(command, index=index, revision=revision)
+        rules.admit(command, grows=machines.takes_room(command, index=index, revision=revision))
+        return machines.apply(command, index=index, revision=revision, is_full=True)
 
     def _change_members(self, entry: Entry, stamped: StampedChange) -> Consequence:
         """Change the members, whatever the sessions say: they are asked only what to answer."""

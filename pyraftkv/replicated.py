@@ -21,14 +21,18 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from pyraftkv import codec
 from pyraftkv.errors import InvalidRequest
 from pyraftkv.kv import Consistency
-from pyraftkv.machines import Machine
+from pyraftkv.machines import ROW_BYTES, Machine
 from pyraftkv.operating import MachineFace, Operating
 from pyraftkv.statemachine import operation, query
 
 ELEMENTS_MAX = 1_000_000
 """Elements of one collection; one more is refused."""
+
+NUMBER_BYTES = 9
+"""What a key counts that is no text: as much as the longest number takes."""
 
 Scalar = None | bool | int | float | str | bytes
 
@@ -39,6 +43,16 @@ def _scalar(value: Any) -> Any:
     if not isinstance(value, _SCALARS):
         raise TypeError(f"a {type(value).__name__} can be no key")
     return value
+
+
+def _weight(value: Any) -> int:
+    """Return what a value counts towards the quota. O(value)."""
+    return ROW_BYTES + len(codec.encode_plain(value))
+
+
+def _key_weight(key: Any) -> int:
+    """Return what a key or an element of a set counts. Equal ones count the same: 1, 1.0 and True are one key."""
+    return ROW_BYTES + (len(codec.encode_plain(key)) if isinstance(key, str | bytes) else NUMBER_BYTES)
 
 
 def _check_count(count: int) -> None:
@@ -52,10 +66,12 @@ def _check_count(count: int) -> None:
 class CounterMachine(Machine):
     """A whole number."""
 
+    size_bytes = ROW_BYTES
+
     def __init__(self) -> None:
         self._value = 0
 
-    @operation
+    @operation(takes_room=False)
     def set(self, value: int) -> int:
         """Make it ``value``."""
         if type(value) is not int:
@@ -63,7 +79,7 @@ class CounterMachine(Machine):
         self._value = value
         return value
 
-    @operation
+    @operation(takes_room=False)
     def add(self, amount: int = 1) -> int:
         """Add to it. Python's numbers have no end, plain ones have: over 64 bits it is refused."""
         value = self._value + amount
@@ -83,17 +99,37 @@ class CounterMachine(Machine):
         self._value = rows[0]
 
 
-class DictMachine(Machine):
+class SizedMachine(Machine):
+    """What knows how large it is: whatever adds an element or removes one counts it.
+
+    A million elements would be copied to be weighed by their rows, after each that is removed while there is no room.
+    """
+
+    def __init__(self) -> None:
+        self._size_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+
+class DictMachine(SizedMachine):
     """Values by key, in the order in which the keys came."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._items: dict[Any, Any] = {}
 
     @operation
     def set(self, key: Any, value: Any) -> None:
         """Set a key."""
         _check_count(len(self._items) + 1)
-        self._items[_scalar(key)] = value
+        self._put(_scalar(key), value)
+
+    def _put(self, key: Any, value: Any) -> None:
+        more = _weight(value) - _weight(self._items[key]) if key in self._items else _key_weight(key) + _weight(value)
+        self._items[key] = value
+        self._size_bytes += more
 
     @operation
     def setdefault(self, key: Any, value: Any) -> Any:
@@ -107,17 +143,22 @@ class DictMachine(Machine):
         """Set all of these keys."""
         items = {_scalar(key): value for key, value in pairs}
         _check_count(len(self._items) + len(items))
-        self._items.update(items)
+        for key, value in items.items():
+            self._put(key, value)
 
-    @operation
+    @operation(takes_room=False)
     def pop(self, key: Any, default: Any = None) -> Any:
         """Remove a key; return what it had."""
-        return self._items.pop(_scalar(key), default)
+        if _scalar(key) not in self._items:
+            return default
+        value = self._items.pop(key)
+        self._size_bytes -= _key_weight(key) + _weight(value)
+        return value
 
-    @operation
+    @operation(takes_room=False)
     def clear(self) -> None:
         """Remove all keys."""
-        self._items = {}
+        self._items, self._size_bytes = {}, 0
 
     @query
     def get(self, key: Any, default: Any = None) -> Any:
@@ -143,19 +184,23 @@ class DictMachine(Machine):
         return list(self._items.items())
 
     def load(self, rows: list[Any]) -> None:
-        self._items.update(rows)
+        for key, value in rows:
+            self._put(key, value)
 
 
-class ListMachine(Machine):
+class ListMachine(SizedMachine):
     """Values in an order."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._values: list[Any] = []
 
     @operation
     def set(self, position: int, value: Any) -> None:
         """Exchange the value at a position."""
+        more = _weight(value) - _weight(self._values[position])
         self._values[position] = value
+        self._size_bytes += more
 
     @operation
     def append(self, value: Any) -> None:
@@ -167,32 +212,36 @@ class ListMachine(Machine):
         """Add values behind the last."""
         _check_count(len(self._values) + len(values))
         self._values += values
+        self._size_bytes += sum(map(_weight, values))
 
     @operation
     def insert(self, position: int, value: Any) -> None:
         """Add a value before a position."""
         _check_count(len(self._values) + 1)
         self._values.insert(position, value)
+        self._size_bytes += _weight(value)
 
-    @operation
+    @operation(takes_room=False)
     def remove(self, value: Any) -> None:
         """Remove the first such value."""
-        self._values.remove(value)
+        self.pop(self._values.index(value))
 
-    @operation
+    @operation(takes_room=False)
     def pop(self, position: int = -1) -> Any:
         """Remove the value at a position; return it."""
-        return self._values.pop(position)
+        value = self._values.pop(position)
+        self._size_bytes -= _weight(value)
+        return value
 
-    @operation
+    @operation(takes_room=False)
     def sort(self, reverse: bool = False) -> None:  # noqa: FBT001, FBT002  (arguments have no names in the log)
         """Sort them; what cannot be compared is refused, and stays as it is."""
         self._values = sorted(self._values, reverse=reverse)
 
-    @operation
+    @operation(takes_room=False)
     def clear(self) -> None:
         """Remove all."""
-        self._values = []
+        self._values, self._size_bytes = [], 0
 
     @query
     def get(self, position: int) -> Any:
@@ -224,12 +273,14 @@ class ListMachine(Machine):
 
     def load(self, rows: list[Any]) -> None:
         self._values += rows
+        self._size_bytes += sum(map(_weight, rows))
 
 
-class SetMachine(Machine):
+class SetMachine(SizedMachine):
     """Scalars, each once."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._elements: dict[Any, None] = {}
 
     @operation
@@ -237,41 +288,49 @@ class SetMachine(Machine):
         """Add an element; return whether it is new."""
         is_new = _scalar(element) not in self._elements
         _check_count(len(self._elements) + is_new)
-        self._elements[element] = None
+        self._take_in([element])
         return is_new
+
+    def _take_in(self, elements: Iterable[Any]) -> None:
+        for element in elements:
+            if element not in self._elements:
+                self._elements[element] = None
+                self._size_bytes += _key_weight(element)
 
     @operation
     def update(self, elements: list[Any]) -> None:
         """Add elements."""
         added = dict.fromkeys([_scalar(element) for element in elements])
         _check_count(len(self._elements) + len(added))
-        self._elements.update(added)
+        self._take_in(added)
 
-    @operation
+    @operation(takes_room=False)
     def discard(self, element: Any) -> bool:
         """Remove an element; return whether it was there."""
         is_there = _scalar(element) in self._elements
-        self._elements.pop(element, None)
+        if is_there:
+            self.remove(element)
         return is_there
 
-    @operation
+    @operation(takes_room=False)
     def remove(self, element: Any) -> None:
         """Remove an element that is there."""
         del self._elements[_scalar(element)]
+        self._size_bytes -= _key_weight(element)
 
-    @operation
+    @operation(takes_room=False)
     def pop(self) -> Any:
         """Remove the oldest element; return it."""
         if not self._elements:
             raise KeyError("the set is empty")
         oldest = next(iter(self._elements))
-        del self._elements[oldest]
+        self.remove(oldest)
         return oldest
 
-    @operation
+    @operation(takes_room=False)
     def clear(self) -> None:
         """Remove all."""
-        self._elements = {}
+        self._elements, self._size_bytes = {}, 0
 
     @query
     def contains(self, element: Any) -> bool:
@@ -292,13 +351,14 @@ class SetMachine(Machine):
         return list(self._elements)
 
     def load(self, rows: list[Any]) -> None:
-        self._elements.update(dict.fromkeys(rows))
+        self._take_in(rows)
 
 
-class QueueMachine(Machine):
+class QueueMachine(SizedMachine):
     """Values, first in, first out."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._values: deque[Any] = deque()
 
     @operation
@@ -307,17 +367,22 @@ class QueueMachine(Machine):
         if len(self._values) >= min(size_max, ELEMENTS_MAX):
             return False
         self._values.append(value)
+        self._size_bytes += _weight(value)
         return True
 
-    @operation
+    @operation(takes_room=False)
     def get(self, default: Any = None) -> Any:
         """Remove the oldest value; return it."""
-        return self._values.popleft() if self._values else default
+        if not self._values:
+            return default
+        value = self._values.popleft()
+        self._size_bytes -= _weight(value)
+        return value
 
-    @operation
+    @operation(takes_room=False)
     def clear(self) -> None:
         """Remove all."""
-        self._values = deque()
+        self._values, self._size_bytes = deque(), 0
 
     @query
     def size(self) -> int:
@@ -329,6 +394,7 @@ class QueueMachine(Machine):
 
     def load(self, rows: list[Any]) -> None:
         self._values += rows
+        self._size_bytes += sum(map(_weight, rows))
 
 
 # --- Faces ---------------------------------------------------------------------------------------------------------

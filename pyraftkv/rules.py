@@ -92,16 +92,21 @@ class Rules:
         """Whether there is an alarm of that kind. O(alarms)."""
         return any(raised is kind for raised, _ in self._alarms)
 
-    def admit(self, command: LoggedCommand | LeaseUpkeep | Compact | Operate) -> None:
-        """Refuse what alarms stand against. O(1) while there is none. Raises `Corrupt`, `NoSpace`."""
+    def admit(self, command: LoggedCommand | LeaseUpkeep | Compact | Operate, *, grows: bool = False) -> None:
+        """Refuse what alarms stand against. O(1) while there is none. Raises `Corrupt`, `NoSpace`.
+
+        Args:
+            command: About to be applied.
+            grows: Whether it is an operation that may make its machine larger.
+        """
         if not self._alarms:
             return
         if self.has(AlarmKind.CORRUPT):
             raise Corrupt("members of the cluster disagree, and nobody can say who is right: nothing may be changed")
-        if self.has(AlarmKind.NOSPACE) and takes_room(command):
+        if self.has(AlarmKind.NOSPACE) and (grows or takes_room(command)):
             quota = self.settings.quota_bytes_max
             raise NoSpace(
-                f"the store is over its quota of {quota} bytes: delete and compact, or raise the quota"
+                f"the store and its machines are over their quota of {quota} bytes: delete and compact, or raise it"
                 if quota is not None
                 else "the alarm NOSPACE stands, though there is no quota any more: it is about to be cleared"
             )

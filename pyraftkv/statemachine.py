@@ -96,6 +96,21 @@ class StateMachine(Protocol):
         """The newest version of operations that it knows, from 1 on."""
         ...
 
+    @property
+    def size_bytes(self) -> int | None:
+        """What the state takes, about: it counts towards the cluster's quota. O(1). The same on every member.
+
+        None of a `machines.Machine`: its rows are weighed now and then.
+        """
+        ...
+
+    def takes_room(self, operation: Operation) -> bool:
+        """Whether an operation may make the state larger: it is refused while the quota is crossed.
+
+        What it says of an operation never changes, as what that does.
+        """
+        ...
+
     def apply(self, operation: Operation) -> bytes:
         """Apply an operation, and return its result. Whatever it raises is the result."""
         ...
@@ -124,14 +139,17 @@ Factories = Mapping[str, Factory]
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARK = "_pyraftkv_operation"
-"""The attribute of a method that is an operation (its name and version), or a query (its name and 0)."""
+"""The attribute of a method that is an operation (its name and version, and whether it takes room), or a query (its
+name, 0 and False)."""
 
 
 @overload
 def operation(method: F, /) -> F: ...
 @overload
-def operation(*, version: int = 1, name: str = "") -> Callable[[F], F]: ...
-def operation(method: F | None = None, /, *, version: int = 1, name: str = "") -> F | Callable[[F], F]:
+def operation(*, version: int = 1, name: str = "", takes_room: bool = True) -> Callable[[F], F]: ...
+def operation(
+    method: F | None = None, /, *, version: int = 1, name: str = "", takes_room: bool = True
+) -> F | Callable[[F], F]:
     """Make a method of a `Machine` an operation, which all members apply.
 
     Args:
@@ -139,12 +157,14 @@ def operation(method: F | None = None, /, *, version: int = 1, name: str = "") -
         version: From which version on it is this. What an operation does at one version never changes once it was
             released: another method, with the same ``name`` and a higher version, takes its place.
         name: What it is called; as the method when empty.
+        takes_room: Whether it may make the machine larger. What removes, and what stays as large, says False: it
+            passes when the cluster is over its quota, and else nobody could make room. Never changes either.
     """
     if type(version) is not int or not 1 <= version < VERSION_MAX:
         raise ValueError(f"versions are numbered from 1 on, not {version!r}")
 
     def mark(marked: F) -> F:
-        setattr(marked, MARK, (name or marked.__name__, version))
+        setattr(marked, MARK, (name or marked.__name__, version, takes_room))
         return marked
 
     return mark if method is None else mark(method)
@@ -152,7 +172,7 @@ def operation(method: F | None = None, /, *, version: int = 1, name: str = "") -
 
 def query(method: F) -> F:
     """Make a method of a `Machine` a question, which one member answers and which changes nothing."""
-    setattr(method, MARK, (method.__name__, 0))
+    setattr(method, MARK, (method.__name__, 0, False))
     return method
 
 

@@ -14,9 +14,10 @@ import pyraftkv
 from pyraftkv import Cluster, Node, codec, errors
 from pyraftkv.core import MEMBERSHIP, Entry
 from pyraftkv.machines import ROWS_PER_CHUNK, Machine, Machines, encode_call, parts_of, versions_of
-from pyraftkv.protocol import Envelope, Genesis, MemberInfo, RegisterSession
+from pyraftkv.protocol import Decided, Envelope, Genesis, MemberInfo, RegisterSession
 from pyraftkv.replica import CHECK_ENTRIES, Effect, Replica
 from pyraftkv.sessions import Refusal
+from pyraftkv.settings import AlarmKind, ChangeAlarm
 from pyraftkv.sim import SimLoop
 from pyraftkv.statemachine import (
     CHUNK_BYTES_MAX,
@@ -73,6 +74,12 @@ class Tally(Machine):
         self.counts[name] = value
         return [self.entry_index, self.store_revision]
 
+    @operation(takes_room=False)
+    def drop(self, prefix: str = "") -> int:
+        """Forget what begins like this; return how many are left."""
+        self.counts = {name: value for name, value in self.counts.items() if not name.startswith(prefix)}
+        return len(self.counts)
+
     @operation
     def blow(self, error: str) -> Any:
         """End as is asked for."""
@@ -126,6 +133,10 @@ class Log:
     def get(self, name: str) -> Any:
         """Ask the machine."""
         return codec.decode_plain(self.replica.machines.query(MachineQuery("tally", encode_call("get", (name,)))))
+
+    def alarm(self) -> None:
+        """Append that the quota is crossed."""
+        self._append(codec.encode_logged(Decided(1, 1, ChangeAlarm(AlarmKind.NOSPACE, 1, is_raised=True))))
 
     def restored(self, machines: Machines) -> Replica:
         """Return another replica, made of a snapshot of this one."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from pyraftkv import Cluster, errors
+from pyraftkv.machines import ROW_BYTES, encode_call
 from pyraftkv.replicated import (
     ReplicatedCounter,
     ReplicatedDict,
@@ -17,6 +19,7 @@ from pyraftkv.replicated import (
     ReplicatedSet,
 )
 from pyraftkv.sim import SimLoop
+from pyraftkv.statemachine import Operation
 from tests.node.support import refused
 
 KINDS = {
@@ -132,6 +135,61 @@ def test_a_queue() -> None:
         assert await queue.size() == 0
 
     virtually(scenario)
+
+
+KEYS = [0, 1, True, 1.0, 2.5, None, "a", "text", b"a", b"bytes" * 9]
+"""Some of them are one key."""
+
+CALLS: dict[str, list[tuple[str, str]]] = {
+    "dict": [("set", "kv"), ("setdefault", "kv"), ("update", "p"), ("pop", "k"), ("clear", "")],
+    "list": [
+        ("set", "iv"),
+        ("append", "v"),
+        ("extend", "l"),
+        ("insert", "iv"),
+        ("remove", "v"),
+        ("pop", "i"),
+        ("sort", ""),
+        ("clear", ""),
+    ],
+    "set": [("add", "k"), ("update", "K"), ("discard", "k"), ("remove", "k"), ("pop", ""), ("clear", "")],
+    "queue": [("put", "v"), ("get", ""), ("clear", "")],
+}
+"""Operations, and what they are given: a key, a value, a position, pairs, a list of values or of keys."""
+
+GROWING = {"set", "setdefault", "update", "append", "extend", "insert", "add", "put"}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_collection_knows_its_size(kind: str, seed: int) -> None:
+    """It is what its elements count, whatever was done; and what makes it no larger passes when there is no room."""
+    rng = random.Random(seed)
+    machine = KINDS[kind].machine()
+    given: dict[str, Callable[[], Any]] = {
+        "k": lambda: rng.choice(KEYS),
+        "v": lambda: rng.choice([*KEYS, [1, "x"], {"a": "b" * rng.randrange(40)}]),
+        "i": lambda: rng.randrange(-3, 5),
+        "p": lambda: [[rng.choice(KEYS), rng.randrange(1000)] for _ in range(3)],
+        "l": lambda: [rng.choice(KEYS) for _ in range(3)],
+        "K": lambda: [rng.choice(KEYS) for _ in range(3)],
+    }
+    largest = 0
+    for _ in range(400):
+        name, arguments = rng.choices(CALLS[kind], [1 if name == "clear" else 20 for name, _ in CALLS[kind]])[0]
+        before = machine.size_bytes
+        with suppress(KeyError, IndexError, ValueError, TypeError):
+            getattr(machine, name)(*[given[each]() for each in arguments])
+        same = KINDS[kind].machine()
+        same.load(machine.rows())
+        assert machine.size_bytes == same.size_bytes
+        assert machine.size_bytes is not None
+        assert before is not None
+        assert name in GROWING or machine.size_bytes <= before
+        assert machine.takes_room(Operation(encode_call(name, ()), 1, 1, 1)) is (name in GROWING)
+        assert machine.rows() != [] or machine.size_bytes == 0
+        largest = max(largest, machine.size_bytes)
+    assert largest > 3 * ROW_BYTES
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["joined", "restarted"])

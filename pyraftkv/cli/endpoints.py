@@ -110,6 +110,7 @@ def status_json(address: str, answer: Status | errors.PyraftkvError, committed: 
         "dbSize": answer.db_size_bytes,
         "dbSizeInUse": answer.db_in_use_bytes,
         "dbSizeQuota": answer.quota_bytes,
+        "machinesSize": answer.machines_size_bytes,
         "leader": answer.leader,
         "role": answer.role,
         "raftIndex": answer.last_index,

@@ -46,6 +46,7 @@ def status_of(member: Member, *, hello: Hello, storage: str, alarms: list[str]) 
         db_in_use_bytes=store.in_use_bytes,
         slow_saves=member.disk.slow_saves,
         quota_bytes=rules.settings.quota_bytes_max or 0,
+        machines_size_bytes=member.replica.machines.size_bytes,
     )
 
 

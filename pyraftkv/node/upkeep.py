@@ -4,7 +4,7 @@ Looked at ten times a second, one decision at a time (`node.decisions`):
 
 * the settings that its cluster is to begin with, if its configuration names any and nobody has changed them;
 * the feature level, once every member has said that it can do more;
-* the alarm NOSPACE: raised when the store is over its quota, cleared when it has become smaller;
+* the alarm NOSPACE: raised when the store and its machines are over the quota, cleared when they have become smaller;
 * compaction, by time or by revision (`node.compaction`).
 
 A quota is a line that a store may cross by what is under way: the alarm is an entry like any other, and up to a tenth
@@ -124,14 +124,14 @@ class Upkeep:
 
     def _next_alarm(self, replica: Replica) -> ChangeAlarm | None:
         """Return what is to be done about NOSPACE: every member holds the same, so the leader speaks for all."""
-        rules, size_bytes = replica.rules, replica.store.size_bytes
+        rules, size_bytes = replica.rules, replica.store.size_bytes + replica.machines.size_bytes
         quota_bytes = rules.settings.quota_bytes_max
         if rules.has(AlarmKind.NOSPACE):
             has_room = quota_bytes is None or size_bytes <= quota_bytes - quota_bytes // CLEARED_PART
             return ChangeAlarm(AlarmKind.NOSPACE, 0) if has_room else None
         if quota_bytes is None or size_bytes <= quota_bytes:
             return None
-        logger.warning("the store holds %d bytes, over its quota of %d: no more writes", size_bytes, quota_bytes)
+        logger.warning("%d bytes in store and machines, over the quota of %d: no more writes", size_bytes, quota_bytes)
         return ChangeAlarm(AlarmKind.NOSPACE, self._raft.id, is_raised=True)
 
     def _next_compaction(self, replica: Replica, now: float) -> Compact | None:
