@@ -65,7 +65,7 @@ FACES = {
 }
 
 
-AMONG_RECIPES = {"enter_with", "body_here", "leave_later"}
+AMONG_RECIPES = {"enter_with", "body_here", "leave_later", "take_place", "give_place_back"}
 """What recipes ask of a `Session`, and programs do not."""
 
 
