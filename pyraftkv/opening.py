@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pyraftkv.client import Client
 from pyraftkv.core.membership import DATA_VOTERS_MIN
 from pyraftkv.log import FileStorage
 from pyraftkv.node import Node, NodeConfig
+from pyraftkv.node.aside import drop_note
 from pyraftkv.node.rebuilding import Rebuilding, Rebuilt, run_until_level
 from pyraftkv.node.recovery import Agree, Recovery, agreed
 from pyraftkv.node.recovery import recover as recover_storage
@@ -236,6 +238,7 @@ async def rebuild(
         config=config,
     )
     await run_until_level(node, votes=done.votes)
+    await asyncio.to_thread(drop_note, data_dir)
     return done
 
 

@@ -13,7 +13,7 @@ from pyraftkv import Node, errors
 from pyraftkv.cli import main
 from pyraftkv.demo.processes import free_ports
 from pyraftkv.log import FileStorage
-from pyraftkv.node.aside import identity_at, put_in_place
+from pyraftkv.node.aside import identity_at, put_in_place, read_note
 from pyraftkv.node.rebuilding import NEW_SUFFIX, Rebuilding
 from pyraftkv.transport import TcpDialer
 from tests.node.support import asynchronous, fast, refused, until
@@ -121,6 +121,61 @@ async def test_what_was_interrupted_goes_on(tmp_path: Path) -> None:
     rows = await nodes["a"].members.list()
     assert [(row.id, row.name) for row in rows] == [(1, "a"), (2, "b"), (first.member.id, "c")]
     await stop(nodes)
+
+
+@asynchronous
+async def test_who_was_interrupted_while_it_learned_votes_in_the_end(tmp_path: Path) -> None:
+    """1. The new directory is in place, its member a learner, and the machine goes down; then its disk rots as well.
+
+    2. The same command makes a third of it, which votes: that the learner was to vote was not forgotten.
+    3. A member that never voted does not, wherever its rebuilding was interrupted.
+    """
+    members = addresses()
+    nodes = await started(tmp_path, members)
+    await nodes.pop("c").close()
+    rot(tmp_path / "c")
+    first = await Rebuilding(tmp_path / "c", name=None, join=[members["a"]], dialer=TcpDialer()).replace(None)
+    (tmp_path / "c" / "wal" / "0000000000000000-0000000000000001.wal").write_bytes(b"rot")
+    done = await pyraftkv.rebuild(tmp_path / "c", join=[members["a"]], config=CONFIG)
+    assert (done.replaced, done.votes) == (first.member.id, True)
+    assert read_note(tmp_path / "c") is None
+
+    await nodes["a"].members.demote("c")
+    again = Rebuilding(tmp_path / "c", name=None, join=[members["a"]], dialer=TcpDialer())
+    assert not (await again.replace(None)).votes
+    (tmp_path / "c").rename(tmp_path / f"c{NEW_SUFFIX}")  # the power went between the two renames
+    done = await pyraftkv.rebuild(tmp_path / "c", join=[members["a"]], config=CONFIG)
+    assert (done.replaced, done.votes) == (0, False)
+    await stop(nodes)
+
+
+@asynchronous
+async def test_a_new_directory_of_somebody_who_was_taken_out_is_not_used(tmp_path: Path) -> None:
+    """It was left by a rebuilding that was given up. Nothing happens; without it the member is rebuilt."""
+    members = addresses()
+    nodes = await started(tmp_path, members)
+    await nodes.pop("c").close()
+    left = Rebuilding(tmp_path / "c", name=None, join=[members["a"]], dialer=TcpDialer())
+    first = await left.replace(None)
+    (tmp_path / "c").rename(tmp_path / f"c{NEW_SUFFIX}")
+    await nodes["a"].members.replace("c")
+    rows = await nodes["a"].members.list()
+    again = pyraftkv.rebuild(tmp_path / "c", join=[members["a"]], name="c", config=CONFIG)
+    told = await refused(again, errors.ForeignDataDir)
+    assert f"member {first.member.id}, which was taken out" in str(told)
+    assert await nodes["a"].members.list() == rows
+    (tmp_path / f"c{NEW_SUFFIX}").rename(tmp_path / "away")
+    done = await pyraftkv.rebuild(tmp_path / "c", join=[members["a"]], name="c", config=CONFIG)
+    assert done.replaced == rows[-1].id
+    await stop(nodes)
+
+
+def test_nothing_is_moved_if_there_is_nothing_to_put_in_its_place(tmp_path: Path) -> None:
+    """Of two who rebuild one member, the later one leaves alone what the first has made."""
+    (tmp_path / "c").mkdir()
+    with pytest.raises(FileNotFoundError):
+        put_in_place(tmp_path / "c.rebuild", tmp_path / "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @asynchronous

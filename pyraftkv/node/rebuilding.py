@@ -14,7 +14,16 @@ others have, and then asks for a vote.
 5. The member runs until it has caught up and votes, and is stopped: it is started again as it always was.
 
 *A crash anywhere* leaves something from which the same command goes on: before 3 the incarnation in the new directory,
-after it a row with that incarnation among the members.
+after it a row with that incarnation among the members. Whether the member votes is noted in the new directory before 3,
+because after it nobody else knows. As a story:
+
+1. A voter is exchanged for a learner, and its directory put in place. The machine goes down before it has caught up.
+2. The same command comes again. The member that it finds is a learner, and it exchanges that for another learner.
+3. All is well, and nobody notices that the cluster has a vote less than before.
+
+So the note goes when the member votes, and one that is found in the damaged directory counts. A new directory that is
+bound to a member whom the cluster has taken out since is refused before anything has happened: its incarnation must not
+come in again.
 
 What was acknowledged is on a majority. The damaged member may have been one of it; but the step in 3 is committed by a
 majority of the same members without it, by a leader that has all that was ever acknowledged (Raft §5.4), and stands
@@ -33,7 +42,7 @@ from pyraftkv._record import record
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
 from pyraftkv.log.base import Identity, Storage
-from pyraftkv.node.aside import identity_at, put_in_place
+from pyraftkv.node.aside import identity_at, put_in_place, read_note, write_note
 from pyraftkv.node.node import Node
 from pyraftkv.protocol import AddMember, ChangeMembers, MemberChange, MemberInfo, MembersResult, RemoveMember
 from pyraftkv.transport.base import Dialer
@@ -96,12 +105,18 @@ class Rebuilding:
         rng = Random(self._random.getrandbits(64))
         async with Client(self._join, dialer=self._dialer, name="rebuild", rng=rng) as client:
             storage = FileStorage(self._new, random=self._random)
-            member, replaced, votes = await self.exchange(client, storage, own=own, address=address)
+            member, replaced, votes = await self.exchange(client, storage, own=own, address=address, noted=True)
         aside = await asyncio.to_thread(put_in_place, self._new, self._path)
         return Rebuilt(member, replaced, aside, votes)
 
     async def exchange(
-        self, client: Client, storage: Storage, *, own: Identity | None, address: str | None
+        self,
+        client: Client,
+        storage: Storage,
+        *,
+        own: Identity | None,
+        address: str | None,
+        noted: bool = False,
     ) -> tuple[MemberInfo, int, bool]:
         """Let the cluster take the old member out and the new one in, and bind the new directory; it is closed then.
 
@@ -110,6 +125,7 @@ class Rebuilding:
             storage: The new directory, not started.
             own: Whose the damaged one is, as far as it can say.
             address: As for `replace`.
+            noted: Whether to note in the new directory, durably, whether the member votes.
 
         Returns:
             The new member, the id of the old one or 0, and whether that had a vote.
@@ -122,18 +138,28 @@ class Rebuilding:
                 f"{self._path} belongs to cluster {own.cluster_id:x}, and {', '.join(self._join)} to "
                 f"{table.cluster_id:x}"
             )
-        incarnation = (await storage.start(failed=_ignore)).identity.incarnation
+        new = (await storage.start(failed=_ignore)).identity
         try:
+            incarnation = new.incarnation
             old, member = None, _with(incarnation, table)
-            if member is None:
+            if member is not None:
+                votes = not noted or read_note(self._new) is not False
+            else:
+                if new.member_id:
+                    raise errors.ForeignDataDir(
+                        f"{self._new} is of member {new.member_id}, which was taken out: move it away, and come again"
+                    )
                 old = self._old(table, own.member_id if own is not None else 0)
+                votes = old is None or old.id in table.membership.voters
+                if noted:
+                    votes = votes or bool(read_note(self._path))
+                    write_note(self._new, votes=votes)
                 table_now = await client.change_members(self._exchange(old, address, incarnation), None)
                 member = _with(incarnation, table_now)
                 assert member is not None, "who was taken in is a member"
             await storage.identify(cluster_id=table.cluster_id, member_id=member.id)
         finally:
             await storage.close()
-        votes = old is None or old.id in table.membership.voters
         return member, old.id if old is not None else 0, votes
 
     def _old(self, table: MembersResult, own: int) -> MemberInfo | None:
