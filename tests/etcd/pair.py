@@ -217,6 +217,10 @@ class Pair:
         start = rng.choice([0, max(0, self.some_revision()), self.store.compact_revision, future])
         key, end = rng.choice([*generators.KEYS, b""]), rng.choice(generators.ENDS)
         flags = {"prev_kv": rng.random() < 0.5, **rng.choice([{}, {"no_put": True}, {"no_delete": True}])}
+        self.watch_range(key, end, start, **flags)
+
+    def watch_range(self, key: bytes, end: bytes, start: int, **flags: bool) -> None:
+        """Begin to watch this range on both, from there on; or see both refuse to."""
         ours = watch_outcome(lambda: self.store.watch(key, end, start_revision=start, **flags))
         theirs = watch_outcome(lambda: WatchStream(self.port, key, end, start_revision=start, **flags))
         if isinstance(ours, Watcher) and isinstance(theirs, WatchStream):

@@ -132,6 +132,7 @@ def test_ids_and_lives_of_leases(both: Both) -> None:
         assert ours is errors.InvalidRequest
         assert theirs.id == lease or lease == 0 < theirs.id
         assert both.apply(RevokeLease(lease))[0] is errors.InvalidRequest
+    assert both.apply(PutKey(b"k", b"v", lease=-4)) == (errors.InvalidRequest, errors.LeaseNotFound)
     for lease, ttl in enumerate([-1, 0, 1, TTL_MIN_SECONDS + 1, 9_000_000_000, 9_000_000_001], 10):
         ours, theirs = both.apply(GrantLease(lease, ttl))
         assert ours == (theirs if isinstance(theirs, type) else replace(theirs, revision=ours.revision))
