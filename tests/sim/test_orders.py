@@ -169,10 +169,10 @@ def test_every_order_under_every_fault(kind: Kind) -> None:
         members=max(3, kind.members_min),
         spares=2,
         config=replace(SMALL, apply_slice_seconds=0.001),
-        workload=Workload(clients=2, operations_per_second=20.0, mix={"put": 3.0, "get": 1.0, "txn": 1.0}),
+        workload=Workload(clients=2, operations_per_second=10.0, mix={"put": 3.0, "get": 1.0, "txn": 1.0}),
         kinds=(kind.name, *(HARMLESS if kind.is_fatal else ORDERS)),
-        faults_per_second=0.8,
-        orders_per_second=2.0,
+        faults_per_second=1.2,
+        orders_per_second=3.0,
     )
-    report = simulate(77, seconds=6.0, swarm=swarm)
+    report = simulate(77, seconds=4.0, swarm=swarm)
     assert sum(report.faults.get(name, 0) for name in ORDERS) >= 3
