@@ -49,7 +49,7 @@ def unpack_block(block: bytes, magic: bytes, *, size: int, path: str) -> bytes:
     """
     if len(block) != size:
         raise BlockDamaged(f"{len(block)} bytes where {size} belong")
-    if crc32(memoryview(block)[: -_CRC.size]) != _CRC.unpack_from(block, size - _CRC.size)[0]:
+    if crc32(block[: -_CRC.size]) != _CRC.unpack_from(block, size - _CRC.size)[0]:
         raise BlockDamaged("its CRC does not match")
     found, major, minor = _HEAD.unpack_from(block)
     if found != magic:
