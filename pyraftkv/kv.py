@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 from pyraftkv._record import record
 from pyraftkv.settings import Alarm, AlarmKind, CompactionMode, Settings
+from pyraftkv.statemachine import Operated
 from pyraftkv.store.commands import Compare, Operation, SortOrder, SortTarget
 from pyraftkv.store.values import (
     Change,
@@ -260,6 +261,39 @@ class Alarms(Protocol):
         self, kind: AlarmKind = AlarmKind.NONE, member: int = 0, *, timeout: float | None = None
     ) -> builtins.list[Alarm]:
         """Clear alarms, by default all of them; return those that there were. What still is wrong is raised again."""
+        ...
+
+
+class Machine(Protocol):
+    """A state machine of the cluster, as its callers see it (see `statemachine`)."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in ``machines=``."""
+        ...
+
+    async def version(self, *, timeout: float | None = None) -> int:
+        """Return the newest version of operations that all members know, and use it from now on."""
+        ...
+
+    async def call(self, operation: str, *args: Any, version: int = 0, timeout: float | None = None) -> Any:
+        """Apply an operation, exactly once; return its result. Raises `OperationRefused` with what it raised."""
+        ...
+
+    async def apply(self, payload: bytes, *, version: int = 0, timeout: float | None = None) -> Operated:
+        """As `call`, for a machine that takes bytes; return its result with the store's revision at that time."""
+        ...
+
+    async def query(
+        self, query: str, *args: Any, consistency: Consistency = "linearizable", timeout: float | None = None
+    ) -> Any:
+        """Ask a question, and return the answer. Raises `OperationRefused`."""
+        ...
+
+    async def ask(
+        self, payload: bytes, *, consistency: Consistency = "linearizable", timeout: float | None = None
+    ) -> Operated:
+        """As `query`, for a machine that takes bytes."""
         ...
 
 
@@ -587,6 +621,10 @@ class KV(Readable, Protocol):
 
         A key comes once, in the order of the last changes. Raises `Compacted`, `FutureRevision`.
         """
+        ...
+
+    def machine(self, name: str) -> Machine:
+        """Return a state machine of the cluster, to be called. Raises `InvalidRequest`: no machine is called so."""
         ...
 
     def namespace(self, prefix: Bytes) -> KV:

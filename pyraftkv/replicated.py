@@ -1,6 +1,6 @@
 """Replicated collections: a counter, a dict, a list, a set and a queue that all members have.
 
-Each is a `Machine` and a face: the machine is named when a node is made, and the face made of any node or client.
+Each is a `Machine` and a face: the machine is named when a node is made, and the face made of any `KV`.
 
 .. code-block:: python
 
@@ -23,9 +23,8 @@ from typing import Any, ClassVar
 
 from pyraftkv import codec
 from pyraftkv.errors import InvalidRequest
-from pyraftkv.kv import Consistency
+from pyraftkv.kv import KV, Consistency
 from pyraftkv.machines import ROW_BYTES, Machine
-from pyraftkv.operating import MachineFace, Operating
 from pyraftkv.statemachine import operation, query
 
 ELEMENTS_MAX = 1_000_000
@@ -66,10 +65,12 @@ def _check_count(count: int) -> None:
 class CounterMachine(Machine):
     """A whole number."""
 
-    size_bytes = ROW_BYTES
-
     def __init__(self) -> None:
         self._value = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return ROW_BYTES
 
     @operation(takes_room=False)
     def set(self, value: int) -> int:
@@ -404,7 +405,7 @@ class Replicated:
     """A collection of a cluster: what its methods write is applied on every member, exactly once.
 
     Args:
-        engine: A node or a client.
+        kv: The store of a cluster that has the machine.
         name: What the collection is called in ``machines=``.
         consistency: Of its reads: "local" ones answer from memory, and may be behind.
         timeout: Of each call, in seconds; the node's or client's own by default.
@@ -417,24 +418,24 @@ class Replicated:
 
     def __init__(
         self,
-        engine: Operating,
+        kv: KV,
         name: str,
         *,
         consistency: Consistency = "linearizable",
         timeout: float | None = None,
     ) -> None:
-        self._face = MachineFace(engine, name)
+        self._machine = kv.machine(name)
         self._consistency: Consistency = consistency
         self._timeout = timeout
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._face.name!r}>"
+        return f"<{type(self).__name__} {self._machine.name!r}>"
 
     async def _do(self, name: str, *args: Any) -> Any:
-        return await self._face.call(name, *args, timeout=self._timeout)
+        return await self._machine.call(name, *args, timeout=self._timeout)
 
     async def _see(self, name: str, *args: Any) -> Any:
-        return await self._face.query(name, *args, consistency=self._consistency, timeout=self._timeout)
+        return await self._machine.query(name, *args, consistency=self._consistency, timeout=self._timeout)
 
 
 class Sized(Replicated):

@@ -199,7 +199,14 @@ class Leases(Face):
 
 
 class Machine(Face):
-    """One state machine of the cluster (see `pyraftkv.operating`)."""
+    """One state machine of the cluster (see `pyraftkv.kv.Machine`)."""
+
+    target: kv.Machine
+
+    @property
+    def name(self) -> str:
+        """What it is called in ``machines=``."""
+        return self.target.name
 
     version = blocking(MachineFace.version)
     call = blocking(MachineFace.call)

@@ -15,7 +15,6 @@ import pytest
 import pyraftkv.sync
 from pyraftkv import NodeConfig, PutKey, RangeQuery, cluster, engine, errors, kv, sync
 from pyraftkv.keys import mod_revision_is
-from pyraftkv.operating import MachineFace
 from pyraftkv.replicated import ReplicatedCounter
 from pyraftkv.sync.bridge import Face
 
@@ -23,7 +22,7 @@ HERE = {
     sync.KV: kv.KV,
     sync.Readable: kv.Readable,
     sync.Leases: kv.Leases,
-    sync.Machine: MachineFace,
+    sync.Machine: kv.Machine,
     sync.Members: kv.Members,
     sync.ClusterSettings: kv.ClusterSettings,
     sync.Alarms: kv.Alarms,
