@@ -63,6 +63,14 @@ ERRORS_MAX = 100
 """How many errors of callbacks are kept for the end of `SimLoop.run`; further ones are counted."""
 
 
+def _nothing() -> None:
+    """Do what PyPy's collector, which has no `freeze`, does for one."""
+
+
+_freeze: Callable[[], None] = getattr(gc, "freeze", _nothing)
+_unfreeze: Callable[[], None] = getattr(gc, "unfreeze", _nothing)
+
+
 class SimUnsupported(NotImplementedError):
     """Something that a simulated process cannot do: threads, subprocesses, TLS, real sockets."""
 
@@ -258,7 +266,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             SimLoop._passes_uncollected = 0
             gc.collect()
         gc.disable()
-        gc.freeze()
+        _freeze()
         self._running = True
         events._set_running_loop(self)
         try:
@@ -269,7 +277,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             sys.set_asyncgen_hooks(*hooks)
             self._running = False
             SimLoop._passes_uncollected += self.passes_count - passes_before
-            gc.unfreeze()
+            _unfreeze()
             if collecting:
                 gc.enable()
         try:
@@ -606,7 +614,7 @@ def _keep(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """
     if not _ENDLESS:
         _ENDLESS.append(_ENDLESS)
-        atexit.register(gc.freeze)
+        atexit.register(_freeze)
     _ENDLESS.extend(tasks)
 
 
