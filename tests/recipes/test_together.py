@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 
 from pyraftkv import KV, Cluster, errors
-from pyraftkv.engine import Namespace
+from pyraftkv.engine import Engine, Namespace
 from pyraftkv.recipes import Barrier, DoubleBarrier, Lock, RateLimiter, Semaphore
 from pyraftkv.recipes.barrier import COUNT_MAX
-from pyraftkv.store.commands import Command, Transaction
-from pyraftkv.store.values import Result
+from pyraftkv.store.commands import Command, LeaseQuery, LeaseVerb, RevokeLease, Transaction
+from pyraftkv.store.values import LeaseAnswer, Result
 from tests.recipes.support import TTL, cancel_everywhere, nothing_is_left, now, refused, virtually
 
 
@@ -262,23 +262,55 @@ def test_times_that_are_none_are_refused_by_their_names() -> None:
 
 
 class Slow(Namespace):
-    """A store in which a key is put under another lease late, as by a program that is suspended before it does so."""
+    """A store that takes its time: its caller may as well have been suspended."""
+
+    def __init__(self, engine: Engine, *, late: type[Command], seconds: float = 2.5, renewals: int = 0) -> None:
+        super().__init__(engine, b"p/")
+        self._late = late
+        self._seconds = seconds
+        self._renewals = renewals
+        """How many renewals are answered late, too."""
 
     async def write(self, command: Command, timeout: float | None) -> Result:
-        if isinstance(command, Transaction) and len(command.success) == 1:
-            await asyncio.sleep(2.5)
+        is_permit = isinstance(command, Transaction) and len(command.success) == 1
+        if isinstance(command, self._late) and (is_permit or not isinstance(command, Transaction)):
+            await asyncio.sleep(self._seconds)
         return await super().write(command, timeout)
 
+    async def ask_leases(self, query: LeaseQuery, timeout: float | None) -> LeaseAnswer:
+        answer = await super().ask_leases(query, timeout)
+        if self._renewals and query.verb is LeaseVerb.RENEW:
+            self._renewals -= 1
+            await asyncio.sleep(self._seconds)
+        return answer
 
-def test_a_permit_that_comes_late_counts_from_then_on() -> None:
-    """It is another one's turn when its time is over, and not when that of its lease would have been."""
+
+@pytest.mark.parametrize(("late", "renewals"), [(Transaction, 0), (RevokeLease, 0), (RevokeLease, 1)])
+def test_a_permit_that_comes_late_counts_from_then_on(late: type[Command], renewals: int) -> None:
+    """It is another one's turn when its time is over, and not when that of its lease would have been.
+
+    Whether its key comes late, or the place in the row is given back late, or the permit renewed late.
+    """
 
     async def scenario(cluster: Cluster) -> None:
         kv = cluster.client()
-        await RateLimiter(Slow(kv, b"p/"), "mail", limit=1, seconds=3, ttl=TTL).acquire()
+        slow = Slow(kv, late=late, renewals=renewals)
+        await RateLimiter(slow, "mail", limit=1, seconds=3, ttl=TTL).acquire()
         began = now()
         await RateLimiter(Namespace(kv, b"p/"), "mail", limit=1, seconds=3, ttl=TTL).acquire()
         assert now() - began > 2.5
+
+    virtually(scenario)
+
+
+def test_a_permit_that_comes_too_late_is_none() -> None:
+    """It is over when it comes, or comes late however often it is renewed."""
+
+    async def scenario(cluster: Cluster) -> None:
+        over = Slow(cluster.leader, late=RevokeLease, seconds=8)
+        assert "was over" in str(await refused(RateLimiter(over, "a", limit=1, seconds=3).acquire(), errors.LeaseLost))
+        late = Slow(cluster.leader, late=RevokeLease, seconds=1, renewals=1000)
+        assert "too late" in str(await refused(RateLimiter(late, "b", limit=1, seconds=3).acquire(), errors.LeaseLost))
 
     virtually(scenario)
 

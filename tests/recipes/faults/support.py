@@ -17,13 +17,14 @@ from pyraftkv.client import Client
 from pyraftkv.recipes import Leadership, Lock, ReadLock, Semaphore, WriteLock
 from pyraftkv.sim import Host, Plan, Trial
 from pyraftkv.sim.check import StaleToken
+from pyraftkv.sim.faults import Ability
 from pyraftkv.sim.kinds import KINDS
 from pyraftkv.sim.trial import ALL_KINDS, attempt
 from pyraftkv.statemachine import Factories
 
 TTL = 2.0
-SETTLED_SECONDS = 5.0
-"""After the last fault: a leader, the end of every lease that nobody holds any more, and some turns of everybody."""
+SETTLED_SECONDS = 4.0
+"""After the last fault, once there is a leader: the end of most leases that nobody holds, and a turn of somebody."""
 DEAD_SECONDS_MAX = 4.0
 """Beyond its ttl, a dead program's lease is seen no longer than this in a cluster that works: an election and what it
 takes to end a lease. While no member leads, nobody ends it."""
@@ -32,6 +33,8 @@ ASK_SECONDS = 2.0
 
 TROUBLE = (NotApplied, MaybeApplied, errors.LeaseLost, errors.LockNotAcquired, StaleToken, TimeoutError)
 """What a program of these tests begins anew after."""
+CLOCKS = tuple(name for name, kind in KINDS.items() if kind.needs is Ability.CLOCKS)
+"""The kinds of faults that make clocks wrong: where it is time that is promised."""
 
 Program = Callable[[str, Client], Awaitable[object]]
 Held = Lock | Semaphore | ReadLock | WriteLock | Leadership
@@ -44,8 +47,13 @@ class Length(NamedTuple):
     fault_seconds: float
     faults_per_second: float
 
+    @property
+    def halved(self) -> Length:
+        """The same with half the seeds: for what takes long."""
+        return self._replace(seeds=self.seeds // 2)
 
-SHORT, LONG = Length(2, 5.0, 1.0), Length(300, 15.0, 0.5)
+
+SHORT, LONG = Length(2, 4.0, 1.0), Length(300, 15.0, 0.5)
 
 
 def trial(
@@ -83,8 +91,13 @@ def programs(sim: Trial, count: int, program: Program, *, ask_seconds: float = A
 
 
 async def faults_pass(sim: Trial, *, seconds: float = SETTLED_SECONDS) -> None:
-    """Let the programs run until the faults are over, and a while longer."""
+    """Let the programs run until the faults are over and the cluster answers again, and a while longer."""
     await sim.healed()
+    async with sim.client() as kv:
+        while True:
+            with suppress(errors.Unavailable):
+                await revision_of(kv)
+                break
     await asyncio.sleep(seconds)
 
 
@@ -130,7 +143,7 @@ class Page:
     def __iter__(self) -> Iterator[Signature]:
         return iter(self.signatures)
 
-    def check_tokens(self, *, least: int = 3) -> None:
+    def check_tokens(self, *, least: int = 2) -> None:
         """Each token is one holder's alone, and there are so many at least."""
         names: dict[int, str] = {}
         for sign in self:

@@ -97,7 +97,7 @@ def dancing(sim: Trial) -> None:
 
 def test_a_double_barrier_opens_for_all_or_none(length: Length) -> None:
     """A round has exactly as many as there must be, of which some may die inside."""
-    trial(length, dancing)
+    trial(length.halved, dancing)
 
 
 # --- Who is there --------------------------------------------------------------------------------------------------
