@@ -30,7 +30,7 @@ from tests.wal_surgery import segments
 
 CYCLES = 30
 SOAK_CYCLES = 500
-WRITES_PER_CYCLE = 600
+WRITES_PER_CYCLE = 250
 """What the writers may do in one cycle at most: the tests are about crashes, not about filling a disk."""
 
 POLL_SECONDS = 0.002
@@ -129,7 +129,7 @@ class Ordeal:
         await asyncio.gather(*(victim.ready() for victim in victims))
 
     async def _load_for_a_while(self) -> None:
-        await self.load.progress(self.rng.randrange(1, 250))
+        await self.load.progress(self.rng.randrange(1, 100))
 
     async def cycle(self, kind: str) -> None:
         """Do one thing to the cluster, and wait until it is whole again."""
