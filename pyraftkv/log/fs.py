@@ -136,8 +136,11 @@ class OsFileSystem:
         above: list[str] = []
         while not os.path.isdir(parent(above[-1] if above else path)):
             above.append(parent(above[-1] if above else path))
+        if not os.path.isdir(path):
+            self._sync_name(parent(above[-1] if above else path))
         for directory in reversed(above):
-            os.mkdir(directory)
+            with contextlib.suppress(FileExistsError):  # another process makes it as well
+                os.mkdir(directory)
             self.fsync_dir(parent(directory))
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode=_DIRECTORY_MODE)
@@ -147,6 +150,17 @@ class OsFileSystem:
                 raise ForeignDataDir(f"{path} belongs to user {status.st_uid}: use a directory of your own")
             if status.st_mode & 0o077:
                 os.chmod(path, _DIRECTORY_MODE)
+
+    def _sync_name(self, directory: str) -> None:
+        """Make the name of a directory durable that stood there, if that may be done.
+
+        A process that made it may have been killed before it could. None above it: those were synced before.
+        """
+        try:
+            self.fsync_dir(parent(directory))
+        except OSError as error:
+            if is_unreadable(error):
+                raise
 
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))

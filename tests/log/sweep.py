@@ -34,11 +34,17 @@ from tests.log.states import Moment, Recorder
 
 WRITING = frozenset({"make_dir", "create", "pwrite", "truncate", "rename", "fdatasync", "fsync_dir", "lock"})
 """What a disk without room may refuse. A sync too: space is given out late, or over a network."""
+NAMING = frozenset({"make_dir", "listdir", "create", "open", "rename", "unlink", "lock", "fsync_dir"})
+"""What a directory refuses that is somebody else's by now."""
 ERRORS: dict[str, tuple[int, frozenset[str]]] = {
     "EIO": (errno.EIO, frozenset()),
     "ENOSPC": (errno.ENOSPC, WRITING),
     "EDQUOT": (errno.EDQUOT, WRITING),
     "EROFS": (errno.EROFS, WRITING | {"open", "unlink"}),
+    "EACCES": (
+        errno.EACCES,
+        frozenset({"make_dir", "listdir", "create", "open", "rename", "unlink", "lock", "fsync_dir"}),
+    ),
     "short": (0, frozenset({"pwrite"})),
 }
 """What fails, and with which error; ``short``: a write takes half, and if it lasts, all later ones fail with ENOSPC."""

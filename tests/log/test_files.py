@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -26,6 +28,7 @@ from pyraftkv.errors import (
 )
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
+from pyraftkv.log.directory import Opened
 from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.sim.disk import DiskFaults, SimFS
 from tests.log.disks import LoopWorker, blank, fail, heal, trace, twin
@@ -226,6 +229,27 @@ def test_two_opens_of_one_directory(tmp_path):
         await second.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_of_two_that_open_at_one_moment_one_is_let_in(tmp_path, attempt):
+    """A directory that is not there yet: both make it, and one of them is refused before it has written anything."""
+    path, ready = str(tmp_path / "above" / "data"), threading.Barrier(2)
+
+    def start() -> Opened | DataDirLocked:
+        storage = FileStorage(path, random=Random(attempt))
+        ready.wait()
+        try:
+            return storage._open()
+        except DataDirLocked as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = [each.result() for each in [pool.submit(start), pool.submit(start)]]
+    (opened,) = [end for end in ends if isinstance(end, Opened)]
+    assert opened.recovered.identity.boot_count == 1
+    opened.wal.close()
+    os.close(opened.lock_fd)
 
 
 def test_storage_without_fsync_says_so(tmp_path):

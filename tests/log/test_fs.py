@@ -69,7 +69,32 @@ def test_directories_above_are_made_durably(tmp_path, monkeypatch):
     monkeypatch.setattr(fs, "fsync_dir", synced.append)
     fs.make_dir(str(tmp_path / "a" / "b" / "c"))
     assert (tmp_path / "a" / "b" / "c").is_dir()
-    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    assert synced[1:] == [str(tmp_path), str(tmp_path / "a")]
+
+
+def test_a_directory_above_that_a_killed_process_made_becomes_durable(tmp_path, monkeypatch):
+    """It stands there, and its name may be in the cache alone; what stands in it would be lost with it."""
+    fs, synced = OsFileSystem(), []
+    monkeypatch.setattr(fs, "fsync_dir", synced.append)
+    (tmp_path / "a").mkdir()
+    fs.make_dir(str(tmp_path / "a" / "b"))
+    assert synced == [str(tmp_path)]
+    fs.make_dir(str(tmp_path / "a" / "b"))
+    assert synced == [str(tmp_path)], "it was durable before the directory was made"
+
+
+def test_a_directory_above_that_nobody_may_read_is_no_reason_to_stop(tmp_path, monkeypatch):
+    """It is another user's then, and older than ours; but one that the disk cannot read is told."""
+    fs, code = OsFileSystem(), errno.EACCES
+
+    def fsync_dir(path):
+        raise OSError(code, "simulated", path)
+
+    monkeypatch.setattr(fs, "fsync_dir", fsync_dir)
+    fs.make_dir(str(tmp_path / "a"))
+    code = errno.EIO
+    with pytest.raises(OSError, match="simulated"):
+        fs.make_dir(str(tmp_path / "b"))
 
 
 def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 from tests.log.sweep import ERRORS
 
 ROOT = Path(__file__).parents[2]
-FAILURES_MIN = {"EIO": 250, "ENOSPC": 150, "EDQUOT": 150, "EROFS": 150, "short": 50}
+FAILURES_MIN = {"EIO": 250, "ENOSPC": 150, "EDQUOT": 150, "EROFS": 150, "EACCES": 100, "short": 50}
 """How often it strikes, once and for good together: fewer, and the life has become too short."""
 
 
