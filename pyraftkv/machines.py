@@ -209,8 +209,9 @@ def _made(name: str, factory: Factory) -> StateMachine:
         raise errors.ConfigurationError(f"machines= says what makes {name!r}, its class perhaps: not {factory!r}")
     machine = factory()
     missing = [part for part in _PARTS if not hasattr(machine, part)]
-    if not missing and not isinstance(machine, Machine) and machine.size_bytes is None:
-        raise errors.ConfigurationError(f"the machine {name!r} has no rows to be weighed: its size_bytes is a number")
+    size_bytes = 0 if missing else machine.size_bytes
+    if type(size_bytes) is not int and not (size_bytes is None and isinstance(machine, Machine)):
+        raise errors.ConfigurationError(f"size_bytes of the machine {name!r} is a number, not {size_bytes!r:.100}")
     if isinstance(machine, Machine):
         missing = [part for part in ("rows", "load") if getattr(type(machine), part) is getattr(Machine, part)]
     if missing:
@@ -247,9 +248,9 @@ class _Slot:
                 if not is_due or not isinstance(machine, Machine):
                     return
                 size_bytes = _weight_of(machine.rows())
-        except Exception:  # noqa: BLE001 - what cannot be saved cannot be weighed: it counts what it was given
-            return
-        self.weighed_bytes, self.given_bytes = size_bytes, 0
+            self.weighed_bytes, self.given_bytes = max(0, int(size_bytes)), 0
+        except Exception:  # noqa: BLE001, S110 - what cannot be saved cannot be weighed: it counts what it was given
+            pass
 
     def tell(self, outcome: bytes) -> None:
         self.digest = crc32(outcome, self.digest)

@@ -107,15 +107,33 @@ def test_a_machine_that_cannot_be_weighed_counts_what_it_was_given() -> None:
 
 
 def test_a_machine_of_bytes_says_how_large_it_is() -> None:
-    """Nobody else can."""
+    """Nobody else can; and whoever says it says a number."""
     parts = {
         name: getattr(Tally(), name) for name in ("version", "takes_room", "apply", "query", "snapshot", "restore")
     }
     sized: Any = SimpleNamespace(**parts, size_bytes=7)
     assert Machines({"bytes": lambda: sized}).size_bytes == 0
-    sized.size_bytes = None
-    with pytest.raises(errors.ConfigurationError, match="is a number"):
-        Machines({"bytes": lambda: sized})
+    for wrong in (None, "7", 7.5, len):
+        sized.size_bytes = wrong
+        with pytest.raises(errors.ConfigurationError, match="is a number"):
+            Machines({"bytes": lambda: sized})
+
+
+@pytest.mark.parametrize("size_bytes", [-5, "much", float("inf")])
+def test_a_size_that_turns_out_to_be_none_harms_nobody(size_bytes: Any) -> None:
+    """It is written to every snapshot."""
+
+    class Boasting(Tally):
+        """One that says something else once it was used."""
+
+        @property
+        def size_bytes(self) -> int:
+            return size_bytes if self.counts else 3  # type: ignore[no-any-return]
+
+    log = Log(Machines({"tally": Boasting}))
+    assert log.call("add", "x") == 1
+    assert log.replica.machines.size_bytes == 0
+    assert log.restored(Machines({"tally": Boasting})).machines.size_bytes == 0
 
 
 @pytest.mark.parametrize("face", ["node", "client"])
