@@ -74,6 +74,11 @@ class ItemEvent(Generic[M]):
     revision: int
 
 
+LEVELS_MAX = 100
+"""Arrays and objects inside of each other in a value. Were the interpreter's stack the bound, one program could write
+what another cannot read: Pythons differ in what a level takes, and callers in what they leave of it."""
+
+
 class _Misfit(Exception):
     """A value does not fit; says where. Never leaves this module."""
 
@@ -318,6 +323,19 @@ class _Compiler:
             self._aliases.remove(alias)
 
 
+def _check_levels(plain: Any, data: bytes) -> None:
+    """Raise `ValueError` for a value that is nested too deeply. O(bytes), and next to nothing for what is short."""
+    if data.count(b"{") + data.count(b"[") <= LEVELS_MAX:
+        return
+    level: list[Any] = [plain]
+    for _ in range(LEVELS_MAX):
+        inside = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [inner for inner in inside if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it has more than {LEVELS_MAX} levels")
+
+
 # --- Faces ---------------------------------------------------------------------------------------------------------
 
 
@@ -348,17 +366,20 @@ class Typed(Generic[M]):
         """Return an instance as it is stored. Raises `InvalidRequest` if it does not fit its annotations."""
         try:
             plain = self._model.encode(value, "")
-            return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            data = json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            _check_levels(plain, data)
         except _Misfit as error:
             raise errors.InvalidRequest(f"{self._model.kind.__name__}: {error}") from None
         except (RecursionError, ValueError) as error:
             raise errors.InvalidRequest(f"{self._model.kind.__name__} cannot be written: {error}") from None
+        return data
 
     def load(self, kv: KeyValue) -> Item[M]:
         """Return what is stored as an instance. Raises `InvalidValue`."""
         path = ""
         try:
             plain = json.loads(kv.value.decode())
+            _check_levels(plain, kv.value)
             value = self._model.decode(plain, "")
         except _Misfit as error:
             path, text = error.path, str(error)

@@ -9,6 +9,7 @@ import pytest
 from pyraftkv import codec, errors, sessions
 from pyraftkv.sessions import EXPIRED, REUSED, Outcome, Refusal, Sessions
 from pyraftkv.store.values import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from pyraftkv.writes import WINDOW_MAX
 
 
 def opened(*ids: int) -> Sessions:
@@ -171,6 +172,18 @@ def test_whatever_an_outcome_carries_counts(outcome: Outcome) -> None:
     remember(table, 7, 1, 111, outcome)
     [(_, _, results)] = table.pin()
     assert results[1][2] >= 1000
+
+
+def test_the_texts_of_an_error_do_not_count_by_their_length() -> None:
+    """Pythons differ in what they say of the same mistake, and in the names of a few errors; members forget alike."""
+    weights = set()
+    for text, kind in [("unhashable type: 'list'", "error"), ("cannot use 'list' as a dict key" * 9, "PatternError")]:
+        table = opened(7)
+        remember(table, 7, 1, 111, Refusal.of(errors.OperationRefused(text, machine="m", error=kind)))
+        [(_, _, results)] = table.pin()
+        weights.add(results[1][2])
+    assert len(weights) == 1
+    assert min(weights) * WINDOW_MAX <= sessions.RESULTS_BYTES_MAX, "a window of refusals is remembered"
 
 
 def test_a_dump_comes_in_parts() -> None:

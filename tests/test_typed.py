@@ -22,7 +22,7 @@ from typing_extensions import TypeAliasType
 
 from pyraftkv import KeyValue, Typed, errors
 from pyraftkv.recipes import ConfigCenter
-from pyraftkv.typed import TypedStm
+from pyraftkv.typed import LEVELS_MAX, TypedStm
 from tests.node.support import asynchronous, cluster_of, refused
 from tests.test_engine import faces, open_face
 
@@ -221,6 +221,25 @@ def test_a_class_may_refuse() -> None:
     assert typed.load(stored({"number": 1})).value == Positive(1)
     with pytest.raises(errors.InvalidValue, match="below zero"):
         typed.load(stored({"number": -1}))
+
+
+@pytest.mark.parametrize("leaf", [0.0, 1.5])
+def test_levels_are_bounded_for_writers_and_readers(leaf: float) -> None:
+    """By a number, which is the same on every Python: what can be written can be read."""
+    typed: Typed[Step] = Typed(Nowhere(), Step)  # type: ignore[arg-type]
+    step = Step("s", leaf)
+    for _ in range(LEVELS_MAX // 2 - 1):
+        step = Step("s", then=[step])
+    data = typed.dump(step)
+    assert data.count(b"{") + data.count(b"[") == LEVELS_MAX
+    assert typed.load(stored(data)).value == step
+    step.then.append(Step("[" * LEVELS_MAX))
+    assert typed.load(stored(typed.dump(step))).value == step, "brackets in texts, and beside each other, are no levels"
+    deeper = Step("s", then=[step])
+    with pytest.raises(errors.InvalidRequest, match=f"more than {LEVELS_MAX} levels"):
+        typed.dump(deeper)
+    with pytest.raises(errors.InvalidValue, match=f"more than {LEVELS_MAX} levels"):
+        typed.load(stored(b'{"name":"s","then":[' + data + b"]}"))
 
 
 def test_what_cannot_stand_in_a_value() -> None:
