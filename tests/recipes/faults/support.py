@@ -49,7 +49,7 @@ class Length(NamedTuple):
 
     @property
     def halved(self) -> Length:
-        """The same with half the seeds: for what takes long."""
+        """The same with half the seeds: for what takes long, or is held to its word elsewhere, too."""
         return self._replace(seeds=self.seeds // 2)
 
 

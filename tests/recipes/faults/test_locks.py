@@ -41,7 +41,7 @@ def locking(sim: Trial) -> None:
 
 def test_what_a_lock_guards_never_takes_a_stale_token(length: Length) -> None:
     """And each token is one holder's alone."""
-    trial(length, locking)
+    trial(length.halved, locking)
 
 
 def reading_and_writing(sim: Trial) -> None:
@@ -111,7 +111,7 @@ def electing(sim: Trial) -> None:
 
 def test_terms_of_office_never_overlap(length: Length) -> None:
     """In the store's own order, tokens only rise; and no two leaders have the same."""
-    trial(length, electing)
+    trial(length.halved, electing)
 
 
 def working_alone(sim: Trial) -> None:
@@ -164,7 +164,7 @@ def working_by_the_clock(sim: Trial) -> None:
 
 def test_leader_only_works_in_one_program_and_goes_on_in_another(length: Length) -> None:
     """Whatever befalls the first."""
-    trial(length, working_by_the_clock)
+    trial(length.halved, working_by_the_clock)
 
 
 def sharing_a_session(sim: Trial) -> None:

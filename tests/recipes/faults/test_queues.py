@@ -169,7 +169,7 @@ def working_off(sim: Trial) -> None:
 
 def test_an_item_of_a_locking_queue_is_never_lost(length: Length) -> None:
     """Whoever dies with it: it is done at least once."""
-    trial(length, working_off)
+    trial(length.halved, working_off)
 
 
 # --- Collections beside the store ----------------------------------------------------------------------------------
@@ -255,4 +255,4 @@ def collecting(sim: Trial) -> None:
 
 def test_collections_of_all_members_have_once_what_was_acknowledged(length: Length) -> None:
     """And not at all what was refused."""
-    trial(length, collecting, machines=COLLECTIONS)
+    trial(length.halved, collecting, machines=COLLECTIONS)
