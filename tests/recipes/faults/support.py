@@ -50,7 +50,7 @@ class Length(NamedTuple):
     @property
     def halved(self) -> Length:
         """The same with half the seeds: for what takes long, or is held to its word elsewhere, too."""
-        return self._replace(seeds=self.seeds // 2)
+        return self._replace(seeds=(self.seeds + 1) // 2)
 
 
 SHORT, LONG = Length(2, 4.0, 1.0), Length(300, 15.0, 0.5)

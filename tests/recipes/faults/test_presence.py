@@ -63,7 +63,7 @@ def waiting(sim: Trial) -> None:
     lifts.append((0, FOR_EVER))
     programs(sim, 3, run)
     sim.run(faults_pass)
-    assert len(lifts) > 3
+    assert len(lifts) > 1, "it was never lifted"
     for came_at, went_at in passed:
         assert any(came_at <= up_at and lifted_at <= went_at for lifted_at, up_at in lifts), "through a barrier"
     assert min(through[name] for name in WORKERS[1:]) > sim.now() - SETTLED_SECONDS, "a barrier holds for ever"

@@ -26,7 +26,7 @@ from tests.recipes.faults.support import (
 
 PRIORITIES = (500, 5, 50)
 PUSH_SECONDS = 3.0
-"""After the last fault, nothing more is pushed."""
+"""How long items are pushed once the faults are over."""
 
 
 LATER = 1 << 62
@@ -57,6 +57,8 @@ class Shelf:
         """By the revision of each push that was acknowledged."""
         self.taken: list[Taking] = []
         self.takes_under_way = 0
+        self.is_closed = False
+        """Nothing more is pushed."""
 
     def check_once(self) -> None:
         """What was taken was pushed, and taken once; what is missing is somebody's who was about to take it."""
@@ -65,7 +67,7 @@ class Shelf:
         assert len(taken) == len(set(taken)), "an item was taken twice"
         missing = len(self.pushed.keys() - set(taken))
         assert missing <= self.takes_under_way, f"{missing} items are lost that nobody was about to take"
-        assert len(self.taken) > 3
+        assert len(self.taken) > 3, "hardly anything was taken"
 
     def check_order(self) -> None:
         """Nobody took an item while one that comes before it was there all the time."""
@@ -87,7 +89,7 @@ def queueing(sim: Trial, *, make: Callable[[KV], Queue | PriorityQueue]) -> None
     async def push(name: str, kv: KV) -> None:
         queue = make(kv)
         for number in count():
-            if sim.now() > sim.plan.seconds + PUSH_SECONDS:
+            if shelf.is_closed:
                 await asyncio.sleep(1000)
             priority = PRIORITIES[number % 3] if isinstance(queue, PriorityQueue) else 0
             item = Item(f"{name} {sim.now():.6f} {number}".encode(), priority)
@@ -110,13 +112,18 @@ def queueing(sim: Trial, *, make: Callable[[KV], Queue | PriorityQueue]) -> None
             shelf.taken[shelf.taken.index(Taking(shelf.begun[value], begun_at, LATER))] = Taking(
                 shelf.begun[value], begun_at, done_at
             )
-            await asyncio.sleep(0.5 if sim.now() < sim.plan.seconds + PUSH_SECONDS else 0.1)
+            await asyncio.sleep(0.1 if shelf.is_closed else 0.5)
 
     async def run(name: str, kv: KV) -> None:
         await (push(name, kv) if name.startswith("worker0") else take(kv))
 
+    async def main(sim: Trial) -> None:
+        await faults_pass(sim, seconds=PUSH_SECONDS)
+        shelf.is_closed = True
+        await asyncio.sleep(SETTLED_SECONDS + 2.0)
+
     programs(sim, 3, run)
-    sim.run(partial(faults_pass, seconds=2 * SETTLED_SECONDS))
+    sim.run(main)
     shelf.check_once()
     shelf.check_order()
 
@@ -137,11 +144,12 @@ def working_off(sim: Trial) -> None:
     pushed: set[bytes] = set()
     done: set[bytes] = set()
     takers: dict[bytes, list[int]] = {}
+    is_closed = False
 
     async def push(name: str, kv: KV) -> None:
         queue = LockingQueue(kv, "q", ttl=TTL)
         for number in count():
-            if sim.now() > sim.plan.seconds + PUSH_SECONDS:
+            if is_closed:
                 await asyncio.sleep(1000)
             item = f"{name} {sim.now():.6f} {number}".encode()
             begun.add(item)
@@ -158,8 +166,14 @@ def working_off(sim: Trial) -> None:
     async def run(name: str, kv: KV) -> None:
         await (push(name, kv) if name.startswith("worker0") else work(kv))
 
+    async def main(sim: Trial) -> None:
+        nonlocal is_closed
+        await faults_pass(sim, seconds=PUSH_SECONDS)
+        is_closed = True
+        await asyncio.sleep(TTL + DEAD_SECONDS_MAX + SETTLED_SECONDS)
+
     programs(sim, 3, run)
-    sim.run(partial(faults_pass, seconds=2 * SETTLED_SECONDS + DEAD_SECONDS_MAX))
+    sim.run(main)
     assert len(pushed) > 3
     assert done <= begun
     assert pushed <= done, "an item was lost"
