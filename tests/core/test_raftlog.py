@@ -619,6 +619,7 @@ class Twins(RuleBasedStateMachine):
             assert log.saved == naive.last_index, "in the end everything is saved"
 
 
+@pytest.mark.no_cover
 class TestTwins(Twins.TestCase):
     """Runs the machine."""
 

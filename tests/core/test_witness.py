@@ -417,7 +417,8 @@ def _lose_one(seed: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(50, marks=pytest.mark.no_cover)])
+@pytest.mark.no_cover
+@pytest.mark.parametrize("first", [0, 50])
 def test_whoever_is_lost_nothing_is_unless_it_was_said(first: int) -> None:
     """One data member gone for ever, at any moment when its leader does not say that there is a single copy."""
     told: list[bool] = []

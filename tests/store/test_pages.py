@@ -95,6 +95,7 @@ def test_pages_fill_up_to_the_target_and_are_sealed():
     assert pages.size_bytes == 1000 * (RECORD_BYTES + 203) + RECORD_BYTES + 3 + 1_000_000
 
 
+@pytest.mark.no_cover
 def test_a_page_never_runs_out_of_slots():
     """An open page that is compacted again and again is sealed when its slots are used up."""
     pages = Pages()
