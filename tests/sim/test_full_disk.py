@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pyraftkv.node.disk import DISK_FULL
 from pyraftkv.sim.faults import DiskFault
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
-from tests.sim.test_pitfalls import SECONDS_MAX, contents, node_of, until
+from tests.sim.test_pitfalls import CRAMPED, SECONDS_MAX, contents, node_of, snapshots_to, until
 from tests.sim.test_simulation import leader_of
 from tests.sim.test_watchdog import watched
 
@@ -21,12 +22,15 @@ FULL = DiskFault(is_full=True)
 VALUE = bytes(16 << 10)
 """Large enough to use up what room a log has ahead within a second."""
 
+TURNS = 80
+
 
 class Writer:
     """Writes keys one after the other, and knows which were acknowledged."""
 
-    def __init__(self, sim: Simulation) -> None:
+    def __init__(self, sim: Simulation, *, size_bytes: int = len(VALUE)) -> None:
         self._sim = sim
+        self._value = bytes(size_bytes)
         self.acknowledged: list[str] = []
         self.task = asyncio.ensure_future(self._run())
 
@@ -36,7 +40,7 @@ class Writer:
             while True:
                 number += 1
                 try:
-                    await kv.put(f"k{number:05}", VALUE, timeout=1.0)
+                    await kv.put(f"k{number:05}", self._value, timeout=1.0)
                     self.acknowledged.append(f"k{number:05}")
                 except (errors.NotApplied, errors.MaybeApplied):
                     await self._sim.sleep(0.05)
@@ -155,3 +159,36 @@ def test_all_disks_full_is_a_pause() -> None:
         await everything_is_there(sim, writer)
 
     run(main)
+
+
+def test_room_that_comes_and_goes() -> None:
+    """1. Every disk fills up and has room again, in quick turns: in the middle of batches, seals, snapshots and purges.
+
+    2. One member is cut off meanwhile, and has to be sent a snapshot, onto a disk that does the same.
+    3. Nobody fails, nothing that was acknowledged is lost, and with room for good nobody says that its disk is full.
+    """
+
+    async def main(sim: Simulation) -> None:
+        await leader_of(sim)
+        random, writer = Random(64), Writer(sim, size_bytes=700)
+        late = sim.members[1]
+        for turn in range(TURNS):
+            if turn == TURNS // 2:
+                late.power_loss()
+                await writer.more(150)
+                late.start()
+            for host in sim.members:
+                host.set_disk(DiskFault())
+                if random.random() < 0.5 and turn != TURNS // 2 - 1:
+                    host.set_disk(FULL)
+            await sim.sleep(random.choice((0.01, 0.03, 0.1, 0.6)))
+        for host in sim.members:
+            host.set_disk(DiskFault())
+        await writer.more(20)
+        assert all(host.is_up for host in sim.members)
+        await until(lambda: not any(is_full(host) for host in sim.members), sim)
+        await everything_is_there(sim, writer)
+        assert snapshots_to(sim.trace, late.name) > 0
+
+    with Simulation(seed=64, swarm=CRAMPED) as sim:
+        sim.run(main, until=SECONDS_MAX)
