@@ -31,7 +31,7 @@ ELEMENTS_MAX = 1_000_000
 """Elements of one collection; one more is refused."""
 
 NUMBER_BYTES = 9
-"""What a key counts that is no text: as much as the longest number takes."""
+"""What a number counts, and what is as short: as much as the longest one takes."""
 
 Scalar = None | bool | int | float | str | bytes
 
@@ -45,13 +45,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _weight(value: Any) -> int:
-    """Return what a value counts towards the quota. O(value)."""
-    return ROW_BYTES + len(codec.encode_plain(value))
-
-
-def _key_weight(key: Any) -> int:
-    """Return what a key or an element of a set counts. Equal ones count the same: 1, 1.0 and True are one key."""
-    return ROW_BYTES + (len(codec.encode_plain(key)) if isinstance(key, str | bytes) else NUMBER_BYTES)
+    """Return what a value counts towards the quota: about its encoding; equal keys (1, 1.0, True) the same. O(n)."""
+    kind = type(value)
+    if kind is str:
+        return ROW_BYTES + (len(value) if value.isascii() else len(value.encode()))
+    if kind is bytes:
+        return ROW_BYTES + len(value)
+    return ROW_BYTES + (NUMBER_BYTES if kind in _SCALARS else len(codec.encode_plain(value)))
 
 
 def _check_count(count: int) -> None:
@@ -128,7 +128,7 @@ class DictMachine(SizedMachine):
         self._put(_scalar(key), value)
 
     def _put(self, key: Any, value: Any) -> None:
-        more = _weight(value) - _weight(self._items[key]) if key in self._items else _key_weight(key) + _weight(value)
+        more = _weight(value) - _weight(self._items[key]) if key in self._items else _weight(key) + _weight(value)
         self._items[key] = value
         self._size_bytes += more
 
@@ -153,7 +153,7 @@ class DictMachine(SizedMachine):
         if _scalar(key) not in self._items:
             return default
         value = self._items.pop(key)
-        self._size_bytes -= _key_weight(key) + _weight(value)
+        self._size_bytes -= _weight(key) + _weight(value)
         return value
 
     @operation(takes_room=False)
@@ -296,7 +296,7 @@ class SetMachine(SizedMachine):
         for element in elements:
             if element not in self._elements:
                 self._elements[element] = None
-                self._size_bytes += _key_weight(element)
+                self._size_bytes += _weight(element)
 
     @operation
     def update(self, elements: list[Any]) -> None:
@@ -317,7 +317,7 @@ class SetMachine(SizedMachine):
     def remove(self, element: Any) -> None:
         """Remove an element that is there."""
         del self._elements[_scalar(element)]
-        self._size_bytes -= _key_weight(element)
+        self._size_bytes -= _weight(element)
 
     @operation(takes_room=False)
     def pop(self) -> Any:
