@@ -11,6 +11,8 @@ from pyraftkv.sim.disk import SimFS
 from tests.log.disks import blank, trace, until_crash
 from tests.log.model import Driver
 
+pytestmark = pytest.mark.no_cover
+
 STEPS = 100
 
 
