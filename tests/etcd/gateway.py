@@ -291,6 +291,10 @@ class Gateway:
         body = {**_range_body(query), "serializable": not linearizable}
         return _range_result(self.call(_PATHS[RangeQuery], body))
 
+    def version(self) -> tuple[int, ...]:
+        """Return what the member runs."""
+        return tuple(int(part) for part in self.call("/v3/maintenance/status", {})["version"].split("."))
+
     def leases(self) -> set[int]:
         """Return which leases there are."""
         return {_int(lease, "ID") for lease in self.call("/v3/lease/leases", {}).get("leases", [])}
