@@ -97,7 +97,7 @@ def simulate(name: str, *, folder: Path, seeds: int) -> subprocess.CompletedProc
             *(f"--raft-seeds={seeds}", "--raft-out", str(folder)),
         ],
         cwd=folder,
-        env=environment(),
+        env={**environment(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},  # to look for others takes longer than a seed
         capture_output=True,
         text=True,
         timeout=SECONDS_PER_SEED_MAX * seeds + WAIT_SECONDS,
