@@ -258,13 +258,17 @@ class Replica:
             command = replace(command, ttl=max(command.ttl, self.rules.settings.lease_ttl_seconds_min))
         return self.store.apply(command)
 
+    def admit(self, command: Operate, *, index: int) -> None:
+        """Refuse an operation that alarms stand against. Raises `Corrupt`, `NoSpace`, `UnsupportedFormat`."""
+        if not self.rules.is_quiet:
+            grows = self.machines.takes_room(command, index=index, revision=self.store.published_revision)
+            self.rules.admit(command, grows=grows)
+
     def _operate(self, command: Operate, *, index: int) -> Operated:
         """Apply an operation to a machine. Raises `Corrupt`, `NoSpace`, what it raises, `UnsupportedFormat`."""
-        rules, machines, revision = self.rules, self.machines, self.store.published_revision
-        if rules.is_quiet:
-            return machines.apply(command, index=index, revision=revision)
-        rules.admit(command, grows=machines.takes_room(command, index=index, revision=revision))
-        return machines.apply(command, index=index, revision=revision, is_full=True)
+        self.admit(command, index=index)
+        revision, is_full = self.store.published_revision, not self.rules.is_quiet
+        return self.machines.apply(command, index=index, revision=revision, is_full=is_full)
 
     def _change_members(self, entry: Entry, stamped: StampedChange) -> Consequence:
         """Change the members, whatever the sessions say: they are asked only what to answer."""

@@ -12,7 +12,7 @@ import pytest
 from pyraftkv import Cluster, NodeConfig, Settings, codec, errors
 from pyraftkv.machines import ROW_BYTES, Machines
 from pyraftkv.sessions import Refusal
-from tests.node.support import refused
+from tests.node.support import refused, until
 from tests.test_machines import Log, Tally, virtually
 
 QUOTA = 20_000
@@ -155,5 +155,27 @@ def test_machines_count_towards_the_quota(face: str) -> None:
         await asyncio.sleep(0.3)
         assert await engine.alarms.list() == []
         await tally.call("keep", "0", "v")
+
+    virtually(scenario, config=NodeConfig(settings=Settings(quota_bytes=QUOTA)))
+
+
+def test_what_has_no_room_is_not_written_to_the_log_either() -> None:
+    """A member that knows of the alarm, or that its disk is full, refuses before anybody else is asked."""
+
+    async def scenario(cluster: Cluster) -> None:
+        leader = cluster.leader
+        tally = leader.machine("tally")
+        await tally.call("keep", "x", "v" * 2 * QUOTA)
+        assert leader._member is not None
+        await until(lambda: not leader._member.replica.rules.is_quiet)
+        raft, disk = leader._member.raft, leader._member.disk
+        before = raft.last_index
+        await refused(tally.call("keep", "y", "v"), errors.NoSpace)
+        assert raft.last_index == before
+        disk.filled(True)
+        await refused(tally.call("drop"), errors.DiskFull)
+        assert raft.last_index == before
+        disk.filled(False)
+        await tally.call("drop")
 
     virtually(scenario, config=NodeConfig(settings=Settings(quota_bytes=QUOTA)))

@@ -53,7 +53,7 @@ from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.lease_desk import LeaseDesk
-from pyraftkv.node.machines import examine_operation
+from pyraftkv.node.machines import check_operation, examine_operation
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
@@ -326,6 +326,12 @@ class Member:
         if not rules.is_quiet:
             rules.admit(_ANY_PUT)
         self._check_itself()
+
+    def admit_operation(self, command: Operate) -> None:
+        """As `admit`, for an operation of a machine: every member has to know it. Raises `NotApplied`. O(members)."""
+        check_operation(command, self.replica.machines, self.peers)
+        self.replica.admit(command, index=self.replica.applied_index + 1)
+        self.examine(command)
 
     def examine(self, command: LoggedCommand | MembersCommand | RulesCommand | Operate) -> None:
         """Refuse what is wrong in itself, and everything if this member is too far behind. Raises `NotApplied`.

@@ -29,7 +29,7 @@ from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected
 from pyraftkv.node.identity import roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
-from pyraftkv.node.machines import answer, check_operation
+from pyraftkv.node.machines import answer
 from pyraftkv.node.member import Loops, Member
 from pyraftkv.node.offers import Offers
 from pyraftkv.node.reads import finished
@@ -486,7 +486,7 @@ class Node(Engine):
     async def operate(self, command: Operate, timeout: float | None) -> Operated:
         """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        check_operation(command, member.replica.machines, member.peers)
+        member.admit_operation(command)
         result = await member.write(command, timeout)
         assert isinstance(result, Operated)
         return result
