@@ -21,6 +21,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import Protocol
 
@@ -33,6 +34,10 @@ else:
 
 ZEROS_BYTES_MAX = 1 << 20
 """Zeros that are written at once."""
+
+LOCK_TRIES_MAX = 6
+LOCK_PAUSE_SECONDS = 0.02
+"""Who looks at a directory holds its lock for a moment, to see whether it is free: a start tries again after that."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _UNREADABLE = frozenset({errno.EIO, getattr(errno, "EBADMSG", errno.EIO), getattr(errno, "EUCLEAN", errno.EIO)})
@@ -238,13 +243,21 @@ class OsFileSystem:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def lock(self, path: str) -> int:
+        for _ in range(LOCK_TRIES_MAX - 1 if self._create_flag else 0):
+            with contextlib.suppress(BlockingIOError):
+                return self._lock(path)
+            time.sleep(LOCK_PAUSE_SECONDS)  # on the writer's thread: somebody may be looking only
+        return self._lock(path)
+
+    def _lock(self, path: str) -> int:
         fd = os.open(path, self._open_flags | self._create_flag, _FILE_MODE)
         try:
             if sys.platform == "win32":  # pragma: no cover
                 msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
             else:
                 # flock, not lockf: a POSIX lock vanishes when any descriptor of the file is closed.
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Those who only look do not take each other for the owner.
+                fcntl.flock(fd, (fcntl.LOCK_EX if self._create_flag else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:
             os.close(fd)
             if error.errno not in _LOCKED:  # a file system that has no locks, for one

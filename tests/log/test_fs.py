@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from threading import Timer
 
 import pytest
 
 from pyraftkv.errors import ForeignDataDir
-from pyraftkv.log.fs import OsFileSystem, after_fork_in_child, join, parent, write_all
+from pyraftkv.log.fs import LOCK_PAUSE_SECONDS, OsFileSystem, after_fork_in_child, join, parent, write_all
 from pyraftkv.sim.disk import SimDisk, SimFS
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,20 @@ def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(ForeignDataDir):
         OsFileSystem().make_dir(str(tmp_path))
+
+
+def test_who_only_looks_keeps_nobody_from_starting(tmp_path):
+    """`doctor` finds out whether a directory is in use while its member starts; and two who look see no owner."""
+    path = str(tmp_path / "LOCK")
+    member, looking = OsFileSystem(), OsFileSystem(read_only=True)
+    member.close(member.lock(path))
+    held = looking.lock(path)
+    looking.close(looking.lock(path))
+    Timer(LOCK_PAUSE_SECONDS, looking.close, [held]).start()
+    fd = member.lock(path)
+    with pytest.raises(BlockingIOError):
+        looking.lock(path)
+    member.close(fd)
 
 
 def test_a_lock_lasts_as_long_as_its_descriptor(tmp_path):
