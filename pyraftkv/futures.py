@@ -26,3 +26,9 @@ async def shared(future: asyncio.Future[T]) -> T:
     if not future.done():
         await asyncio.wait([future])
     return future.result()
+
+
+def fulfil(future: asyncio.Future[T], result: T) -> None:
+    """Give a future its result, unless who waited for it has left, and it was cancelled; or it has failed."""
+    if not future.done():
+        future.set_result(result)

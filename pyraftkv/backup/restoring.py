@@ -28,6 +28,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from random import Random, SystemRandom
@@ -37,6 +38,7 @@ from pyraftkv._record import record
 from pyraftkv.backup.files import SnapshotStatus, load, place_of
 from pyraftkv.core import HardState, Save
 from pyraftkv.core.types import SnapshotMeta
+from pyraftkv.futures import fulfil
 from pyraftkv.log import FileStorage
 from pyraftkv.log.fs import FileSystem, OsFileSystem, parent
 from pyraftkv.log.identity import SLOT_NAMES
@@ -222,7 +224,7 @@ async def _fill(storage: FileStorage, replica: Replica, member: MemberInfo) -> N
             await sink.abort()
             snapshot.close()
         state = HardState(term=meta.term, vote=0, commit=meta.index)
-        storage.save(Save(1, state, [], meta), saved.set_result)
+        storage.save(Save(1, state, [], meta), partial(fulfil, saved))
         await saved
         await storage.rebind(cluster_id=cluster_id, incarnation=member.incarnation)
     finally:

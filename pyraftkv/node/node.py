@@ -239,7 +239,7 @@ class Node(Engine):
         payload = await bootstrap.genesis(self._transport.address)
         entry, hard_state = genesis_entry(payload)
         saved: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._storage.save(Save(0, hard_state, [entry], None), saved.set_result)
+        self._storage.save(Save(0, hard_state, [entry], None), partial(futures.fulfil, saved))
         await saved
         return Recovered(recovered.identity, hard_state, None, [entry], 1)
 

@@ -30,12 +30,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from random import Random, SystemRandom
 from typing import Self
 
 from pyraftkv import codec, errors
 from pyraftkv._record import record
 from pyraftkv.core import HOLLOW, MEMBERSHIP, Entry, HardState, Membership, Save
+from pyraftkv.futures import fulfil
 from pyraftkv.log.base import Identity, Recovered, Storage
 from pyraftkv.machines import Machines
 from pyraftkv.node.applier import STEP_BUDGET, restore
@@ -262,13 +264,9 @@ class _Survivor:
         self._replica.apply(entry)
         assert self._replica.membership == Membership(voters=frozenset({plan.member.id})), "one member, who votes"
         state = HardState(term=plan.term, vote=plan.member.id, commit=entry.index)
-        self._storage.save(Save(1, state, [entry], None), self._is_saved)
+        self._storage.save(Save(1, state, [entry], None), partial(fulfil, self._saved))
         await self._saved
         self._recovered = replace(self._recovered, hard_state=state, entries=[entry])
-
-    def _is_saved(self, number: int) -> None:
-        if not self._saved.done():
-            self._saved.set_result(number)
 
     async def bind(self) -> None:
         """Let the identity follow the log. Raises `StorageFailed`."""

@@ -192,6 +192,25 @@ async def test_a_start_that_is_cancelled_or_closed_leaves_nothing_behind() -> No
 
 
 @asynchronous
+async def test_a_first_start_may_be_left_at_any_await() -> None:
+    """While its first entry is saved, too: the save ends, and finds nobody who waits for it."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    has_started, passes = False, 0
+    while not has_started:
+        node = Node("a", members={"a": "a"}, storage=MemoryStorage(), transport=MemoryNetwork().transport("a"))
+        starting = asyncio.create_task(node.start())
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        has_started = starting.done()
+        passes += 1
+        starting.cancel()
+        await asyncio.wait([starting])
+        await node.close()
+    assert told == []
+
+
+@asynchronous
 async def test_a_close_that_is_cancelled_still_stops_the_node() -> None:
     """Whoever cancels a close wants it sooner, not never."""
     async with cluster_of(3) as cluster:
