@@ -95,8 +95,12 @@ class Plan:
             raise FaultError(f"{self.faults_per_second} faults per second for {self.seconds} s cannot be")
         if self.seconds * self.faults_per_second > FAULTS_MAX:
             raise FaultError(f"{self.seconds * self.faults_per_second:g} faults, over {FAULTS_MAX}")
-        for kind in self.kinds:
-            kind_named(kind)
+        kinds = [kind_named(kind) for kind in self.kinds]
+        if any(kind.is_fatal for kind in kinds) and any(kind.is_order for kind in kinds):
+            raise FaultError(
+                "members that are removed, and members that are lost for good, may leave no majority: "
+                f"name orders, or {' and '.join(kind.name for kind in kinds if kind.is_fatal)}, not both"
+            )
 
     @property
     def kinds(self) -> list[str]:

@@ -385,6 +385,7 @@ def test_a_report_tells_what_happened_around_the_faults() -> None:
         Plan(seconds=float("inf")),
         Plan(faults_per_second=-1.0),
         Plan(faults_per_second=1e6),
+        Plan(faults=["member_remove", "wipe"]),
     ],
     ids=repr,
 )
