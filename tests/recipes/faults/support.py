@@ -70,6 +70,7 @@ def trial(
         faults=[name for name in ALL if name not in without] if without else ALL_KINDS,
         seconds=length.fault_seconds,
         faults_per_second=length.faults_per_second,
+        is_ready=True,  # a cluster whose first members are not all there yet waits for them, whatever befell one
         machines=machines or {},
     )
     for seed in range(1, 1 + length.seeds):
