@@ -175,7 +175,7 @@ class DoubleBarrier:
 
     async def _give_up(self, contest: Contest) -> bool:
         """Leave, unless it has opened for this one meanwhile; return whether it left."""
-        result = await self._kv.txn().when(self._is_closed).then(DeleteRange(contest.key.encode()))
+        result = await self._kv.txn().when(self._is_closed, contest.guard).then(DeleteRange(contest.key.encode()))
         if result.succeeded:
             contest.has_left()
             return True

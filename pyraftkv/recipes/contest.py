@@ -35,8 +35,8 @@ from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.names import prefix_end
 from pyraftkv.recipes.session import Session
-from pyraftkv.store.commands import Compare, PutKey, RangeQuery, SortOrder, SortTarget
-from pyraftkv.store.values import KeyValue, RangeResult
+from pyraftkv.store.commands import Compare, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
+from pyraftkv.store.values import DeleteResult, KeyValue, RangeResult
 
 
 class Contest:
@@ -158,10 +158,15 @@ class Contest:
         """Step out of the row, if the contender may stand there; return whether it stood there.
 
         Raises `NotApplied`, `MaybeApplied`: then it may still stand there.
+
+        1. A request to leave is not answered, and is sent again as another one. Now the place is free.
+        2. The next contender of this session stands there. Then the first request arrives.
         """
         if not self._is_asking:
             return True
-        was_there = (await self._kv.delete(self.key)).deleted > 0
+        ours = [self.guard] if self.token else []  # else nobody has the place after this one
+        result = await self._kv.txn().when(*ours).then(DeleteRange(self.key.encode()))
+        was_there = any(isinstance(each, DeleteResult) and each.deleted for each in result.responses)
         self.has_left()
         return was_there
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from copy import copy
 
 import pytest
 
@@ -11,6 +12,7 @@ from pyraftkv import KV, Cluster, PutKey, errors
 from pyraftkv.engine import Namespace
 from pyraftkv.kv import Consistency
 from pyraftkv.recipes import DoubleBarrier, Lock, LockingQueue, Party, Registry, RWLock, Semaphore, Session
+from pyraftkv.recipes.contest import Contest
 from pyraftkv.store.commands import Command, DeleteRange, GrantLease, RangeQuery, Transaction
 from pyraftkv.store.values import RangeResult, Result
 from tests.recipes.support import TTL, Cancelling, cancel_everywhere, nothing_is_left, now, refused, soon, virtually
@@ -390,6 +392,25 @@ def test_cancelled_anywhere_it_leaves_nothing_behind(operation: object) -> None:
     assert cancel_everywhere(operation, check) > 5  # type: ignore[arg-type]
 
 
+def test_a_request_to_leave_that_comes_late_takes_nobody_s_place() -> None:
+    """It was sent again as another one meanwhile, and the place of that name is the next contender's."""
+
+    async def scenario(cluster: Cluster) -> None:
+        kv = cluster.leader
+        async with Session(kv, ttl=TTL) as session:
+            first = Contest(kv, "a/", session)
+            await first.join(b"")
+            late = copy(first)
+            assert await first.leave()
+            second = Contest(kv, "a/", session)
+            assert second.key == first.key
+            await second.join(b"")
+            assert not await late.leave()
+            await second.check()
+
+    virtually(scenario)
+
+
 def test_cancelled_anywhere_it_leaves_no_place_in_a_session_that_goes_on() -> None:
     """A write that is under way is taken back: nobody else would ever leave that place."""
     at = awaits = 0
@@ -572,7 +593,7 @@ class Stuck(Namespace):
     is_stuck = True
 
     async def write(self, command: Command, timeout: float | None) -> Result:
-        if isinstance(command, DeleteRange) and self.is_stuck:
+        if isinstance(command, Transaction) and isinstance(command.success[0], DeleteRange) and self.is_stuck:
             raise errors.Unavailable("nobody is there")
         return await super().write(command, timeout)
 
