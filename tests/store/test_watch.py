@@ -185,14 +185,19 @@ def test_whoever_joins_takes_nothing_from_the_others():
     assert (take_all(first), take_all(second)) == ([(2, b"k")], [])
 
 
-def test_events_of_a_revision_come_in_the_order_of_its_changes():
-    """Not in the order of their keys; from the present and from history."""
+@pytest.mark.parametrize("events_max", [1, 100])
+def test_events_of_a_revision_come_in_the_order_of_its_changes(events_max):
+    """Not in the order of their keys; from the present and from history, all that there is and a part of it."""
     store = Store()
-    present = store.watch(FROM_KEY, FROM_KEY)
-    store.apply(Transaction([], [PutKey(b"b", b""), PutKey(b"c", b""), PutKey(b"a", b"")]))
+    watchers = [store.watch(FROM_KEY, FROM_KEY)]
+    for _ in range(2):
+        store.apply(Transaction([], [PutKey(b"b", b""), PutKey(b"c", b""), PutKey(b"a", b"")]))
     store.advance()
-    history = store.watch(FROM_KEY, FROM_KEY, start_revision=2)
-    assert take_all(present) == take_all(history) == [(2, b"b"), (2, b"c"), (2, b"a")]
+    watchers.append(store.watch(FROM_KEY, FROM_KEY, start_revision=2))
+    for watcher in watchers:
+        batch = watcher.take(events_max)
+        assert batch is not None
+        assert [event.kv.key for event in batch.events][:3] == [b"b", b"c", b"a"]
 
 
 @pytest.mark.parametrize("events_max", [3, 7])
