@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pyraftkv import errors
 from pyraftkv.core import LEADER, NO_NODE, Raft
+from pyraftkv.futures import fulfil
 from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.leases import LeaseKeeper
 from pyraftkv.node.reads import ReadRounds
@@ -134,7 +135,7 @@ class LeaseDesk:
         self._asked[context] = future
         if raft.leader not in (NO_NODE, raft.id):
             self._send([LeaseAsk(raft.leader, raft.id, context, lease, renew)])
-        timer = self._loop.call_later(seconds, _settle, future, None)
+        timer = self._loop.call_later(seconds, fulfil, future, None)
         try:
             return await future
         finally:
@@ -148,7 +149,7 @@ class LeaseDesk:
         if isinstance(message, LeaseTold):
             future = self._asked.get(message.context)
             if future is not None:
-                _settle(future, message.seconds)
+                fulfil(future, message.seconds)
         elif self._raft.role is LEADER and len(self._answering) < ASKS_MAX and not self._is_closed:
             task = self._loop.create_task(self._tell(message), name="pyraftkv-lease-answer")
             self._answering[task] = None
@@ -166,7 +167,7 @@ class LeaseDesk:
     def led(self) -> None:
         """Role, term or leader changed: ask again."""
         for future in self._asked.values():
-            _settle(future, None)
+            fulfil(future, None)
 
     async def close(self) -> None:
         """Let nobody wait any longer."""
@@ -177,8 +178,3 @@ class LeaseDesk:
         if self._answering:
             await asyncio.wait(self._answering)
         await self.keeper.close()
-
-
-def _settle(future: asyncio.Future[int | None], seconds: int | None) -> None:
-    if not future.done():
-        future.set_result(seconds)
