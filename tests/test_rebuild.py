@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -232,3 +233,19 @@ def test_the_command_says_what_it_did(tmp_path: Path, capsys: pytest.CaptureFixt
     done = json.loads("\n".join(lines[4:]))
     assert (done["member"]["id"], done["replaced"], done["votes"]) == (5, 4, True)
     assert done["aside"] == f"{tmp_path / 'c'}.damaged-2"
+
+
+def test_each_of_two_renames_is_durable_before_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If only both were, a crash could leave the new name alone, or neither: what stands there at each sync is told."""
+    for name in ("c", "c.rebuild"):
+        (tmp_path / name).mkdir()
+    synced: list[list[str]] = []
+    sync = os.fsync
+
+    def telling(fd: int) -> None:
+        synced.append(sorted(os.listdir(fd)))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", telling)
+    put_in_place(tmp_path / "c.rebuild", tmp_path / "c")
+    assert synced == [["c.damaged-1", "c.rebuild"], ["c", "c.damaged-1"]]
