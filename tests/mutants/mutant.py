@@ -76,7 +76,7 @@ class Mutant:
     hunks: tuple[Hunk, ...]
 
     def apply(self, root: Path) -> None:
-        """Change the files below ``root``. Raises `PatchError`, having changed nothing."""
+        """Replace files below ``root``, which may be links. Raises `PatchError`, having changed nothing."""
         changed: dict[Path, str] = {}
         for hunk in self.hunks:
             path = root / hunk.path
@@ -94,6 +94,7 @@ class Mutant:
             except SyntaxError as error:
                 raise PatchError(f"{self.name} leaves no Python: {error}") from error
         for path, text in changed.items():
+            path.unlink()
             path.write_text(text, encoding="utf-8")
 
 

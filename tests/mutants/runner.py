@@ -119,7 +119,7 @@ def _run_one(mutant: Mutant, *, source: Path, sane: dict[str, Outcome], seconds_
         return Result(mutant, Verdict.BROKEN, reason=f"without the mutant its killer {before.ending}: {before.reason}")
     with TemporaryDirectory(prefix=f"{mutant.name}-", dir=source.parent) as folder:
         copy = Path(folder) / "source"
-        shutil.copytree(source, copy)
+        shutil.copytree(source, copy, copy_function=os.link)  # what a patch changes it writes anew
         try:
             mutant.apply(copy)
         except PatchError as error:

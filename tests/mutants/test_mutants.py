@@ -323,6 +323,15 @@ def test_a_mutant_is_killed_by_a_test_that_fails(made_up: Path) -> None:
     assert (result.verdict, result.reason) == (Verdict.KILLED, "assert 1 == 2")
 
 
+def test_no_mutant_has_the_fault_of_another(made_up: Path) -> None:
+    """Their copies share the files that they leave alone."""
+    first = made_up_mutant(made_up.parent, "tests/test_sum.py::test_two", "return 1")
+    results = run_all(
+        [first, made_up_mutant(made_up.parent, "tests/test_sum.py::test_nothing", "return 3")], root=made_up
+    )
+    assert [result.verdict for result in results] == [Verdict.KILLED, Verdict.SURVIVED]
+
+
 def test_a_mutant_that_nothing_notices_survives(made_up: Path) -> None:
     """Its test passes, whatever it is called."""
     assert result_of(made_up, "tests/test_sum.py::test_nothing").verdict is Verdict.SURVIVED

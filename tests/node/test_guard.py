@@ -94,8 +94,9 @@ async def test_a_member_in_quarantine_answers_nothing_but_how_it_is():
         async with Client([wrong.name, cluster.leader.name], dialer=cluster.network.dialer()) as client:
             assert (await client.get("k")).text == "v"  # it goes on to somebody who answers
             await client.put("k", "w")
-        await cluster.kill(other_than(cluster, wrong, cluster.leader))
-        await cluster.leader.put("k", "its log is right: it still acknowledges", timeout=20)
+        right = cluster.leader
+        await cluster.kill(other_than(cluster, wrong, right))
+        await right.put("k", "its log is right: it still acknowledges", timeout=20)
 
 
 @asynchronous
