@@ -6,14 +6,14 @@ number, eight calls further down: a `TypeError` that names neither the argument 
 
 from __future__ import annotations
 
-import math
+import sys
 
 from pyraftkv.errors import InvalidRequest
 
 
 def seconds(value: float | None, name: str = "timeout") -> float | None:
     """Return so many seconds, or None, which stands for a default. Raises `InvalidRequest` for what is no time."""
-    if value is not None and not (isinstance(value, int | float) and 0 <= value < math.inf):
+    if value is not None and not (isinstance(value, int | float) and 0 <= value <= sys.float_info.max):
         raise InvalidRequest(f"{name}= is a finite number of seconds, 0 or more: not {value!r}")
     return value
 

@@ -76,7 +76,9 @@ def _is_not_for_names(character: str) -> bool:
 
     The same on every version of Python, as `str.isprintable` is not: members judge names when they apply a change.
     """
-    return character.isspace() or character in "=,/" or character < " " or "\x7f" <= character < "\xa0"
+    if character.isspace() or character in "=,/" or character < " " or "\x7f" <= character < "\xa0":
+        return True
+    return "\ud800" <= character <= "\udfff"  # what a command line has of bytes that are no UTF-8: it cannot be sent
 
 
 class Roster:

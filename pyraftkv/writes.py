@@ -56,7 +56,7 @@ def deadline_of(now: float, timeout: float) -> float:
     """Return when a wait of ``timeout`` seconds is over. Raises `InvalidRequest` for what is no time to wait."""
     try:
         deadline = now + timeout
-    except TypeError:
+    except (TypeError, OverflowError):
         deadline = math.nan
     if not now <= deadline < math.inf:
         seconds(timeout)

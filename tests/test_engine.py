@@ -263,7 +263,7 @@ async def test_arguments_of_the_wrong_type_are_told_by_their_names(face: str, tm
     """Whatever a form or a configuration file has handed on: on a client as on a member, before anything is asked."""
     async with open_face(face, tmp_path) as kv:
         given: Any = kv  # as a program that no type checker has seen
-        for wrong in ("5", [], -1, math.inf, math.nan):
+        for wrong in ("5", [], -1, math.inf, math.nan, 10**400):
             for call in (given.put("a", "x", timeout=wrong), given.get("a", timeout=wrong)):
                 assert "timeout=" in str(await refused(call, errors.InvalidRequest))
         for name, call in {

@@ -135,6 +135,7 @@ def test_what_is_another_member_s_is_refused(newcomer: MemberChange, words: str)
         UpdateMember(1, address="h\0:4"),
         AddMember("d", "h" * (ADDRESS_CHARACTERS_MAX + 1), 44, learner=True),
         UpdateMember(1, name="a=b"),
+        UpdateMember(1, name="\udcff"),
         UpdateMember(1, priority=PRIORITY_MAX + 1),
     ],
 )

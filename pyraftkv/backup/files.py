@@ -71,6 +71,7 @@ async def save(
     target, name = place_of(path)
     disk = fs or OsFileSystem()
     writer: SnapshotWriter | None = None
+    await _off_the_loop(target, partial(_refuse_no_file, target))
     try:
         async for part in parts:
             if writer is None:
@@ -96,6 +97,16 @@ def place_of(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Return the absolute path, and the name alone."""
     target = Path(path).absolute()
     return str(target), target.name
+
+
+def _refuse_no_file(target: str) -> None:
+    """Refuse what is there and is no file. Raises `StorageError`.
+
+    1. Whoever wants to see whether a save works names ``/dev/null``. 2. The snapshot is renamed to it, as to any other
+    name: the device is gone, for every program of the machine. And to read a pipe is to wait for its other end.
+    """
+    if Path(target).exists() and not Path(target).is_file():
+        raise errors.StorageError(f"{target} is no file")
 
 
 def _write(writer: SnapshotWriter, chunks: list[bytes]) -> None:
@@ -128,6 +139,7 @@ async def load(path: str | os.PathLike[str], *, fs: FileSystem | None = None) ->
     """
     target, name = place_of(path)
     disk = fs or OsFileSystem(read_only=True)
+    _refuse_no_file(target)
     try:
         reader = SnapshotReader(disk, parent(target), name=name)
         try:

@@ -114,6 +114,8 @@ async def restore(
         raise errors.ConfigurationError(f"{name!r} is not among the members {sorted(members)}")
     if not 0 <= bump_revision <= BUMP_REVISION_MAX:
         raise errors.ConfigurationError(f"revisions go on by 0 to {BUMP_REVISION_MAX}, not by {bump_revision}")
+    if token.encode(errors="replace").decode() != token:
+        raise errors.ConfigurationError(f"a token is text that can be sent, not {token!r}")
     target, _ = place_of(data_dir)
     _refuse_used(target)
     replica, status = await load(path)

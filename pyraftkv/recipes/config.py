@@ -24,6 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 from pyraftkv._record import record
 from pyraftkv.errors import InvalidRequest, InvalidValue
 from pyraftkv.given import whole
+from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Stm, View
 from pyraftkv.recipes.names import inside
 from pyraftkv.store.values import EventType, KeyValue
@@ -260,7 +261,7 @@ def _call(callback: Callable[[M, M], object], before: M, after: M) -> None:
 
 
 def _text(plain: object) -> bytes:
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return to_bytes(json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
 
 def _change(kv: KeyValue) -> ConfigChange:

@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pyraftkv.errors import Closed, KeyExists, LeaseLost, MaybeApplied, WatchCancelled
+from pyraftkv.keys import to_bytes
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.compares import is_absent, is_created_at
 from pyraftkv.recipes.names import prefix_end
@@ -86,7 +87,7 @@ class Contest:
             sort_order=SortOrder.DESCEND,
             keys_only=True,
         )
-        put = PutKey(key, value.encode() if isinstance(value, str) else value, self.lease.id)
+        put = PutKey(key, to_bytes(value), self.lease.id)
         txn = self._kv.txn().when(is_absent(key)).then(put, look)
         try:
             result = await txn.commit(timeout=timeout)

@@ -15,6 +15,7 @@ import asyncio
 from contextlib import suppress
 
 from pyraftkv.errors import LeaseLost, MaybeApplied, NotApplied
+from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.contest import Contest
 from pyraftkv.recipes.holding import Holding
@@ -49,7 +50,7 @@ class Lock(Holding):
         delay: float = 0.0,
     ) -> None:
         super().__init__(store, name, ttl=ttl, timeout=timeout, value=value, reentrant=reentrant)
-        self._delay = delay
+        self._delay = seconds(delay, "delay")
         self._held = inside(name, "held").encode()
         """There while somebody holds the lock, and after a holder that did not release it."""
 

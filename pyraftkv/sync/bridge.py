@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from functools import wraps
+from threading import TIMEOUT_MAX
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from pyraftkv.given import seconds
 from pyraftkv.sync.portal import Portal, refuse_in_loop
 
 P = ParamSpec("P")
@@ -107,12 +109,13 @@ class Iteration(Iterator[R]):
 
     def next(self, *, timeout: float | None = None) -> R:
         """Return the next item. Raises `StopIteration`, `TimeoutError` (it is not lost: ask again)."""
+        wait = seconds(timeout)
         if not self._fetched:
             refuse_in_loop()
             # A call that timed out is still under way: to cancel it would end the iteration.
             future = self._fetching = self._fetching or self._portal.submit(self._fetch)
             try:
-                self._fetched = future.result(timeout)[::-1]
+                self._fetched = future.result(wait and min(wait, TIMEOUT_MAX))[::-1]
             finally:
                 if future.done():
                     self._fetching = None

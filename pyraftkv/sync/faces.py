@@ -13,6 +13,7 @@ from pyraftkv.cluster import Cluster as AsyncCluster
 from pyraftkv.engine import Engine
 from pyraftkv.engine import Txn as AsyncTxn
 from pyraftkv.futures import shared
+from pyraftkv.given import seconds
 from pyraftkv.kv import Bytes
 from pyraftkv.leases import HeldLease, LeasesFace
 from pyraftkv.members import MembersFace
@@ -24,7 +25,7 @@ from pyraftkv.statemachine import Factories
 from pyraftkv.store.commands import Compare, Operation
 from pyraftkv.store.values import Event, KeyValue, RangeResult, WatchBatch
 from pyraftkv.sync.bridge import AT_ONCE_MAX, Entered, Face, Iteration, blocking, iterating, making
-from pyraftkv.sync.portal import Portal
+from pyraftkv.sync.portal import Portal, refuse_in_loop
 from pyraftkv.views import VIEW_KEYS_MAX
 
 T = TypeVar("T")
@@ -378,7 +379,7 @@ class Node(KV):
             raise errors.Closed(f"{self.name} was not started")
 
         async def wait() -> None:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds(timeout)):
                 await shared(stopped)
 
         self.portal.run(wait)
@@ -423,6 +424,7 @@ class Living(Face):
     def __exit__(self, *exc: object) -> None:
         if self._is_over or "portal" not in vars(self):
             return
+        refuse_in_loop()  # or it would not be left, but torn down with its thread
         try:
             self.portal.run(lambda: self.target.__aexit__(*exc))
         finally:

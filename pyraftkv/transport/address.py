@@ -25,7 +25,8 @@ def parse_address(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > PORT_MAX:
+    is_number = port.isascii() and port.isdecimal() and len(port) <= len(str(PORT_MAX))
+    if not colon or not host or not is_number or int(port) > PORT_MAX:
         raise ConfigurationError(f"{address!r} is not an address: expected 'host:port' or '[v6 address]:port'")
     if bracketed is not (":" in host) or any(c.isspace() or not c.isprintable() or c in "/[]@" for c in host):
         raise ConfigurationError(f"{address!r} is not an address: an IPv6 address stands in brackets, and only that")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import threading
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -122,6 +123,21 @@ async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     sent = await parts()
     error = await refused(save(tmp_path / "no" / "file", parts_of(*sent)), errors.StorageError)
     assert str(tmp_path / "no" / "file") in str(error)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+@asynchronous
+async def test_what_is_no_file_keeps_its_place(tmp_path: Path) -> None:
+    """A device that was named would be gone for every program; nobody waits for the other end of a pipe."""
+    sent = await parts()
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for place in (pipe, folder):
+        assert "is no file" in str(await refused(save(place, parts_of(*sent)), errors.StorageError))
+        assert "is no file" in str(await refused(snapshot_status(place), errors.StorageError))
+    assert pipe.is_fifo()
+    assert names_in(tmp_path) == ["folder", "pipe"]
 
 
 class Slow(OsFileSystem):

@@ -188,6 +188,7 @@ async def test_what_cannot_work_is_refused_and_leaves_nothing(saved: SavedSnapsh
     bump = restore(saved.path, tmp_path / "x", name="a", members=MEMBERS, bump_revision=-1)
     await refused(bump, errors.ConfigurationError)
     await refused(pyraftkv.restore_snapshot(saved.path, tmp_path / "x", members="a"), errors.ConfigurationError)
+    await refused(pyraftkv.restore_snapshot(saved.path, tmp_path / "x", token="\udcff"), errors.ConfigurationError)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").write_bytes(b"mine")
     await refused(restore(saved.path, tmp_path / "used", name="a", members=MEMBERS), errors.StorageError)

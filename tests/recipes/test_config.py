@@ -147,6 +147,7 @@ def test_history_and_rollback() -> None:
             (second, ("low", "high"), ""),
             (third, ("low", "high"), f"rolled back to {first}"),
         ]
+        await refused(config.change(low=4, note="\ud800"), errors.InvalidRequest)
         await kv.put("shop//changes", "nonsense")
         assert [each.fields async for each in config.history()][-1] == ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import AbstractAsyncContextManager
 from copy import copy
 
@@ -209,6 +210,18 @@ def test_a_transaction_with_the_guard_is_done_while_the_lock_is_held() -> None:
         for lost in (lambda: lock.token, lambda: lock.guard):
             with pytest.raises(errors.LeaseLost):
                 lost()
+
+    virtually(scenario)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1, "1"])
+def test_a_delay_that_has_no_end_is_refused(wrong: float) -> None:
+    """The lock of a holder that died would be nobody's for ever."""
+
+    async def scenario(cluster: Cluster) -> None:
+        with pytest.raises(errors.InvalidRequest, match="delay="):
+            Lock(cluster.leader, "a", delay=wrong)
+        await refused(enter(Lock(cluster.leader, "a", value="\ud800")), errors.InvalidRequest)
 
     virtually(scenario)
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from pyraftkv import errors
+from pyraftkv import errors, sync
 from pyraftkv.sync.portal import Portal
 
 
@@ -77,6 +78,20 @@ def test_what_is_closed_says_so_and_ends_what_runs(portal: Portal) -> None:
     assert waiting.cancelled()
     with pytest.raises(errors.Closed):
         portal.run(thread)
+
+
+def test_who_may_not_close_from_a_loop_changes_nothing(tmp_path: Path) -> None:
+    """It would be torn down with its thread, and not left: nothing handed over, nothing told to whoever waits."""
+    with sync.open(tmp_path) as node:
+
+        async def close() -> None:
+            node.close()
+
+        with pytest.raises(errors.CalledInLoop):
+            asyncio.run(close())
+        with pytest.raises(errors.CalledInLoop):
+            node.portal.run(close)
+        node.put("k", "v")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -37,6 +37,7 @@ def test_addresses_are_split_and_joined(address: str, expected: tuple[str, int])
         "localhost:http",
         "localhost:-1",
         "localhost:65536",
+        "localhost:" + "9" * 5000,
         "localhost:8\u0660",
         "localhost:\u00b2",
         "::1:80",
