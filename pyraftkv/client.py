@@ -75,6 +75,7 @@ from pyraftkv.store.values import (
     VersionsResult,
 )
 from pyraftkv.transport.base import Connection, Dialer
+from pyraftkv.transport.dial import in_words
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
 logger = logging.getLogger("pyraftkv.client")
@@ -160,7 +161,7 @@ class Client(Engine):
         self._sessions = SessionKeeper(register=self._register, situation=lambda: self._situation)
         self._tasks: list[asyncio.Task[None]] = []
         self._writes: PendingWrites | None = None
-        self._last_error: Exception | None = None
+        self._last_refusal = ""
 
     def __repr__(self) -> str:
         peer = self._connection.peer.name if self._connection is not None else "nobody"
@@ -220,7 +221,7 @@ class Client(Engine):
         """Say in a few words why nobody answers."""
         if self._connection is not None:
             return f"member {self._connection.peer.name!r} answers, but has no leader that it could ask"
-        return f"no member can be reached ({self._last_error})" if self._last_error else "no member was reached yet"
+        return f"no member can be reached ({self._last_refusal})" if self._last_refusal else "no member was reached yet"
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop never ends by itself: a bug. Nobody may wait for what will not come."""
@@ -417,7 +418,7 @@ class Client(Engine):
         try:
             session_id: int = await self._ask(OpenSessionCall, deadline - self._loop.time())
         except (errors.ReadTimeout, errors.MaybeApplied) as error:
-            raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
+            raise errors.NoLeader(f"nothing was written: {error}") from None
         return session_id
 
     def _send_write(self, session: int, sequence: int, payload: bytes) -> bool:
@@ -464,12 +465,13 @@ class Client(Engine):
             async with asyncio.timeout(DIAL_SECONDS):
                 connection = await self._dialer(address, self._hello)
         except (OSError, errors.TransportError) as error:
-            if repr(error) != repr(self._last_error):
-                logger.info("%s does not answer: %s", address, error)
-            self._last_error = error
+            refusal = f"{address}: {in_words(error)}"
+            if refusal != self._last_refusal:
+                logger.info("no answer from %s", refusal)
+            self._last_refusal = refusal
             return False
         self._lost.clear()
-        self._last_error = None
+        self._last_refusal = ""
         self._has_answered = False
         self._connection = connection
         self._heard()

@@ -251,7 +251,10 @@ class _Draft:
             )
         is_expected = known.incarnation == 0
         if known.incarnation != change.incarnation and not is_expected:
-            raise MemberExists(f"there is a member {known.name!r} already, with another data directory")
+            raise MemberExists(
+                f"there is a member {known.name!r} already, with another data directory: "
+                "if that one is lost, rebuild or replace the member"
+            )
         if change.incarnation == 0 and known.address != change.address:
             raise MemberExists(f"the member {known.name!r} is expected at {known.address} already")
         self._put(replace(known, address=change.address, incarnation=change.incarnation))

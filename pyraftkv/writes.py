@@ -190,7 +190,7 @@ class SessionKeeper:
                 async with asyncio.timeout_at(deadline):
                     await shared(self._opening)
             except TimeoutError:
-                message = f"nothing was written, for no session was opened: {self._situation()}"
+                message = f"nothing was written: {self._situation()}"
                 raise errors.NoLeader(message) from None
             except errors.NoLeader:
                 if loop.time() >= deadline:  # else the attempt was another caller's, who had less time

@@ -22,7 +22,7 @@ import pytest
 
 import pyraftkv
 from pyraftkv import errors
-from pyraftkv.cli import main
+from pyraftkv.cli import advice, main
 from pyraftkv.cli.arguments import parser, seconds
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, NOT_APPLIED, STORAGE, UNKNOWN, USAGE, exit_status
 from pyraftkv.cli.endpoints import some_differ, status_json, status_row
@@ -448,11 +448,20 @@ def test_the_exit_status_says_whether_it_happened(error: errors.PyraftkvError, s
 def test_nobody_there_is_one_line_and_soon(capsys: pytest.CaptureFixture[str]) -> None:
     """No command hangs; the error is one line on standard error."""
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
-    for verb in (["get", "k"], ["put", "k", "v"], ["watch", "k"]):
+    for verb in (["get", "k"], ["put", "k", "v"], ["watch", "k"], ["bench"], ["check", "perf"]):
         assert main(["--endpoints", endpoint, "--timeout", "200ms", *verb]) == NOT_APPLIED
         out, err = capsys.readouterr()
         assert out == ""
         assert re.fullmatch(r"Error: (ReadTimeout|NoLeader): .*\n", err)
+        assert verb == ["watch", "k"] or f"({endpoint}: Connection refused)" in err
+
+
+def test_who_names_no_members_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody at the default address is a newcomer's first error; whoever named others knows what he did."""
+    monkeypatch.delenv("PYRAFTKV_ENDPOINTS", raising=False)
+    unnamed, named = parser().parse_args(["get", "k"]), parser().parse_args(["get", "k", "--endpoints", "a:1"])
+    assert "--endpoints" in advice(errors.NoLeader(), unnamed)
+    assert (advice(errors.NoLeader(), named), advice(errors.LockNotAcquired(), unnamed)) == ("", "")
 
 
 @pytest.mark.parametrize(

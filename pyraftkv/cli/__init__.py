@@ -23,8 +23,8 @@ import sys
 from collections.abc import Sequence
 
 from pyraftkv import errors
-from pyraftkv.cli.arguments import parser, sim
-from pyraftkv.cli.common import DONE, INTERRUPTED, exit_status, one_line
+from pyraftkv.cli.arguments import ENDPOINTS_VARIABLE, parser, sim
+from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, exit_status, one_line
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import data_dir_of, serve
 
@@ -33,10 +33,12 @@ LOG_LEVELS = {serve: "info", sim: "critical"}
 
 
 def advice(error: errors.PyraftkvError, args: argparse.Namespace) -> str:
-    """Return what else to say of an error: who tells more about a directory that no member can start from."""
-    if args.run not in (serve, recover) or not isinstance(error, errors.WalCorruption | errors.SnapshotCorruption):
-        return ""
-    return f"; what to do: `pyraftkv doctor {args.data_dir or data_dir_of(args.name)}`"
+    """Return what else to say of an error: what tells more, or what was perhaps forgotten."""
+    if args.run in (serve, recover) and isinstance(error, errors.WalCorruption | errors.SnapshotCorruption):
+        return f"; what to do: `pyraftkv doctor {args.data_dir or data_dir_of(args.name)}`"
+    if isinstance(error, errors.Unavailable) and args.endpoints == DEFAULT_ADDRESS:
+        return f"; name members with --endpoints or ${ENDPOINTS_VARIABLE}, or run one here: `pyraftkv serve`"
+    return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -108,6 +108,7 @@ async def bench(args: argparse.Namespace) -> int:
     """
     async with AsyncExitStack() as stack:
         kvs = [await stack.enter_async_context(client(args)) for _ in range(min(args.in_flight, args.clients))]
+        await kvs[0].get(args.prefix)  # as in `check_perf`
         work = await work_of(args, kvs, stack)
         measured = await measure(work, in_flight=args.in_flight, seconds=args.seconds)
         await kvs[0].delete(prefix=args.prefix)
@@ -159,6 +160,7 @@ async def check_perf(args: argparse.Namespace) -> int:
     value = b"x" * VALUE_BYTES
     async with AsyncExitStack() as stack:
         kvs = [await stack.enter_async_context(client(args)) for _ in range(CLIENTS_MAX)]
+        await kvs[0].get(args.prefix)  # nobody there is said now, and not after a minute of puts that fail
         work: Work = lambda number: kvs[number % CLIENTS_MAX].put(f"{args.prefix}{number % KEYS_MAX}", value)  # noqa: E731
         measured = await measure(work, in_flight=in_flight, seconds=args.seconds, rate=rate)
         await kvs[0].delete(prefix=args.prefix)

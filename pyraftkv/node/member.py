@@ -313,7 +313,7 @@ class Member:
         except errors.NodeFailed as error:
             raise errors.Closed(f"nothing was written: {error}") from None
         except errors.MaybeApplied as error:
-            raise errors.NoLeader(f"nothing was written, for no session was opened: {error}") from None
+            raise errors.NoLeader(f"nothing was written: {error}") from None
 
     def admit(self, command: Command) -> None:
         """Refuse a new command that cannot be applied, as far as this member knows. Raises `NotApplied`."""

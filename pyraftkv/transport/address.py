@@ -22,14 +22,18 @@ def parse_address(address: str) -> tuple[str, int]:
     """
     if not isinstance(address, str):
         raise ConfigurationError(f"an address is text, 'host:port', not {address!r}")
+    if "://" in address:
+        raise ConfigurationError(f"{address!r} is not an address: 'host:port' has no 'http://' or the like before it")
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
     is_number = port.isascii() and port.isdecimal() and len(port) <= len(str(PORT_MAX))
     if not colon or not host or not is_number or int(port) > PORT_MAX:
         raise ConfigurationError(f"{address!r} is not an address: expected 'host:port' or '[v6 address]:port'")
-    if bracketed is not (":" in host) or any(c.isspace() or not c.isprintable() or c in "/[]@" for c in host):
+    if bracketed is not (":" in host):
         raise ConfigurationError(f"{address!r} is not an address: an IPv6 address stands in brackets, and only that")
+    if wrong := next((c for c in host if c.isspace() or not c.isprintable() or c in "/[]@"), None):
+        raise ConfigurationError(f"{address!r} is not an address: no host has a {wrong!r} in its name")
     try:
         host.encode("idna")
     except UnicodeError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -67,11 +69,30 @@ class Introduction:
                 )
             )
         else:
-            self._fail(ConnectionResetError("the other end closed before it answered our HELLO"))
+            self._fail(
+                ConnectionResetError(
+                    "the other end closed before it answered our HELLO: it may want TLS, or be no member"
+                )
+            )
 
     def _fail(self, error: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
+
+
+def in_words(error: Exception) -> str:
+    """Return why a dial failed, for people: what the system and asyncio raise is often a number, or empty.
+
+    >>> in_words(ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 2479)"))
+    'Connection refused'
+    >>> in_words(TimeoutError())
+    'no answer in time'
+    """
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    if isinstance(error, OSError) and error.strerror:  # names that cannot be resolved have numbers of their own
+        return error.strerror
+    return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
 
 
 def _tls_options(tls: TLS | None, host: str, limits: Limits) -> dict[str, Any]:
@@ -131,7 +152,11 @@ async def dial(
         judge(other)
         accepted = True
     except ssl.SSLCertVerificationError as error:
-        raise HandshakeRejected(f"{address} cannot be trusted: {error}", reason="unauthorized") from error
+        raise HandshakeRejected(f"its certificate cannot be trusted: {error}", reason="unauthorized") from error
+    except ConnectionResetError as error:
+        if tls is None or str(error):
+            raise
+        raise ConnectionResetError("the other end closed during the TLS handshake: it may not speak TLS") from error
     finally:
         if not accepted:
             introduction.answer.cancel()

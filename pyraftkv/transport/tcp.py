@@ -104,7 +104,9 @@ class TcpTransport:
         self._advertise = parse_address(advertise if advertise is not None else listen)
         if tls is None and not is_loopback(self._host):
             if not insecure:
-                raise ConfigurationError(f"refusing to listen on {listen} without TLS: set tls=, or insecure=True")
+                raise ConfigurationError(
+                    f"refusing to listen on {listen} without TLS: give certificates, or allow it: insecure=True"
+                )
             _LOG.warning("listening on %s without TLS: everyone who reaches it can read and write", listen)
         if is_unspecified(self._advertise[0]):
             raise ConfigurationError(f"{self._advertise[0]} is no address that others can dial: set advertise=")

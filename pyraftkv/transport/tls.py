@@ -75,11 +75,16 @@ class TLS:
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         try:
             context.load_verify_locations(cafile=self.ca)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            raise ConfigurationError(f"the authority's file {self.ca!r} cannot be used: {error}") from error
+        try:
             if self.cert:
                 context.load_cert_chain(self.cert, self.key or None)
-        except (OSError, ValueError) as error:  # SSLError is an OSError
-            files = ", ".join(filter(None, (self.ca, self.cert, self.key)))
-            raise ConfigurationError(f"TLS files cannot be used ({files}): {error}") from error
+        except (OSError, ValueError) as error:
+            key = repr(self.key) if self.key else "that is in the same file, as none is given"
+            raise ConfigurationError(
+                f"the certificate {self.cert!r} with the key {key} cannot be used: {error}"
+            ) from error
         return context
 
     def check_identity(self, ssl_object: Any, hello: Hello) -> None:

@@ -57,6 +57,16 @@ def test_nonsense_is_refused_by_name(nonsense: str) -> None:
         parse_address(nonsense)
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [("http://h:80", "no 'http://'"), ("::1:80", "in brackets"), ("user@host:80", "no host has a '@'")],
+)
+def test_what_is_wrong_with_an_address_is_said(address: str, why: str) -> None:
+    """Those who are used to etcd's URLs, or to IPv6 without brackets, learn what to change."""
+    with pytest.raises(ConfigurationError, match=why):
+        parse_address(address)
+
+
 @given(st.text(max_size=30))
 def test_any_text_is_an_address_or_a_configuration_error(text: str) -> None:
     """No other exception comes out."""

@@ -169,9 +169,9 @@ async def test_an_expired_certificate_is_refused(authority: Authority) -> None:
 async def test_plain_text_on_a_tls_port_goes_nowhere(authority: Authority) -> None:
     """And TLS on a plain port neither; neither end is hurt."""
     secure, plain = await _member(1, authority.tls("n1")), await _member(2, None)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="it may want TLS"):
         await TcpDialer()(secure.transport.address, hello())
-    with pytest.raises((OSError, HandshakeRejected)):
+    with pytest.raises(OSError, match="it may not speak TLS"):
         await TcpDialer(tls=authority.tls("client"))(plain.transport.address, hello())
     client = Stream(await TcpDialer(tls=authority.tls("client"))(secure.transport.address, hello()))
     await close(secure, plain)
@@ -285,15 +285,16 @@ def test_settings_that_cannot_work_are_told_at_once(authority: Authority, tmp_pa
     other_key = authority.issue("other")[1]
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
-    for tls in (
-        replace(good, ca=str(tmp_path / "missing.pem")),
-        replace(good, ca=str(nonsense)),
-        replace(good, ca=""),
-        replace(good, cert=str(nonsense)),
-        replace(good, key=other_key),
-        replace(good, cert="", key=""),
+    for tls, why in (
+        (replace(good, ca=str(tmp_path / "missing.pem")), "authority"),
+        (replace(good, ca=str(nonsense)), "authority"),
+        (replace(good, ca=""), "authority"),
+        (replace(good, cert=str(nonsense)), "certificate .*nonsense.pem"),
+        (replace(good, key=other_key), "with the key"),
+        (replace(good, key=""), "as none is given"),
+        (replace(good, cert="", key=""), "needs a certificate"),
     ):
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ConfigurationError, match=why):
             tls.for_server()
 
 
