@@ -4,7 +4,7 @@
   const data = JSON.parse($("data").textContent);
   const picture = $("picture"), plot = $("plot"), list = $("list"), rowsBox = $("rows"), tip = $("tip");
   const ROW = 18, LABEL = 11, SCALE_MAX = 50000, ZOOM = 1.35;
-  const height = Number(plot.getAttribute("height")), seconds = (height - 2 * data.pad) / data.scale;
+  const height = Number(plot.getAttribute("height")), seconds = data.seconds;
   const hidden = { kinds: new Set(), hosts: new Set() };
   let scale = data.scale, rows = [], word = "", lit = -1, driver = picture;
 

@@ -18,6 +18,8 @@ STORY_MAX = 40
 NOTES_MAX = 15
 """How many of them are notes of the application, chosen in the same way."""
 ROW_LENGTH_MAX = 300
+UNRECORDED = "Who asked what is shown where a client is recorded: db = sim.recorded(db, 'name')."
+"""Said where there is no operation to be seen: the first picture of most tests."""
 HEARTBEATS_MAX = 150
 """With more heartbeats than this in the picture, they are hidden at first."""
 HIDDEN_AT_FIRST = frozenset({"apply"})
@@ -56,6 +58,7 @@ def page(scene: Scene, *, title: str, command: str, faults: Sequence[str]) -> st
     body = picture.body()
     data = {
         "since": scene.since,
+        "seconds": scene.until - scene.since,
         "scale": picture.scale,
         "pad": PAD,
         "hosts": scene.hosts,
@@ -119,6 +122,8 @@ def _paragraphs(scene: Scene, command: str, faults: Sequence[str]) -> str:
     window = f"The picture shows {scene.since:.3f} to {scene.until:.3f} s."
     if scene.left_out:
         window += f" Of its busiest kinds {scene.left_out:,} events far from the focus are left out."
+    if not scene.operations:
+        window += f" {UNRECORDED}"
     return "\n".join([*parts, f'<p class="note">{window}</p>'])
 
 

@@ -42,6 +42,8 @@ LANE_WIDTH = 9
 LANES_MAX = 6
 """Operations of one client side by side; more are drawn over one another."""
 LABEL_HEIGHT = 11
+WORDS_GAP = 12
+"""Between the last moment and the words of a violation: the names of what happened then are seen above them."""
 MARK_LENGTH_MAX = 20
 """Of the words of a mark; beside a client there is room for some more."""
 TERM_COLOURS = 6
@@ -120,7 +122,7 @@ class Picture:
 
     def _words_height(self) -> int:
         """Return the room that the words of violations need below the last moment."""
-        return max((17 * len(self._wrapped(mark)) for mark in self._scene.violations), default=0)
+        return max((WORDS_GAP + 17 * len(self._wrapped(mark)) for mark in self._scene.violations), default=0)
 
     def _wrapped(self, mark: Mark) -> list[str]:
         words = printable(f"{mark.host}: {mark.text}" if mark.host else mark.text)
@@ -395,18 +397,21 @@ class Picture:
             mark.at,
             f'<text y="4">{clean(cut(words, length_max=MARK_LENGTH_MAX + 6 * of_client))}</text>',
         )
-        self._label(f"{'client' if of_client else 'right'} {mark.host}", mark.at, shape)
+        at_fault = mark.kind == "note" and any(mark.at == each.at for each in self._scene.violations)
+        lane = f"{'client' if of_client else 'right'} {mark.host}"
+        self._label(lane, mark.at, shape, want="always" if at_fault else "")
         tag = self._tag(mark.event, kind, [mark.host], f"mark {slug(mark.kind)}")
         return self._pin(tag, x, mark.at, f'<text y="4.5" text-anchor="middle">{glyph}</text>', mark.event)
 
     def _violation(self, mark: Mark) -> str:
         lines = self._wrapped(mark)
         text = "".join(
-            f'<text x="{AXIS_WIDTH + 14}" y="{18 + 17 * row}">{escape(line)}</text>' for row, line in enumerate(lines)
+            f'<text x="{AXIS_WIDTH + 14}" y="{WORDS_GAP + 18 + 17 * row}">{escape(line)}</text>'
+            for row, line in enumerate(lines)
         )
         width, height = self.width - AXIS_WIDTH - 10, 17 * len(lines) + 9
-        box = f'<rect class="words" x="{AXIS_WIDTH}" y="1" width="{width}" height="{height}" rx="3"/>'
-        line = f'<path class="now" d="M{AXIS_WIDTH - 4},0 H{self.width - 10}"/>'
+        box = f'<rect class="words" x="{AXIS_WIDTH}" y="{WORDS_GAP}" width="{width}" height="{height}" rx="3"/>'
+        line = f'<path class="now" d="M{AXIS_WIDTH - 4},{WORDS_GAP - 4} H{self.width - 10}"/>'
         at = max(self._scene.since, min(mark.at, self._scene.until))  # one that was found later is told at the edge
         return self._pin(self._tag(mark.event, "violation", (), "violation"), 0, at, line + box + text, mark.event)
 

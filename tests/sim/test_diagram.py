@@ -17,7 +17,7 @@ from pyraftkv.sim.diagram import TITLE_LENGTH_MAX, to_html, to_svg
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.page import NOTES_MAX, story
 from pyraftkv.sim.scene import WINDOW_SECONDS, Scene, group_of, natural, parted, read_scene
-from pyraftkv.sim.svg import LABEL_HEIGHT, LANES_MAX, Label, Picture, declutter
+from pyraftkv.sim.svg import AXIS_WIDTH, LABEL_HEIGHT, LANES_MAX, WORDS_GAP, Label, Picture, declutter
 from pyraftkv.sim.trace import FATES, STEPS_TELLING_MAX, Event, Trace
 from pyraftkv.store.commands import PutKey
 from tests.sim.story import VIOLATION, stale_read
@@ -439,6 +439,14 @@ def test_an_answer_does_not_repeat_the_key() -> None:
     assert re.search("get &#x27;jobs/ow[^<]* → &#x27;w2&#x27; ", Picture(read_scene(trace)).body())
 
 
+def test_a_page_without_operations_says_how_to_have_them() -> None:
+    """Nobody's asking is drawn unless it is recorded, and the first picture of most tests has none."""
+    trace = Trace()
+    trace.add(0.0, "n1", "start", boot=1)
+    assert "sim.recorded(" in to_html(trace)
+    assert "sim.recorded(" not in to_html(stale_read())
+
+
 def test_a_clients_marks_give_way_to_its_operations() -> None:
     """They share its column, so they are in one lane."""
     trace = Trace()
@@ -448,6 +456,17 @@ def test_a_clients_marks_give_way_to_its_operations() -> None:
     body = picture.body()
     assert set(re.findall('data-lane="([^"]*)"', body)) == {"client w1"}
     assert "has asked for what is at …" in body
+
+
+def test_what_happens_at_the_moment_of_a_violation_is_seen() -> None:
+    """The words of the violation stand below it, and what the application noted then gives way to nothing."""
+    trace = Trace()
+    trace.add(1.0, "w1", "resume")
+    trace.add(1.0, "w1", "note", text="writes with an old token")
+    trace.add(1.0, "", "violation", text="too old")
+    body = Picture(read_scene(trace, since=0.0, until=1.0)).body()
+    assert re.search(r'<g data-lane="right w1" data-want="always" class="k-note [^"]*note-name', body)
+    assert f'<rect class="words" x="{AXIS_WIDTH}" y="{WORDS_GAP}"' in body
 
 
 def test_faults_are_told_in_words() -> None:
