@@ -163,7 +163,7 @@ class ConfigCenter(Generic[M]):
         return (await self._kv.transact(work, timeout=timeout)).revision
 
     async def _set(self, tx: Stm, before: Iterable[KeyValue], value: M, note: str) -> None:
-        stands = self._texts(self._default) | {kv.key.decode().removeprefix(self._row): kv.value for kv in before}
+        stands = self._texts(self._default) | {self._field(kv): kv.value for kv in before}
         texts = self._texts(value)  # it fits its annotations, so `validate` need not look
         try:
             if self._validate is not None:
@@ -180,11 +180,12 @@ class ConfigCenter(Generic[M]):
         plain: dict[str, Any] = {}
         latest = KeyValue(self._row.encode(), b"", 0, 0, 0)
         for kv in kvs:
-            name = kv.key.decode(errors="replace").removeprefix(self._row)
+            name = self._field(kv)
             if name in self._fields:
                 latest = max(latest, kv, key=lambda each: each.mod_revision)
                 try:
                     plain[name] = kv.json()
+                    _text(plain[name])  # Python reads what is no JSON: NaN, and text that is no UTF-8
                 except (RecursionError, ValueError) as error:
                     text = f"{kv.key!r} holds no JSON: {error}"
                     raise InvalidValue(text, key=kv.key, mod_revision=kv.mod_revision, path=name) from None
@@ -195,6 +196,10 @@ class ConfigCenter(Generic[M]):
         except ValueError as error:
             raise InvalidValue(f"{self.name!r}: {error}", key=latest.key, mod_revision=latest.mod_revision) from error
         return value
+
+    def _field(self, kv: KeyValue) -> str:
+        """Return which field it is; others may have put what is none."""
+        return kv.key.decode(errors="replace").removeprefix(self._row)
 
     def _texts(self, value: M) -> dict[str, bytes]:
         return {name: _text(each) for name, each in json.loads(self._typed.dump(value)).items()}

@@ -114,7 +114,7 @@ class PriorityQueue(Queue):
             found = await self._kv.range(prefix=self._row, keys_only=True, limit=1, timeout=timeout)
             if not found.kvs:
                 return found
-            level = found.kvs[0].key.decode().rpartition("/")[0] + "/"
+            level = found.kvs[0].key.rpartition(b"/")[0] + b"/"
             first = await self._kv.range(
                 prefix=level, sort=SortTarget.CREATE, order=SortOrder.ASCEND, limit=1, timeout=timeout
             )

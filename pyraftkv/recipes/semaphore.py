@@ -47,6 +47,7 @@ class Semaphore(Holding):
                 await self._kv.create(key, limit)
             except KeyExists:
                 found = await self._kv.get(key)
-        if found is not None and found.text != limit:
-            raise InvalidRequest(f"{self.name!r} is a semaphore for {found.text} holders, not for {limit}")
+        if found is not None and found.value != limit.encode():
+            text = found.value.decode(errors="replace")
+            raise InvalidRequest(f"{self.name!r} is a semaphore for {text} holders, not for {limit}")
         await super()._acquire()

@@ -110,7 +110,7 @@ def test_who_is_cancelled_on_the_way_out_is_cancelled() -> None:
     virtually(scenario)
 
 
-@pytest.mark.parametrize("nonsense", ["nonsense", '"text"', "100", '3, "high": 5'])
+@pytest.mark.parametrize("nonsense", ["nonsense", '"text"', "100", '3, "high": 5', "NaN", "1e999", '"\\ud800"'])
 def test_nonsense_is_given_to_nobody(nonsense: str) -> None:
     """The last good one stays, until it is rolled back."""
 
@@ -127,6 +127,8 @@ def test_nonsense_is_given_to_nobody(nonsense: str) -> None:
             await config.at_least(await config.rollback(good))
             assert config.error is None
             assert config.value == Shop(2)
+            await kv.put(b"shop//fields/\xff", "another program's")
+            assert (await config.at_least(await config.change(low=3))) == Shop(3)
 
     virtually(scenario)
 

@@ -307,6 +307,8 @@ def test_a_priority_queue_has_the_least_number_first() -> None:
         for value, priority in [("c", 500), ("a", 2), ("b", 10), ("a2", 2)]:
             await PriorityQueue(cluster.leader, "q", ttl=TTL).push(value, priority=priority)
         assert [await queue.take() for _ in range(4)] == [b"a", b"a2", b"b", b"c"]
+        await cluster.leader.put(b"q//items/\xff", "another program's")
+        assert await queue.take() == b"another program's"
         for priority in (-1, PRIORITY_MAX + 1, 1.5):
             await refused(queue.push("x", priority=priority), errors.InvalidRequest)  # type: ignore[arg-type]
 

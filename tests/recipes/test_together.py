@@ -63,6 +63,8 @@ def test_a_semaphore_has_one_limit() -> None:
                     pytest.fail("it holds")
         with pytest.raises(errors.InvalidRequest):
             Semaphore(kv, "gpu", limit=0)
+        await kv.put("gpu//limit", b"\xff")
+        await refused(Semaphore(kv, "gpu", limit=1, ttl=TTL).__aenter__(), errors.InvalidRequest)
 
     virtually(scenario)
 
