@@ -64,7 +64,7 @@ class Introduction:
             # TLS 1.3: our handshake was over before the other end looked at our certificate.
             self._fail(
                 HandshakeRejected(
-                    "the other end closed before it answered our HELLO; it probably refuses our certificate",
+                    "the other end closed before it answered our HELLO: it refuses our certificate, or wants one",
                     reason="unauthorized",
                 )
             )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import ssl
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -296,6 +301,33 @@ def test_settings_that_cannot_work_are_told_at_once(authority: Authority, tmp_pa
     ):
         with pytest.raises(ConfigurationError, match=why):
             tls.for_server()
+
+
+@pytest.fixture
+def by_the_page(tmp_path: Path) -> Callable[[str], TLS]:
+    """Certificates made by the commands of the operations page, on this machine in place of three."""
+    if sys.platform == "win32" or shutil.which("openssl") is None:
+        pytest.skip("the page's commands are for a POSIX shell with OpenSSL")
+    version = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True).stdout
+    if not version.startswith("OpenSSL 3"):
+        pytest.skip(f"the page says OpenSSL 3, and here is {version}")
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    commands = page.partition("## Certificates")[2].partition("```sh\n")[2].partition("```")[0]
+    here = re.sub(r"\b[abc]=10\.0\.0\.(\d)", rf"n\1={HOST}", commands)
+    subprocess.run(["bash", "-euc", here], cwd=tmp_path, capture_output=True, check=True)
+    return lambda name: TLS(ca=f"{tmp_path}/ca.pem", cert=f"{tmp_path}/{name}.pem", key=f"{tmp_path}/{name}.key")
+
+
+@in_loop
+async def test_the_certificates_of_the_operations_page_will_do(by_the_page: Callable[[str], TLS]) -> None:
+    """Two members know each other by them, and take a client."""
+    one = await _member(1, replace(by_the_page("n1"), require_identity=True))
+    two = await _member(2, replace(by_the_page("n2"), require_identity=True))
+    introduce(one, two)
+    await connected(one, two)
+    client = Stream(await TcpDialer(tls=by_the_page("client"))(one.transport.address, hello()))
+    await close(one, two)
+    await until(lambda: client.ends)
 
 
 def test_what_the_contexts_insist_on(authority: Authority) -> None:
