@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from pyraftkv.node.recovery import Agree, Recovery, agreed
 from pyraftkv.node.recovery import recover as recover_storage
 from pyraftkv.roster import complaint_of_name
 from pyraftkv.statemachine import Factories
-from pyraftkv.transport import TLS, MemoryNetwork, TcpDialer, TcpTransport, Transport
+from pyraftkv.transport import TLS, MemoryNetwork, MemoryTransport, TcpDialer, TcpTransport, Transport
 from pyraftkv.transport.address import parse_address
+
+logger = logging.getLogger("pyraftkv.node")
 
 DEFAULT_NAME = "default"
 """What a node is called that names itself nothing, as in etcd."""
@@ -89,8 +92,22 @@ def open(  # noqa: A001  (pyraftkv.open, as one opens a file)
 
 def _transport(name: str, listen: str | None, *, advertise: str | None, tls: TLS | None, insecure: bool) -> Transport:
     if listen is None:
-        return MemoryNetwork().transport(name)
+        return _Unheard(MemoryNetwork(), name)
     return TcpTransport(listen=listen, advertise=advertise, tls=tls, insecure=insecure)
+
+
+class _Unheard(MemoryTransport):
+    """The transport of a member without an address, whose directory may tell later that there are others."""
+
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """Say that nobody can be reached, if there is anybody."""
+        super().set_peers(peers)
+        if self._addresses:
+            logger.warning(
+                "%s: its cluster has other members, at %s, and it neither hears nor reaches them: open it with listen=",
+                self.address,
+                ", ".join(sorted(self._addresses.values())),
+            )
 
 
 def _check_kinds(name: str, tls: TLS | None, config: NodeConfig | None = None) -> None:

@@ -89,6 +89,23 @@ async def test_three_members_over_tcp_with_a_client(tmp_path: Path) -> None:
 
 
 @asynchronous
+async def test_a_member_of_several_that_is_opened_without_an_address_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can elect nobody and hears nothing of it: the one line in its log is all that tells why."""
+    members = {name: f"127.0.0.1:{port}" for name, port in zip("ab", free_ports(2), strict=True)}
+    nodes = [
+        pyraftkv.open(tmp_path / name, name=name, listen=address, members=members, config=FAST)
+        for name, address in members.items()
+    ]
+    await asyncio.gather(*(node.start() for node in nodes))
+    await asyncio.gather(*(node.close() for node in nodes))
+    assert "listen=" not in caplog.text
+    async with pyraftkv.open(tmp_path / "a", name="a", config=FAST):
+        assert f"has other members, at {members['b']}" in caplog.text
+
+
+@asynchronous
 async def test_a_connection_that_nobody_answers() -> None:
     """Calls wait as long as their deadline, then say that nobody could serve them."""
     (port,) = free_ports(1)
