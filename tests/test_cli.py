@@ -491,7 +491,7 @@ def test_a_request_that_is_wrong_is_usage(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["frob"], ["get"], ["get", "k", "--limit", "-1"], ["get", "k", "--timeout", "0"], ["endpoint"]]
+    "arguments", [["frob"], ["get"], ["get", "k", "--limit", "-1"], ["get", "k", "--timeout", "0"], ["endpoint"]]
 )
 def test_arguments_that_do_not_parse_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It ends with 2, as other commands do, and with one line that says where to read more."""
@@ -501,6 +501,31 @@ def test_arguments_that_do_not_parse_are_usage(arguments: list[str], capsys: pyt
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: ")
     assert line.endswith("--help`")
+
+
+def test_nothing_at_all_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every verb with a line, on standard error, as it is a wrong command line still."""
+    assert main([]) == USAGE
+    out, err = capsys.readouterr()
+    assert (out, "set a key" in err) == ("", True)
+
+
+def test_a_verb_that_is_nearly_right_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """In place of a list of all of them; what is near nothing gets the list."""
+    for arguments, told in [(["member", "lst"], "did you mean 'list'?"), (["xyzzy"], "snapshot")]:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert told in capsys.readouterr().err
+
+
+def test_help_shows_what_is_a_verbs_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """What every verb takes stands in the help of the whole, and is named in one line of each other."""
+    with pytest.raises(SystemExit):
+        main(["put", "--help"])
+    told = capsys.readouterr().out
+    assert "KEY [VALUE]" in told
+    assert "[--endpoints" not in told
+    assert told.count("--tls-ca") == 1
 
 
 def test_an_argument_that_does_not_parse_is_told_what_it_should_be(capsys: pytest.CaptureFixture[str]) -> None:

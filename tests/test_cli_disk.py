@@ -122,7 +122,7 @@ def test_doctor_says_what_it_sees(cli: Cli, data: Path) -> None:
     """Identity, lock, log, snapshots, disk, verdict; the same for programs."""
     status, out, _ = cli("doctor", str(data))
     assert status == OK
-    for words in ("member 1 of cluster", "started 1 times", "lock       free", "1 in use", "free of", "verdict    ok"):
+    for words in ("member 1 of cluster", "started once", "lock       free", "1 in use", "free of", "verdict    ok"):
         assert words in out
     assert "whole" in cli("doctor", str(data), "-w", "table")[1]
     report = json.loads(cli("doctor", str(data), "-w", "json")[1])

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from pyraftkv import errors
 from pyraftkv.cli.arguments import ENDPOINTS_VARIABLE, parser, sim
-from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, exit_status, one_line
+from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, USAGE, exit_status, one_line
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import data_dir_of, serve
 
@@ -43,7 +43,11 @@ def advice(error: errors.PyraftkvError, args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command ``pyraftkv``; return its exit status."""
-    args = parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        parser().print_help(sys.stderr)
+        return USAGE
+    args = parser().parse_args(given)
     level = args.log_level or LOG_LEVELS.get(args.run, "error")
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s"

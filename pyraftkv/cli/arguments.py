@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import pyraftkv
@@ -39,6 +41,9 @@ from pyraftkv.cli.transactions import TXN_HELP, txn
 from pyraftkv.cli.upkeep import KINDS, alarm_disarm, alarm_list, assignment, compaction, settings
 from pyraftkv.recipes.session import TTL_DEFAULT
 
+Add = Callable[..., argparse.ArgumentParser]
+"""Adds a verb, by its name, what runs it and one line, and returns its parser."""
+
 ENDPOINTS_VARIABLE = "PYRAFTKV_ENDPOINTS"
 DEFAULT_TIMEOUT_SECONDS = 5.0
 
@@ -69,12 +74,42 @@ async def version(args: argparse.Namespace) -> int:  # noqa: ARG001  (every verb
     return DONE
 
 
+GLOBALS = frozenset({"endpoints", "timeout", "write_out", "tls_ca", "tls_cert", "tls_key", "log_level"})
+"""What `add_globals` adds."""
+
+
+class Formatter(argparse.HelpFormatter):
+    """Leaves what every verb takes out of the line of usage, which is to show what is a verb's own."""
+
+    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Any, prefix: Any = None) -> None:
+        """Take what is shown as the usage."""
+        super().add_usage(usage, [each for each in actions if each.dest not in GLOBALS], groups, prefix)
+
+
+class RawFormatter(Formatter, argparse.RawDescriptionHelpFormatter):
+    """The same, and leaves the lines of descriptions as they are."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line; twenty lines of usage above it would hide that."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Formatter, **options})
+
     def error(self, message: str) -> NoReturn:
         """End with `USAGE`."""
-        self.exit(USAGE, f"Error: {message}; see `{self.prog} --help`\n")
+        self.exit(USAGE, f"Error: {nearest(message)}; see `{self.prog} --help`\n")
+
+
+def nearest(message: str) -> str:
+    """Return a complaint of `argparse` with the choice that was perhaps meant in place of a list of all.
+
+    >>> nearest("argument VERB: invalid choice: 'gte' (choose from 'get', 'put')")
+    "argument VERB: there is no 'gte'; did you mean 'get'?"
+    """
+    found = re.fullmatch(r"(.*): invalid choice: '(.*)' \(choose from (.*)\)", message)
+    close = get_close_matches(found[2], re.findall(r"[\w-]+", found[3]), n=1) if found else []
+    return f"{found[1]}: there is no '{found[2]}'; did you mean '{close[0]}'?" if found and close else message
 
 
 def seconds(text: str) -> float:
@@ -120,42 +155,55 @@ def add_globals(parser: argparse.ArgumentParser, *, again: bool) -> None:
     def default(value: Any) -> Any:
         return argparse.SUPPRESS if again else value
 
-    group = parser.add_argument_group("global options")
+    def told(text: str) -> str:
+        return argparse.SUPPRESS if again else text
+
+    briefly = "--endpoints, --timeout, -w, --tls-ca, --tls-cert, --tls-key, --log-level: see `pyraftkv --help`"
+    group = parser.add_argument_group("global options", briefly if again else None)
     group.add_argument(
         "--endpoints",
         default=default(os.environ.get(ENDPOINTS_VARIABLE) or DEFAULT_ADDRESS),
-        help=f"members to ask, host:port,host:port (${ENDPOINTS_VARIABLE}, or {DEFAULT_ADDRESS})",
+        help=told(f"members to ask, host:port,host:port (${ENDPOINTS_VARIABLE}, or {DEFAULT_ADDRESS})"),
     )
     group.add_argument(
         "--timeout",
         "--command-timeout",
         type=seconds,
         default=default(DEFAULT_TIMEOUT_SECONDS),
-        help=f"the longest wait for an answer ({DEFAULT_TIMEOUT_SECONDS:g}s)",
+        help=told(f"the longest wait for an answer ({DEFAULT_TIMEOUT_SECONDS:g}s)"),
     )
     group.add_argument(
-        "-w", "--write-out", choices=["simple", "table", "json"], default=default("simple"), help="how to print"
+        "-w", "--write-out", choices=["simple", "table", "json"], default=default("simple"), help=told("how to print")
     )
-    group.add_argument("--tls-ca", "--cacert", default=default(None), help="file of the authority that signs members")
-    group.add_argument("--tls-cert", "--cert", default=default(None), help="file of our certificate")
-    group.add_argument("--tls-key", "--key", default=default(None), help="file of our private key")
+    for flag, short, text in (
+        ("--tls-ca", "--cacert", "file of the authority that signs members"),
+        ("--tls-cert", "--cert", "file of our certificate"),
+        ("--tls-key", "--key", "file of our private key"),
+    ):
+        group.add_argument(flag, short, metavar="FILE", default=default(None), help=told(text))
     levels = ["debug", "info", "warning", "error"]
-    group.add_argument("--log-level", choices=levels, default=default(None), help="what is told on standard error")
+    group.add_argument(
+        "--log-level", choices=levels, default=default(None), help=told("what is told on standard error")
+    )
 
 
 def add_range_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a key, and the ways to make it a range."""
-    parser.add_argument("key")
-    parser.add_argument("range_end", nargs="?", help="every key from KEY up to, not including, this one")
+    parser.add_argument("key", metavar="KEY", help="'' with --prefix: every key")
+    parser.add_argument(
+        "range_end", metavar="RANGE_END", nargs="?", help="every key from KEY up to, not including, this one"
+    )
     parser.add_argument("--prefix", action="store_true", help="every key that begins with KEY")
     parser.add_argument("--from-key", action="store_true", help="every key from KEY on")
 
 
-def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+def add_key_verbs(add: Add) -> None:
     """Add put, get, del, txn and watch."""
     verb = add("put", put, "set a key")
-    verb.add_argument("key")
-    verb.add_argument("value", nargs="?", default="-", help="'-' or nothing: read it from standard input")
+    verb.add_argument("key", metavar="KEY", help="as text; '--' before it lets it begin with '-'")
+    verb.add_argument(
+        "value", metavar="VALUE", nargs="?", default="-", help="'-' or nothing: read it from standard input"
+    )
     verb.add_argument("--prev-kv", action="store_true", help="print what stood there before")
     verb.add_argument("--ignore-value", action="store_true", help="keep the value; give none")
     verb.add_argument("--ignore-lease", action="store_true", help="keep the lease")
@@ -169,9 +217,9 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--rev", type=count, default=0, help="as of this revision")
     verb.add_argument("--order", type=str.upper, choices=sorted(SORT_ORDERS), help="order of the results")
     verb.add_argument("--sort-by", type=str.upper, choices=sorted(SORT_TARGETS), help="what to order by")
-    verb.add_argument("--keys-only", action="store_true")
-    verb.add_argument("--count-only", action="store_true")
-    verb.add_argument("--print-value-only", action="store_true")
+    verb.add_argument("--keys-only", action="store_true", help="no values")
+    verb.add_argument("--count-only", action="store_true", help="how many there are, and nothing else")
+    verb.add_argument("--print-value-only", action="store_true", help="no keys")
     for bound in REVISION_BOUNDS:
         verb.add_argument(f"--{bound}-rev", type=count, default=0, help="leave out keys of other revisions")
     verb.add_argument(
@@ -186,7 +234,7 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--prev-kv", action="store_true", help="print what was deleted")
 
     verb = add("txn", txn, "do a transaction that stands on standard input")
-    verb.epilog, verb.formatter_class = TXN_HELP, argparse.RawDescriptionHelpFormatter
+    verb.epilog, verb.formatter_class = TXN_HELP, RawFormatter
 
     verb = add("watch", watch, "print changes as they happen")
     add_range_arguments(verb)
@@ -194,8 +242,8 @@ def add_key_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--prev-kv", action="store_true", help="print what stood there before, too")
 
 
-def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add serve, recover, rebuild and demo."""
+def add_member_verbs(add: Add) -> None:
+    """Add serve, recover and rebuild."""
     verb = add("serve", serve, "run a member")
     verb.add_argument("--name", default="default", help="this member's name (default)")
     verb.add_argument("--data-dir", help="where its log lives, for ever (NAME.pyraftkv)")
@@ -228,20 +276,23 @@ def add_member_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--advertise", "--address", help="host:port where it is reached from now on (as before)")
     verb.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
 
+
+def add_demo_verb(add: Add) -> None:
+    """Add demo."""
     verb = add("demo", demo, "kill a leader under load, then everybody; count what was lost")
-    verb.add_argument("path", nargs="?", help="a directory tree to load (Python's standard library)")
+    verb.add_argument("path", metavar="PATH", nargs="?", help="a directory tree to load (Python's standard library)")
     verb.add_argument("--seconds", type=seconds, default=5.0, help="load before the kill, and again after it (5s)")
     verb.add_argument("--data-dir", help="where the three members keep their data (a temporary directory)")
     verb.add_argument("--keep", action="store_true", help="leave the data directories there")
 
 
-def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+def add_membership_verbs(add: Add) -> None:
     """Add what stands behind ``member``."""
     add("list", member_list, "who the members are")
 
     verb = add("add", member_add, "take in a member, and print how to start it")
-    verb.add_argument("name")
-    verb.add_argument("address", help="host:port that the others dial")
+    verb.add_argument("name", metavar="NAME", help="what it is to be called")
+    verb.add_argument("address", metavar="HOST:PORT", help="what the others dial")
     kind = verb.add_mutually_exclusive_group()
     kind.add_argument("--learner", action="store_true", help="let it stay a learner; otherwise it asks for a vote")
     kind.add_argument("--witness", action="store_true", help="let it be a witness, which votes and serves no keys")
@@ -260,17 +311,13 @@ def add_membership_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     verb = add("update", member_update, "say something else of a member")
     add_member_argument(verb)
-    verb.add_argument("--name")
+    verb.add_argument("--name", help="what it is called from now on")
     verb.add_argument("--address", help="host:port that the others dial")
     verb.add_argument("--priority", type=count, help="how much it is preferred as leader")
 
 
-def add_lease_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
-    """Add lease."""
-    actions = verbs.add_parser("lease", help="keys that vanish with their owner").add_subparsers(
-        metavar="grant|revoke|keep-alive|timetolive|list", required=True
-    )
-    add = add_to(actions)
+def add_lease_verbs(add: Add) -> None:
+    """Add what stands behind ``lease``."""
     add("grant", lease_grant, "grant a lease").add_argument("ttl", metavar="TTL", type=int, help="seconds")
     named = {
         "revoke": add("revoke", lease_revoke, "end a lease, and delete its keys"),
@@ -284,7 +331,7 @@ def add_lease_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.A
     add("list", lease_list, "which leases there are")
 
 
-def add_holding_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+def add_holding_verbs(add: Add) -> None:
     """Add lock and elect."""
     verb = add("lock", lock, "hold a lock while a command runs, or until interrupted")
     add_contest_arguments(verb)
@@ -292,28 +339,34 @@ def add_holding_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     verb = add("elect", elect, "lead until interrupted, or print who leads")
     add_contest_arguments(verb)
-    verb.add_argument("proposal", nargs="?", default="", help="what the others are told of this leader")
+    verb.add_argument(
+        "proposal", metavar="PROPOSAL", nargs="?", default="", help="what the others are told of this leader"
+    )
     verb.add_argument("-l", "--listen", action="store_true", help="print who leads, and whoever leads next")
 
 
 def add_contest_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what a lock and an election take."""
-    parser.add_argument("name", help="of it; without '//', and not ending in '/'")
+    parser.add_argument("name", metavar="NAME", help="of it; without '//', and not ending in '/'")
     parser.add_argument("--ttl", type=seconds, default=TTL_DEFAULT, help=f"how long it outlives us ({TTL_DEFAULT:g}s)")
     parser.add_argument("--wait", type=seconds, help="the longest wait for whoever holds it (as long as it takes)")
 
 
-def add_load_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
-    """Add check, bench and top."""
-    check = add_to(
-        verbs.add_parser("check", help="whether a cluster is fast enough").add_subparsers(metavar="perf", required=True)
-    )
+def add_endpoint_verbs(add: Add) -> None:
+    """Add what stands behind ``endpoint``."""
+    add("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
+    add("health", endpoint_health, "whether a quorum answers through each endpoint")
+    verb = add("hashkv", endpoint_hashkv, "a hash of each endpoint's history, to be compared")
+    verb.add_argument("--rev", type=int, default=0, metavar="REVISION", help="up to this revision; each one's latest")
+
+
+def add_load_verbs(add: Add, check: Add) -> None:
+    """Add bench, and what stands behind ``check``."""
     verb = check("perf", check_perf, "put at a rate for a while: PASS or FAIL")
     verb.add_argument("--load", choices=LOADS, default="s", help="150, 1000, 8000 or 15000 puts per second (s)")
     verb.add_argument("--seconds", type=seconds, default=60.0, help="how long (60s)")
     verb.add_argument("--prefix", default="pyraftkv-check-perf/", help="of its keys, which are deleted at the end")
 
-    add = add_to(verbs)
     verb = add("bench", bench, "how many operations a second, and how long they take")
     verb.add_argument("what", choices=["put", "get", "lock"], nargs="?", default="put", help="what to do (put)")
     verb.add_argument("--seconds", type=seconds, default=5.0, help="how long (5s)")
@@ -322,19 +375,20 @@ def add_load_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.Ar
     verb.add_argument("--value-bytes", type=count, default=256, help="of a value (256)")
     verb.add_argument("--prefix", default="pyraftkv-bench/", help="of its keys, which are deleted at the end")
 
+
+def add_top_verb(add: Add) -> None:
+    """Add top."""
     verb = add("top", show_top, "every endpoint in one table, asked again and again")
     verb.add_argument("--every", type=seconds, default=2.0, help="how often (2s)")
     verb.add_argument("--count", type=count, default=0, help="how often in all; 0: until interrupted")
 
 
-def add_upkeep_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
-    """Add compaction, alarm and settings."""
-    add = add_to(verbs)
+def add_upkeep_verbs(add: Add, alarm: Add) -> None:
+    """Add compaction, settings, and what stands behind ``alarm``."""
     verb = add("compaction", compaction, "forget history before a revision")
-    verb.add_argument("revision", type=count, help="nobody can read or watch below it any more")
+    verb.add_argument("revision", metavar="REVISION", type=count, help="nobody can read or watch below it any more")
     verb.add_argument("--physical", action="store_true", help="wait until the member has won back the space")
 
-    alarm = add_to(verbs.add_parser("alarm", help="what is wrong").add_subparsers(metavar="list|disarm", required=True))
     alarm("list", alarm_list, "what is wrong, and at which member")
     verb = alarm("disarm", alarm_disarm, "clear alarms; what still is wrong is raised again")
     verb.add_argument("--kind", type=str.upper, choices=sorted(KINDS), help="only these (all)")
@@ -349,11 +403,8 @@ def add_member_argument(parser: argparse.ArgumentParser, *, nargs: str | None = 
     parser.add_argument("member", metavar="MEMBER", type=member_named, nargs=nargs, help="its name or its id")
 
 
-def add_disk_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.ArgumentParser]]) -> None:
-    """Add wal and doctor."""
-    wal = add_to(
-        verbs.add_parser("wal", help="a member's log on disk").add_subparsers(metavar="dump|verify", required=True)
-    )
+def add_disk_verbs(add: Add, wal: Add) -> None:
+    """Add doctor, and what stands behind ``wal``."""
     verb = wal("verify", wal_verify, "check every record, as a start would: 0 ok, 1 torn tail, 2 corrupt, 3 unusable")
     add_data_dir(verb)
     verb = wal("dump", wal_dump, "print the records, a line for each")
@@ -363,14 +414,14 @@ def add_disk_verbs(verbs: Any, add_to: Callable[[Any], Callable[..., argparse.Ar
     verb.add_argument("--entries", action="store_true", help="decode the entries: what they do, and to which keys")
     verb.add_argument("--values", action="store_true", help="the values, too")
 
-    verb = add_to(verbs)("doctor", doctor, "what is wrong in a member's directory, where, and what to do")
+    verb = add("doctor", doctor, "what is wrong in a member's directory, where, and what to do")
     add_data_dir(verb)
 
 
-def add_snapshot_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+def add_snapshot_verbs(add: Add) -> None:
     """Add what stands behind ``snapshot``."""
     verb = add("save", snapshot_save, "save everything, as of one revision, to a file")
-    verb.add_argument("file", metavar="FILE")
+    verb.add_argument("file", metavar="FILE", help="where to; one that is there is replaced at the end, in one step")
     verb.add_argument(
         "--consistency",
         choices=sorted(CONSISTENCIES),
@@ -379,10 +430,10 @@ def add_snapshot_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
     verb = add("status", snapshot_status, "check a file, and say what it holds")
-    verb.add_argument("file", metavar="FILE")
+    verb.add_argument("file", metavar="FILE", help="what `snapshot save` made")
 
     verb = add("restore", snapshot_restore, "make one member's directory of a new cluster that begins with the data")
-    verb.add_argument("file", metavar="FILE")
+    verb.add_argument("file", metavar="FILE", help="what `snapshot save` made")
     verb.add_argument("--name", default="default", help="whose directory it is (default)")
     verb.add_argument("--data-dir", help="made; must be empty if it is there (NAME.pyraftkv)")
     verb.add_argument("--members", help="all members of the new cluster, a=host:port,b=host:port (itself alone)")
@@ -400,7 +451,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", metavar="DIR", help="a member's directory; it may be running")
 
 
-def add_simulator_verb(add: Callable[..., argparse.ArgumentParser]) -> None:
+def add_simulator_verb(add: Add) -> None:
     """Add sim."""
     verb = add("sim", sim, "run a whole cluster in virtual time, under every fault; replay a failure by its seed")
     which = verb.add_mutually_exclusive_group(required=True)
@@ -424,10 +475,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 done, 1 not applied, 2 wrong usage, 3 outcome unknown, 70 storage.",
     )
     top.add_argument("--version", action="version", version=f"pyraftkv {pyraftkv.__version__}")
-    add_globals(top, again=False)
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True)
+    add_globals(top, again=False)
 
-    def add_to(parent: Any) -> Callable[..., argparse.ArgumentParser]:
+    def add_to(parent: Any) -> Add:
         def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
             made: argparse.ArgumentParser = parent.add_parser(name, help=text, description=run.__doc__)
             made.set_defaults(run=run)
@@ -436,31 +487,25 @@ def parser() -> argparse.ArgumentParser:
 
         return add
 
+    def family(name: str, text: str) -> Add:
+        made = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        return add_to(made.add_subparsers(title="verbs", metavar="VERB", required=True))
+
     add = add_to(verbs)
     add_key_verbs(add)
-    endpoint = verbs.add_parser("endpoint", help="ask members how they are").add_subparsers(
-        metavar="status|health|hashkv", required=True
-    )
-    add_to(endpoint)("status", endpoint_status, "one line per endpoint: role, term, indexes, lag")
-    add_to(endpoint)("health", endpoint_health, "whether a quorum answers through each endpoint")
-    verb = add_to(endpoint)("hashkv", endpoint_hashkv, "a hash of each endpoint's history, to be compared")
-    verb.add_argument("--rev", type=int, default=0, metavar="REVISION", help="up to this revision; each one's latest")
-    add_member_verbs(add)
-    member = verbs.add_parser("member", help="who the members are, and changing it").add_subparsers(
-        metavar="list|add|replace|remove|promote|demote|update", required=True
-    )
-    add_membership_verbs(add_to(member))
-    add_lease_verbs(verbs, add_to)
+    add_lease_verbs(family("lease", "keys that vanish with their owner"))
     add_holding_verbs(add)
-    add_load_verbs(verbs, add_to)
-    add_upkeep_verbs(verbs, add_to)
+    add_endpoint_verbs(family("endpoint", "ask members how they are"))
+    add_top_verb(add)
+    add_membership_verbs(family("member", "who the members are, and changing it"))
     verb = add("move-leader", move_leader, "hand leadership over, to MEMBER or to the best one")
     add_member_argument(verb, nargs="?")
-    snapshot = verbs.add_parser("snapshot", help="save everything, and begin a new cluster with it").add_subparsers(
-        metavar="save|status|restore", required=True
-    )
-    add_snapshot_verbs(add_to(snapshot))
-    add_disk_verbs(verbs, add_to)
+    add_upkeep_verbs(add, family("alarm", "what is wrong"))
+    add_snapshot_verbs(family("snapshot", "save everything, and begin a new cluster with it"))
+    add_member_verbs(add)
+    add_disk_verbs(add, family("wal", "a member's log on disk"))
+    add_load_verbs(add, family("check", "whether a cluster is fast enough"))
+    add_demo_verb(add)
     add_simulator_verb(add)
     add("version", version, "print the version")
     return top

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import struct
 import sys
@@ -166,7 +167,8 @@ async def doctor(args: argparse.Namespace) -> int:
     if args.write_out == "json":
         emit_json(directory_json(report))
         return report.verdict
-    emit("\n".join(directory_lines(report)), "\n")
+    if report.wal.segments or report.identity is not None or report.snapshots:
+        emit("\n".join(directory_lines(report)), "\n")
     if args.write_out == "table":
         print_table(sys.stdout, SEGMENT_COLUMNS, [segment_row(segment) for segment in report.wal.segments])
         print_table(sys.stdout, SNAPSHOT_COLUMNS, snapshot_rows(report))
@@ -191,9 +193,10 @@ def directory_lines(report: DirectoryReport) -> Iterator[str]:
     if identity is None:
         yield f"{report.path}: nobody's"
     else:
+        starts = "once" if identity.boot_count == 1 else f"{identity.boot_count} times"
         yield (
             f"{report.path}: member {identity.member_id} of cluster {identity.cluster_id:x}, "
-            f"incarnation {identity.incarnation:x}, started {identity.boot_count} times"
+            f"incarnation {identity.incarnation:x}, started {starts}"
         )
     free, total = disk_space(report.path)
     yield f"  lock       {'held: a member runs here' if report.in_use else 'free'}"
@@ -218,8 +221,9 @@ def remedy(finding: Finding, report: DirectoryReport) -> str:
     usable = [each for each in report.snapshots if each.is_named and not each.damage]
     if finding.file.startswith("snap") and report.wal.verdict < CORRUPT and report.snapshot_index:
         return "start the member: it goes on from an older snapshot and the log behind it; then look at the disk"
+    rebuild = shlex.join(["pyraftkv", "rebuild", report.path, "--join"])
     words = (
-        "look at the disk. While a majority of the members runs: `pyraftkv rebuild DIR --join HOST:PORT` sets the "
+        f"look at the disk. While a majority of the members runs: `{rebuild} HOST:PORT` sets the "
         "directory aside, and lets the member come back with what the others have"
     )
     if usable:
