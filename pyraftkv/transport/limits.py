@@ -28,7 +28,9 @@ class Limits:
     clients_max: int = 1024
     """Client connections; the next one is refused as "overloaded"."""
     handshakes_max: int = 64
-    """Connections that have not said HELLO yet; the next one is closed."""
+    """Connections that have not said HELLO yet, those in TLS's own handshake among them; the next one is closed."""
+    greeting_seconds_min: float = 1.0
+    """For as long a connection keeps its place among those; then the next one that comes takes it."""
     handshake_seconds_max: float = 5.0
     """From connect to HELLO, and for TLS's own handshake."""
     dial_seconds_max: float = 5.0

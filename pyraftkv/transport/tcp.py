@@ -2,7 +2,7 @@
 
 A connection's HELLO says who calls: a member id makes it one lane of that member, 0 makes it a client. Nothing is read
 before the HELLO but the HELLO, of at most 4 KiB, within 5 seconds, and at most `handshakes_max` connections may be at
-that stage. Everything a connection does wrong closes that connection and no other.
+that stage (`Doorway`). Everything a connection does wrong closes that connection and no other.
 
 It is built on asyncio's protocols and on the loop's own clock, so a simulated loop can stand in.
 """
@@ -16,7 +16,6 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_message, encode_rejection
 from pyraftkv.errors import ConfigurationError, FrameError, HandshakeRejected
@@ -27,6 +26,7 @@ from pyraftkv.transport.base import Dialer, Handler
 from pyraftkv.transport.connection import FramedConnection, Wire
 from pyraftkv.transport.departures import Departures
 from pyraftkv.transport.dial import OVERLOADED, TcpDialer, dial
+from pyraftkv.transport.doorway import Doorway
 from pyraftkv.transport.framing import KIND_HELLO, KIND_HELLO_ACK, KIND_REJECTED, Frame
 from pyraftkv.transport.handshake import BOOT_COUNT_MAX, PeerGate, judge_hello
 from pyraftkv.transport.lanes import LANE_OF, Lane
@@ -121,7 +121,7 @@ class TcpTransport:
         """In the order in which they came, and are closed; that of a set depends on addresses."""
         self._context: ssl.SSLContext | None = None
         self._clients: set[Wire] = set()
-        self._greetings: set[Greeting] = set()
+        self._doorway = Doorway(self._limits)
         self._addresses: dict[int, str] = {}
         self._peers: dict[int, dict[Lane, Outlet]] = {}
         self._losses = Losses(self._report_lost)
@@ -171,17 +171,10 @@ class TcpTransport:
         assert self._server is None, "a transport is started once"
         assert not self._closed, "a transport is not started again"
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {}
-        if self._tls is not None:
-            self.reload_tls()
-            assert self._context is not None
-            self._context.sni_callback = self._current_context
-            options["ssl"] = self._context
-            options["ssl_handshake_timeout"] = self._limits.handshake_seconds_max
-            options["ssl_shutdown_timeout"] = self._limits.handshake_seconds_max
+        self.reload_tls()
         self._handler, self._gate = handler, PeerGate(handler.peer_hello)
         try:
-            self._server = await loop.create_server(self._accept, self._host, self._port, **options)
+            self._server = await loop.create_server(self._accept, self._host, self._port)
         except (OSError, OverflowError) as error:
             address = format_address(self._host, self._port)
             raise ConfigurationError(f"cannot listen on {address}: {error}") from error
@@ -200,10 +193,9 @@ class TcpTransport:
             # A new context, because a live one is left broken by files that do not fit each other.
             self._context = self._tls.for_server()
 
-    def _current_context(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        """Let a handshake that began with the first context go on with the latest."""
-        assert self._context is not None
-        handshake.context = self._context
+    def _current_context(self) -> ssl.SSLContext:
+        assert self._context is not None, "files are read at the start"
+        return self._context
 
     def identify(self, hello: Hello) -> None:
         """Replace the HELLO for connections from now on."""
@@ -247,6 +239,7 @@ class TcpTransport:
                 self._retire(outlet)
         self._peers.clear()
         await asyncio.gather(*self._retired, return_exceptions=True)
+        await self._doorway.close()
         for wire in list(self._wires):
             wire.abort()
         if self._wires:
@@ -352,23 +345,26 @@ class TcpTransport:
 
     # --- Accepting ---
 
-    def _accept(self) -> Wire:
+    def _accept(self) -> asyncio.BaseProtocol:
+        return self._awaited() if self._tls is None else self._doorway.secured(self._awaited, self._current_context)
+
+    def _awaited(self) -> Wire:
         greeting = Greeting(self)
         return Wire(greeting, connected=greeting.connected, lost=self._forget)
 
     def greet(self, greeting: Greeting, wire: Wire) -> asyncio.TimerHandle | None:
         """Count a connection that has not said HELLO, and bound its patience; None if there are too many."""
         self._remember(wire)
-        if self._closed or len(self._greetings) >= self._limits.handshakes_max:
-            wire.abort(ConnectionAbortedError("too many connections without a HELLO"))
+        too_many = ConnectionAbortedError("too many connections without a HELLO")
+        if self._closed or not self._doorway.enter(greeting, lambda: wire.abort(too_many)):
+            wire.abort(too_many)
             return None
-        self._greetings.add(greeting)
         late = TimeoutError("no HELLO in time")
         return asyncio.get_running_loop().call_later(self._limits.handshake_seconds_max, wire.abort, late)
 
     def greeted(self, greeting: Greeting) -> None:
         """A connection has said HELLO, or is gone."""
-        self._greetings.discard(greeting)
+        self._doorway.leave(greeting)
 
     def welcome(self, wire: Wire, hello: Hello) -> None:
         """Judge the HELLO of an accepted connection, answer it, and give the wire its lasting role."""
