@@ -1,4 +1,4 @@
-"""Kill a process at every line of the log that it executes, with SIGKILL, and see what the next one finds.
+"""Kill a process at every line of the log, with SIGKILL, and see what the next one finds.
 
 python -m tests.log.kills [--rounds N] [--seed S]
 
@@ -13,7 +13,11 @@ python -m tests.log.kills [--rounds N] [--seed S]
 
 A life is the same every time, so one that is not killed knows what is promised after each byte, and what is on the disk
 before each line. So every place in every life is judged (``points``), for the price of a start for each disk that
-differs. And at each line a process is killed that really is one (``kills``): what that leaves is what was seen there.
+differs. And processes are killed that really are some (``kills``): what that leaves is what was seen there. Between
+lines in a row nothing changes, on the disk or in what was acknowledged: one kill among them is a kill at each.
+
+The lives are those of `tests.log.ills`: every line of the log is among theirs, but for those that `tests.log.spared`
+names (``unexplained``).
 
 A killed process loses nothing that it wrote: that each sync is there is shown by `tests.log.census`, and not here.
 The last line printed is a JSON object.
@@ -30,46 +34,35 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import CO_OPTIMIZED
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
 from typing import Any, NoReturn, TypeVar
 
-import pyraftkv.log
 from pyraftkv.log import FileStorage, FileSystem, OsFileSystem
-from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.log.snapshot import SnapshotReader
+from tests.log.damages import DAMAGES
 from tests.log.disks import until_crash
+from tests.log.failing import in_force
+from tests.log.ills import ILLS, Ill, Patient
 from tests.log.model import Promise
 from tests.log.plain import Plain, PlainFile
-from tests.log.scenarios import Scenario, Script
+from tests.log.scenarios import Scenario
+from tests.log.spared import ROOM, executable, unexplained
 
-ROOM = str(Path(pyraftkv.log.__file__).parent) + os.sep
-ROUNDS = 1
 ACKNOWLEDGEMENTS = frozenset({"completed", "snapshot_promised", "boot_promised", "incarnation_promised", "owners"})
 """What a `Driver` changes when something was promised."""
 
-TORN = "torn"
-"""In place of a life: something tears the end of the log."""
-
-_SMALL = BLOCK_BYTES + 200
-LIVES = (
-    Scenario(("append settle", "append settle overwrite settle vote settle"), BLOCK_BYTES << 2),
-    Scenario(
-        ("append settle commit snapshot append settle", *["commit append settle snapshot append settle"] * 2), _SMALL
-    ),
-    Scenario(("append settle install append settle", "append settle"), BLOCK_BYTES << 2),
-    Scenario(("append settle rebind", "append settle"), BLOCK_BYTES << 2),
-    Scenario(("append settle", TORN, "append settle"), BLOCK_BYTES << 2),
-)
 Line = tuple[str, int]
+ROUNDS = 5
+LINES: dict[Line, Line] = {}
+"""Each line once: a process that forks by the thousand is better small."""
 Snapshots = dict[tuple[int, int], list[list[bytes]]]
 Files = dict[str, dict[str, bytes]]
 """The bytes of each file, by directory and name."""
@@ -77,7 +70,7 @@ Heard = Callable[[CodeType, int], object]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Told(Script):
+class Told(Patient):
     """A script whose acknowledgements are told one by one.
 
     Args:
@@ -89,8 +82,7 @@ class Told(Script):
     def __init__(self, scenario: Scenario, seed: int, path: str) -> None:
         self.tell: Callable[[], object] = nothing
         self.told: Callable[[], object] = nothing
-        super().__init__(scenario, seed)
-        self.path = path
+        super().__init__(scenario, seed, path)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in ACKNOWLEDGEMENTS:
@@ -131,6 +123,7 @@ class Watched(OsFileSystem):
     truncate = _changing(OsFileSystem.truncate)
     rename = _changing(OsFileSystem.rename)
     unlink = _changing(OsFileSystem.unlink)
+    fdatasync = _changing(OsFileSystem.fdatasync)  # one that fails takes back what was written
     lock = _changing(OsFileSystem.lock)
 
 
@@ -138,8 +131,7 @@ class Watched(OsFileSystem):
 class Case:
     """One life, begun on the files that the lives before it left."""
 
-    scenario: Scenario
-    steps: str
+    ill: Ill
     before: Path
     """A copy of those files."""
     driver: Told
@@ -179,7 +171,8 @@ class Witness:
             case.left.append(case.left[-1] if case.left and case.left[-1] == left else left)
         else:
             case.left.append(case.left[-1])
-        case.lines.append((sys.intern(code.co_filename[len(ROOM) :]), line))
+        here = code.co_filename[len(ROOM) :], line
+        case.lines.append(LINES.setdefault(here, here))
         case.acknowledged.append(len(case.promises))
 
 
@@ -193,31 +186,32 @@ def read(path: Path, known: dict[bytes, bytes]) -> Files:
     }
 
 
-def cases(scenario: Scenario, seed: int, work: Path, copies: Path) -> Iterator[Case]:
-    """Run the lives of a scenario once, and say what there was to see.
+def case_of(ill: Ill, seed: int, work: Path, copies: Path) -> Case:
+    """Run a life once, and say what there was to see.
 
     Args:
-        scenario: What is done.
+        ill: What is done.
         seed: Decides about sizes.
-        work: Where they run; empty.
-        copies: Where the files of each life's beginning are kept.
+        work: Where it runs; empty.
+        copies: Where the files of its beginning are kept.
     """
-    driver = Told(scenario, seed, str(work))
-    known: dict[bytes, bytes] = {}
-    for number, steps in enumerate(scenario.lives):
-        if steps == TORN:
-            tear(work)
-            continue
-        before = copies / f"{seed}-{number}"
-        if work.exists():
-            shutil.copytree(work, before)
-        case = Case(scenario, steps, before, deepcopy(driver), driver.snapshots)
-        driver.tell = partial(remember, case, driver)
-        fs = Watched()
-        live(driver, steps, fs, Witness(case, fs, work, known).note)
-        remember(case, driver)
-        driver.tell, driver.storage = nothing, None
-        yield case
+    driver = Told(Scenario((), ill.segment_bytes_max), seed, f"{work}{ill.inside}")
+    for steps in ill.before:
+        assert live(driver, Ill(steps), OsFileSystem(), None) == ""
+    if ill.damage:
+        DAMAGES[ill.damage](work)
+        driver.is_damaged = ill.is_of_snapshots
+    driver.storage, driver.options = None, ill.options
+    before = copies / f"{seed}"
+    if work.exists():
+        shutil.copytree(work, before)
+    case = Case(ill, before, deepcopy(driver), driver.snapshots)
+    driver.tell = partial(remember, case, driver)
+    fs = Watched(fsync=ill.is_synced)
+    ended = live(driver, ill, fs, Witness(case, fs, work, {}).note)
+    assert ill.fits(ended), f"{ill} ended with {ended!r}"
+    remember(case, driver)
+    return case
 
 
 def remember(case: Case, driver: Told) -> None:
@@ -225,15 +219,20 @@ def remember(case: Case, driver: Told) -> None:
     case.promises.append(driver.promise())
 
 
-def live(driver: Told, steps: str, fs: OsFileSystem, heard: Heard) -> None:
-    """Run a life to its end; ``heard`` is called before each line of the log, with its code and its number."""
+def live(driver: Told, ill: Ill, fs: OsFileSystem, heard: Heard | None) -> str:
+    """Run a life to its end, and return what that was: `Patient.ill`.
 
-    async def main() -> None:
-        count = driver.begin(steps)
-        assert not await until_crash(lambda workers: driver.life(fs, workers, count))
+    Args:
+        heard: Called before each line of the log, with its code and its number.
+    """
+    ended: list[str] = []
 
-    with listening(heard):
-        asyncio.run(main())
+    async def life(workers: Any) -> None:
+        ended.append(await driver.ill(fs, workers, driver.begin(ill.steps)))
+
+    with in_force(driver.failures, dict(ill.bounds)), listening(heard) if heard is not None else nullcontext():
+        assert not asyncio.run(until_crash(life))
+    return ended[0]
 
 
 @contextmanager
@@ -285,13 +284,6 @@ if sys.version_info >= (3, 12):
             monitoring.free_tool_id(tool)
 
 
-def tear(path: Path) -> None:
-    """Leave the beginning of a record behind the log."""
-    segment = max((path / "wal").glob("*.wal"))
-    with segment.open("ab") as file:
-        file.write(b"\xd7WAL and no more")
-
-
 def kill_at(case: Case, number: int, work: Path) -> int:
     """Run the life in a process of its own, which is killed before line ``number``; return what it acknowledged."""
     shutil.rmtree(work, ignore_errors=True)
@@ -323,16 +315,23 @@ def die_at(case: Case, number: int, writer: int) -> NoReturn:
 
     try:
         case.driver.told = partial(os.write, writer, b".")
-        live(case.driver, case.steps, OsFileSystem(), heard)
+        live(case.driver, case.ill, OsFileSystem(fsync=case.ill.is_synced), heard)
     finally:
         os._exit(1)
 
 
 def judge(case: Case, acknowledged: int, fs: FileSystem, path: str) -> None:
     """Start on what a killed process left. Raises `AssertionError` if it breaks what was promised."""
-    size = case.scenario.segment_bytes_max
-    opened = FileStorage(path, fs=fs, random=Random(1), segment_bytes_max=size)._open()
+    ill = case.ill
+    storage = FileStorage(path, fs=fs, random=Random(1), segment_bytes_max=ill.segment_bytes_max, **ill.options)
     try:
+        opened = storage._open()
+    except Exception as error:
+        if ill.is_refused and ill.fits(f"{type(error).__name__}: {error}"):
+            return
+        raise
+    try:
+        assert not ill.is_refused, "it was refused for a reason that is none any more"
         case.promises[acknowledged].judge(opened.recovered)
         snapshot = opened.recovered.snapshot
         if snapshot is not None:
@@ -355,7 +354,7 @@ def judge_all(case: Case) -> int:
             f"/data{folder}": {name: PlainFile(data) for name, data in names.items()} for folder, names in left.items()
         }
         with blamed(case, number):
-            judge(case, acknowledged, Plain(files), "/data")
+            judge(case, acknowledged, Plain(files), f"/data{case.ill.inside}")
     return len(judged)
 
 
@@ -365,41 +364,37 @@ def blamed(case: Case, number: int) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        error.add_note(f"{case.steps!r}, killed at line {number}: {case.lines[number]}")
+        error.add_note(f"{case.ill}, killed at line {number}: {case.lines[number]}")
         raise
 
 
-def deal(all_cases: Sequence[Case], rounds: int, random: Random) -> list[tuple[Case, int]]:
-    """Return where to kill: at each line so often, or each time that it is executed."""
-    hits: dict[Line, list[tuple[Case, int]]] = defaultdict(list)
-    for case in all_cases:
-        for number, line in enumerate(case.lines):
-            hits[line].append((case, number))
-    for of_line in hits.values():
-        random.shuffle(of_line)
-    return [place for line in sorted(hits) for place in hits[line][:rounds]]
+def stretches(case: Case) -> Iterator[range]:
+    """Yield the lines in a row between which nothing changes: a kill leaves the same before each of them."""
+    first = 0
+    for number in range(1, len(case.lines) + 1):
+        ends = number == len(case.lines) or case.left[number] is not case.left[first]
+        if ends or case.acknowledged[number] != case.acknowledged[first]:
+            yield range(first, number)
+            first = number
 
 
-def executable() -> dict[str, set[int]]:
-    """Return the lines of functions, by module."""
-
-    def of(code: CodeType, *, is_module: bool = False) -> Iterator[int]:
-        if not is_module and code.co_flags & CO_OPTIMIZED:
-            yield from (line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno)
-        for constant in code.co_consts:
-            if isinstance(constant, CodeType):
-                yield from of(constant)
-
-    return {
-        path.name: set(of(compile(path.read_text(encoding="utf-8"), str(path), "exec"), is_module=True))
-        for path in sorted(Path(ROOM).glob("*.py"))
-    }
+def deal(all_cases: Sequence[Case], rounds: int, random: Random) -> tuple[list[tuple[Case, int]], set[Line]]:
+    """Return where to kill, so that each line is in so many stretches in which somebody is killed; and those lines."""
+    dealt: list[tuple[Case, int]] = []
+    met: Counter[Line] = Counter()
+    every = [(case, set(case.lines[one.start : one.stop]), one) for case in all_cases for one in stretches(case)]
+    for case, lines, stretch in sorted(every, key=lambda item: -len(item[1])):
+        new = [number for number in stretch if met[case.lines[number]] < rounds]
+        if new:
+            dealt.append((case, random.choice(new)))
+            met.update(lines)
+    return dealt, set(met)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the command line asks for; a broken promise is an exception."""
     parser = argparse.ArgumentParser(prog="python -m tests.log.kills", description="Kill a process at every line.")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"processes for each line ({ROUNDS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"kills at each line ({ROUNDS})")
     parser.add_argument("--seed", type=int, default=1, help="which lives (1)")
     options = parser.parse_args(arguments)
     memory = Path("/dev/shm")
@@ -407,29 +402,27 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         work, copies = Path(folder, "work"), Path(folder, "copies")
         every: list[Case] = []
-        for number, scenario in enumerate(LIVES):
+        for number, ill in enumerate(ILLS):
+            every.append(case_of(ill, options.seed * len(ILLS) + number, work, copies))
+            starts += judge_all(every[-1])
             shutil.rmtree(work, ignore_errors=True)
-            for case in cases(scenario, options.seed * len(LIVES) + number, work, copies):
-                starts += judge_all(case)
-                every.append(case)
-        dealt = deal(every, options.rounds, Random(options.seed))
+        dealt, met = deal(every, options.rounds, Random(options.seed))
         gc.freeze()  # a collection in a child would copy every page of the parent
         for case, number in dealt:
             with blamed(case, number):
                 acknowledged = kill_at(case, number, work)
                 assert acknowledged == case.acknowledged[number], "another life than the one before"
                 assert read(work, {}) == case.left[number], "a kill leaves something else than was seen there"
-                judge(case, acknowledged, OsFileSystem(), str(work))
-    met = {case.lines[number] for case, number in dealt}
+                judge(case, acknowledged, OsFileSystem(), f"{work}{case.ill.inside}")
     for name, lines in executable().items():
         here = {line for module, line in met if module == name}
-        print(f"{name:<14} {len(here & lines):>4} of {len(lines):>4} lines")  # noqa: T201
+        print(f"{name:<14} {len(here & {*lines}):>4} of {len(lines):>4} lines")  # noqa: T201
     counts = {
         "kills": len(dealt),
         "points": sum(len(case.lines) for case in every),
         "starts": starts,
         "lines": len(met),
-        "of": sum(map(len, executable().values())),
+        "unexplained": unexplained(met),
     }
     print(json.dumps(counts))  # noqa: T201
     return 0

@@ -7,7 +7,10 @@ asked for. After a crash the storage must hold exactly one of the states between
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from random import Random
+from types import MappingProxyType
+from typing import Any
 
 from pyraftkv._record import record
 from pyraftkv.core.ready import Save
@@ -90,6 +93,8 @@ class Driver:
     """In one save."""
     chunks: tuple[int, ...] = (1, 700, 5000)
     """Sizes of what snapshots carry."""
+    options: Mapping[str, Any] = MappingProxyType({})
+    """Of the storage."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -110,7 +115,12 @@ class Driver:
         """Start, check, do ``steps`` random things, close."""
         salts = Random(self.random.random())
         storage = FileStorage(
-            self.path, fs=fs, worker=make_worker, random=salts, segment_bytes_max=self.segment_bytes_max
+            self.path,
+            fs=fs,
+            worker=make_worker,
+            random=salts,
+            segment_bytes_max=self.segment_bytes_max,
+            **self.options,
         )
         recovered = await storage.start(failed=self.failed)
         self.storage = storage
