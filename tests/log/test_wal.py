@@ -294,7 +294,7 @@ def test_the_first_error_is_final(operation):
 
 @pytest.mark.parametrize("operation", ["create", "pwrite", "fdatasync", "rename", "fsync_dir"])
 def test_an_error_while_rolling_is_final_too(operation):
-    """A segment whose name may not be durable is not appended to."""
+    """A segment whose name may not be durable is not appended to. Each descriptor is closed once."""
     fs = disk()
     wal = open_log(fs)
     wal.append([save(entries(1, 100))])
@@ -305,6 +305,7 @@ def test_an_error_while_rolling_is_final_too(operation):
     with pytest.raises(StorageFailed):
         wal.append([save(entries(101, 1))])
     wal.close()
+    assert fs.fds == {}
     again = open_log(fs, boots=1)
     assert everything(again) == entries(1, 100)
 
