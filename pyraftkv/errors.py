@@ -48,6 +48,7 @@
     ├── StorageError               the disk, or what stands on it
     │   ├── DataDirLocked          another process has this data directory open
     │   ├── ForeignDataDir         the directory belongs to another cluster or member
+    │   ├── DataDirRolledBack      the directory has less than its member had acknowledged: an older copy, a lying disk
     │   ├── UnsupportedFormat      written by a version that this one cannot read
     │   ├── WalCorruption          damage that is not a torn tail; carries the exact place
     │   ├── SnapshotCorruption     a snapshot file fails its checks
@@ -313,6 +314,13 @@ class ForeignDataDir(StorageError):
     """The data directory belongs to another cluster or member."""
 
 
+class DataDirRolledBack(StorageError):
+    """The data directory has less than its member acknowledged: it is an older copy, or its disk lied about a sync.
+
+    The member must not count any more as if it had kept its word. Another one takes its place: `pyraftkv rebuild`.
+    """
+
+
 class UnsupportedFormat(StorageError):
     """The file was written in a format that this version cannot read."""
 
@@ -358,11 +366,13 @@ class FrameError(TransportError):
 class HandshakeRejected(TransportError):
     """The other end refused our HELLO, or we refused theirs."""
 
-    defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": "", "is_theirs": False}
+    defaults: ClassVar[dict[str, Any]] = {"reason": "", "peer": "", "is_theirs": False, "known": (0, 0, 0)}
     reason: str
     """One of "wrong-cluster", "wrong-member", "unknown-member", "removed", "joining", "wrong-incarnation",
-    "protocol", "unauthorized"."""
+    "rolled-back", "protocol", "unauthorized"."""
     peer: str
+    known: tuple[int, int, int]
+    """Of "rolled-back": a boot count, a term and an index of the log that an earlier life was known to have."""
     is_theirs: bool
     """Whether it was the other end that refused."""
 

@@ -25,8 +25,8 @@ from pyraftkv.store.commands import (
 )
 from pyraftkv.store.values import LeaseAnswer, LoggedResult, LookResult, WatchBatch
 
-PROTOCOL_VERSION_MIN = 2
-PROTOCOL_VERSION_MAX = 2
+PROTOCOL_VERSION_MIN = 3
+PROTOCOL_VERSION_MAX = 3
 
 # --- What an entry's payload holds ---------------------------------------------------------------------------------
 
@@ -274,6 +274,17 @@ class Hello:
     """Whether it runs as a witness: at a first start the others learn it from here."""
     machines: str = ""
     """Its state machines and the newest versions of their operations: ``name=version``, with commas between."""
+    start_term: int = 0
+    """The term in which this life of the sender began, as its disk had it."""
+    start_index: int = 0
+    """Where its log ended when this life began."""
+    life: int = 0
+    """Drawn at random for this life: two of one boot count are lives of two copies of a directory."""
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """What this life has of what earlier ones promised: `core.leader.LeaderRules.promise_of`."""
+        return self.start_term, self.start_index
 
 
 @record

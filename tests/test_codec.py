@@ -39,6 +39,7 @@ from pyraftkv.errors import (
     MESSAGE_CHARACTERS_MAX,
     Compacted,
     FrameError,
+    HandshakeRejected,
     InvalidRequest,
     KeyExists,
     NotApplied,
@@ -431,8 +432,12 @@ def test_runs_come_back_as_they_were(run: list[bytes], before: bytes) -> None:
 
 
 def test_rejections_come_back_as_they_were() -> None:
-    """A refusal keeps its reason and its sentence."""
-    assert codec.decode_rejection(codec.encode_rejection("wrong-cluster", "not here")) == ("wrong-cluster", "not here")
+    """A refusal keeps its reason, its sentence and what it is for; whoever reads it was refused by the other end."""
+    rejection = HandshakeRejected("not so much", reason="rolled-back", known=(3, 2, 1))
+    read = codec.decode_rejection(codec.encode_rejection(rejection))
+    assert (str(read), read.reason, read.known, read.is_theirs) == ("not so much", "rolled-back", (3, 2, 1), True)
+    with pytest.raises(FrameError):
+        codec.decode_rejection(msgpack.packb(["rolled-back", "not so much", 3, 2]))
 
 
 # --- The tables are complete ---------------------------------------------------------------------------------------

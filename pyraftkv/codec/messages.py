@@ -50,7 +50,7 @@ from pyraftkv.core.messages import (
     VoteResponse,
 )
 from pyraftkv.core.types import HOLLOW, NORMAL, Entry, EntryKind, Membership, SnapshotMeta
-from pyraftkv.errors import FrameError, UnsupportedFormat
+from pyraftkv.errors import FrameError, HandshakeRejected, UnsupportedFormat
 from pyraftkv.protocol import (
     GenesisOffer,
     Hello,
@@ -294,6 +294,9 @@ _HELLO_SCHEMA = Schema(
     feature_level=NATURAL,
     witness=BOOLEAN,
     machines=TEXT,
+    start_term=NATURAL,
+    start_index=NATURAL,
+    life=NATURAL,
 )
 
 
@@ -315,16 +318,16 @@ def decode_hello(data: bytes) -> Hello:
     return hello
 
 
-def encode_rejection(reason: str, message: str) -> bytes:
-    """Encode the refusal of a HELLO: a named reason, and a sentence for a person."""
-    return pack((reason, message[:ITEMS_MAX]))
+def encode_rejection(rejection: HandshakeRejected) -> bytes:
+    """Encode the refusal of a HELLO: a named reason, a sentence for a person, and what is known of an earlier life."""
+    return pack((rejection.reason, str(rejection)[:ITEMS_MAX], *rejection.known))
 
 
-def decode_rejection(data: bytes) -> tuple[str, str]:
-    """Return the reason and the sentence of a refused HELLO. Raises `FrameError`."""
+def decode_rejection(data: bytes) -> HandshakeRejected:
+    """Return the refusal of a HELLO, as that of the other end. Raises `FrameError`."""
     try:
-        items = unpack_flat(data)
-        reason, message = (TEXT.decode(item) for item in items[:2])
+        reason, message, boot, term, index = unpack_flat(data)[:5]
+        known = (NATURAL.decode(boot), NATURAL.decode(term), NATURAL.decode(index))
+        return HandshakeRejected(TEXT.decode(message), reason=TEXT.decode(reason), known=known, is_theirs=True)
     except (Malformed, ValueError) as error:
         raise FrameError(f"a refusal: {error}") from None
-    return reason, message

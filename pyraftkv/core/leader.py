@@ -53,11 +53,14 @@ class LeaderRules(WitnessRules):
 
     def _become_leader(self) -> None:
         """Lead this term, and begin it with an empty entry: only with it can earlier terms commit (Raft §5.4.2, §8)."""
+        voted = self._votes.keys()
         self._reset(self.term)
         self.role = LEADER
         self.leader = self.id
         for node in sorted(self.membership.members - {self.id}):
             self._add_progress(node)
+            if node in voted:
+                self._progress[node].heard()
         self._term_start = self._pending_membership = self._log.last_index + 1
         self._log.append_payloads(term=self.term, payloads=[b""])
         self._log.forget_before(self._log.hollow_index + 1)  # A witness: what is not here cannot be sent.
@@ -296,6 +299,24 @@ class LeaderRules(WitnessRules):
         self._messages.append(InstallSnapshot(progress.node, self.id, self.term, snapshot))
         progress.become_snapshot(snapshot.index)
 
+    def promise_of(self, node: int) -> tuple[int, int] | None:
+        """Return the term and the last index that a member cannot have forgotten; None if nothing is known of it.
+
+        *If it starts again with less than that, its disk has lost what it had promised*: with an earlier term, or in
+        this one with a log that ends before that index. Tuples compare like that. For it answered this leader, or
+        voted for it, and so its term is not below ours, durably. Whatever it acknowledged is durable as well, and as
+        long as its term is ours nobody shortens its log but this leader, which never sends anything that conflicts
+        with its own entries (Raft §5.3); a snapshot replaces only a log that does not match ours up to there. Of one
+        that starts in a later term nothing is proven: another leader may have cut its log off since.
+
+        Only a leader knows. Others hear of each other in elections alone, and a vote is no word about the log; and a
+        leader's own memory ends with its process. So whoever leads next begins with knowing nothing.
+        """
+        progress = self._progress.get(node)
+        if progress is None or progress.acknowledged is None:
+            return None
+        return self.term, progress.acknowledged
+
     # --- Answers -----------------------------------------------------------------------------------------------------
 
     def _on_append_response(self, message: AppendResponse) -> None:
@@ -305,6 +326,7 @@ class LeaderRules(WitnessRules):
         progress.active_tick = self._ticks
         log = self._log
         if message.rejected:
+            progress.heard()
             hint = message.hint_index
             if message.hint_term > 0:
                 hint, _ = log.find_conflict_by_term(index=hint, term=message.hint_term)
@@ -334,6 +356,7 @@ class LeaderRules(WitnessRules):
         if progress is None:
             return
         progress.active_tick = self._ticks
+        progress.heard()
         progress.probe_sent = False
         if progress.match < self._log.last_index or progress.state is PROBE:
             progress.due = True
@@ -354,9 +377,10 @@ class LeaderRules(WitnessRules):
     def _on_peer_unreachable(self, event: PeerUnreachable) -> None:
         """Ask anew where a follower stands: what was sent optimistically is lost, likely.
 
-        And what it acknowledged may be, too. A follower that comes back from a disk which lied about its last sync
-        would reject our next append for ever, and we would take it for an echo, being sure of what it has. Not
-        counting on it until it acknowledges again costs one message, and the commit index never falls.
+        And what it acknowledged may be, too, on a disk which lied. Whoever carries messages asks `promise_of`, and does
+        not let such a follower in again; but nothing here rests on that. One that came in all the same would reject
+        our next append for ever, and we would take it for an echo, being sure of what it has. Not counting on anybody
+        until it acknowledges again costs one message, and the commit index never falls.
         """
         progress = self._progress.get(event.node)
         if progress is not None and progress.state is REPLICATE:

@@ -13,7 +13,8 @@
 
 The network reorders, repeats and delays. Two rules keep that harmless:
 
-1. `match` only rises, and `next` never falls to `match` or below: what was acknowledged was saved, and stays so.
+1. `match` only rises while a follower is there, and `next` never falls to `match` or below: what was acknowledged was
+   saved, and stays so. What becomes of a follower whose disk has forgotten it all the same says `acknowledged`.
 2. A rejection counts only if it can answer the newest probe; any other one is an echo.
 """
 
@@ -98,11 +99,12 @@ class Inflights:
 class Progress:
     """One follower, as its leader sees it.
 
-    Invariants: `match < next`; `pending_snapshot` is 0 unless the state is SNAPSHOT; the window is empty unless it
-    is REPLICATE.
+    Invariants: `match < next`; `acknowledged` never falls, and not below `match`; `pending_snapshot` is 0 unless the
+    state is SNAPSHOT; the window is empty unless it is REPLICATE.
     """
 
     __slots__ = (
+        "acknowledged",
         "active_tick",
         "due",
         "fetch",
@@ -120,7 +122,10 @@ class Progress:
     def __init__(self, node: int, *, next_index: int, active_tick: int, inflights: Inflights) -> None:
         self.node = node
         self.match = 0
-        """The last index known to be saved there, and equal to ours."""
+        """The last index known to be saved there, and equal to ours. 0 again when messages to it were lost."""
+        self.acknowledged: int | None = None
+        """The last index that it ever acknowledged to this leader, 0 if it promised nothing but to be of this term;
+        None until it was heard in it."""
         self.next = next_index
         """The index of the next entry to send."""
         self.state = PROBE
@@ -197,9 +202,14 @@ class Progress:
         if index <= self.match:
             return False
         self.match = index
+        self.acknowledged = max(index, self.acknowledged or 0)
         self.next = max(self.next, index + 1)
         self.probe_sent = False
         return True
+
+    def heard(self) -> None:
+        """It is of this term, durably: it voted for its leader, or answered it."""
+        self.acknowledged = self.acknowledged or 0
 
     def maybe_decrease(self, *, rejected: int, hint: int) -> bool:
         """Take a rejection; return False if it is an echo of an older message.
@@ -223,6 +233,7 @@ class Progress:
     def check(self) -> None:
         """Assert the invariants of this class."""
         assert 0 <= self.match < self.next, (self.match, self.next)
+        assert self.match <= (self.acknowledged or 0), (self.match, self.acknowledged)
         assert (self.pending_snapshot == 0) == (self.state is not SNAPSHOT), self.pending_snapshot
         assert self.state is REPLICATE or not len(self.inflights), self.state
         assert self.sent_commit < self.next, (self.sent_commit, self.next)

@@ -33,6 +33,8 @@ class Identity:
     """The incarnation that the directory was made with, once a recovery has minted another; 0 until then."""
     has_promised: bool = False
     """Whether any life of it may have promised a leader to elect nobody else for a while (`node.lease`)."""
+    is_rolled_back: bool = False
+    """Whether it was found to have less than its member had acknowledged: no node starts from it any more."""
 
     @property
     def mark(self) -> int:
@@ -56,6 +58,13 @@ class Recovered:
     """What was mended on the way, for the log; empty when nothing."""
     snapshot_bytes: int = 0
     """How long `snapshot` is, about; 0 if there is none."""
+
+    @property
+    def last_index(self) -> int:
+        """Where the log ends."""
+        if self.entries:
+            return self.entries[-1].index
+        return self.snapshot.index if self.snapshot is not None else 0
 
 
 class SnapshotSink(Protocol):
@@ -110,13 +119,16 @@ class Storage(Protocol):
         """
         ...
 
-    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+    async def identify(
+        self, *, cluster_id: int, member_id: int, promises: bool = False, rolled_back: bool = False
+    ) -> Identity:
         """Bind the directory to a cluster and a member, durably. Raises `ForeignDataDir` if it is bound otherwise.
 
         Args:
             cluster_id: Which cluster.
             member_id: Which member.
             promises: Whether this life may promise a leader to elect nobody else: that stays remembered.
+            rolled_back: Whether it was found to have less than was acknowledged: that stays remembered, too.
         """
         ...
 

@@ -259,12 +259,16 @@ class FileStorage:
 
     # --- Saving -------------------------------------------------------------------------------------------------------
 
-    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+    async def identify(
+        self, *, cluster_id: int, member_id: int, promises: bool = False, rolled_back: bool = False
+    ) -> Identity:
         self._check()
         assert self._opened is not None
         identity = self._opened.identity
         try:
-            job = partial(identity.bind, cluster_id=cluster_id, member_id=member_id, promises=promises)
+            job = partial(
+                identity.bind, cluster_id=cluster_id, member_id=member_id, promises=promises, rolled_back=rolled_back
+            )
             bound = await self._call(self._writer, job)
         except OSError as error:
             raise self._fail(error) from error

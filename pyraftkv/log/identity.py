@@ -29,7 +29,7 @@ IDENTITY_MAGIC = b"PRKVIDEN"
 SLOT_BYTES = 512
 SLOT_NAMES = ("identity.a", "identity.b")
 
-_FIELDS = Struct("<QQQQQQQ")
+_FIELDS = Struct("<QQQQQQQQ")
 
 
 @record
@@ -89,15 +89,22 @@ class IdentityFile:
         self._write(identity)
         return identity
 
-    def bind(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+    def bind(self, *, cluster_id: int, member_id: int, promises: bool = False, rolled_back: bool = False) -> Identity:
         """Bind the directory to a cluster and a member, in both slots, so that no single one can forget it.
 
-        And, if it ``promises``, that it may have promised a leader to elect nobody else.
+        And, if it ``promises``, that it may have promised a leader to elect nobody else; and that it was found to be
+        ``rolled_back``.
 
         Raises: `ForeignDataDir` if it is bound to another, `OSError`.
         """
         old = self._known()
-        identity = replace(old, cluster_id=cluster_id, member_id=member_id, has_promised=old.has_promised or promises)
+        identity = replace(
+            old,
+            cluster_id=cluster_id,
+            member_id=member_id,
+            has_promised=old.has_promised or promises,
+            is_rolled_back=old.is_rolled_back or rolled_back,
+        )
         if identity == old:
             return old
         if old.cluster_id not in (0, cluster_id) or old.member_id not in (0, member_id):
@@ -109,9 +116,12 @@ class IdentityFile:
         return identity
 
     def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
-        """Bind the directory to another cluster and mint another incarnation, in both slots. Raises `OSError`."""
+        """Bind the directory to another cluster and mint another incarnation, in both slots. Raises `OSError`.
+
+        Nobody there was promised anything: it is not rolled back any more.
+        """
         old = self._known()
-        identity = replace(old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark)
+        identity = replace(old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark, is_rolled_back=False)
         self._write_both(identity)
         return identity
 
@@ -132,12 +142,16 @@ class IdentityFile:
         finally:
             self._fs.close(fd)
         try:
-            generation, cluster_id, member_id, incarnation, boot_count, origin, is_unpromised = _FIELDS.unpack_from(
-                unpack_block(block, IDENTITY_MAGIC, size=SLOT_BYTES, path=path)
-            )
+            fields = unpack_block(block, IDENTITY_MAGIC, size=SLOT_BYTES, path=path)
         except BlockDamaged:
             return None
-        return _Slot(generation, Identity(cluster_id, member_id, incarnation, boot_count, origin, not is_unpromised))
+        generation, cluster_id, member_id, incarnation, boot_count, origin, is_unpromised, is_rolled_back = (
+            _FIELDS.unpack_from(fields)
+        )
+        identity = Identity(
+            cluster_id, member_id, incarnation, boot_count, origin, not is_unpromised, bool(is_rolled_back)
+        )
+        return _Slot(generation, identity)
 
     def _block(self, fd: int) -> bytes:
         """Return a slot's bytes; none if the disk cannot read them."""
@@ -164,6 +178,7 @@ class IdentityFile:
             identity.boot_count,
             identity.origin,
             not identity.has_promised,
+            identity.is_rolled_back,
         )
         name = SLOT_NAMES[number]
         exists = name in self._fs.listdir(self._directory)

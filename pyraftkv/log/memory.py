@@ -86,7 +86,9 @@ class MemoryStorage:
         size_bytes = sum(map(len, self._chunks[kept])) if kept is not None else 0
         return Recovered(self._identity, self._hard_state, named, entries, self.first_index, snapshot_bytes=size_bytes)
 
-    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+    async def identify(
+        self, *, cluster_id: int, member_id: int, promises: bool = False, rolled_back: bool = False
+    ) -> Identity:
         self._check()
         old = self._identity
         if old.cluster_id not in (0, cluster_id) or old.member_id not in (0, member_id):
@@ -94,14 +96,21 @@ class MemoryStorage:
                 f"the storage belongs to member {old.member_id} of cluster {old.cluster_id:x}, "
                 f"not to member {member_id} of cluster {cluster_id:x}"
             )
-        has_promised = old.has_promised or promises
-        self._identity = replace(old, cluster_id=cluster_id, member_id=member_id, has_promised=has_promised)
+        self._identity = replace(
+            old,
+            cluster_id=cluster_id,
+            member_id=member_id,
+            has_promised=old.has_promised or promises,
+            is_rolled_back=old.is_rolled_back or rolled_back,
+        )
         return self._identity
 
     async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
         self._check()
         old = self._identity
-        self._identity = replace(old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark)
+        self._identity = replace(
+            old, cluster_id=cluster_id, incarnation=incarnation, origin=old.mark, is_rolled_back=False
+        )
         return self._identity
 
     def save(self, save: Save, then: Callable[[int], None]) -> None:

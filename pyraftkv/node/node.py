@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Self
@@ -46,8 +48,12 @@ from pyraftkv.store import Store
 from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery
 from pyraftkv.store.values import KvHash, LeaseAnswer, LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
+from pyraftkv.transport.handshake import can_be_rolled_back
 
 logger = logging.getLogger("pyraftkv.node")
+
+LIFE_BITS = 63
+"""Of the number that each life draws (`Hello.life`): as many as a natural has on the wire."""
 
 
 class Node(Engine):
@@ -150,6 +156,7 @@ class Node(Engine):
 
         Raises:
             StorageError: The data directory cannot be used.
+            DataDirRolledBack: It was found out to have less than was acknowledged.
             ConfigurationError: Names or addresses that cannot work.
             MemberExists: Another member of the cluster that it joins has its name or its address.
             MemberRemoved: It was removed while it was away.
@@ -180,7 +187,13 @@ class Node(Engine):
         )
         if recovered.repaired:
             logger.warning("%s: %s", self.name, recovered.repaired)
-        await self._join(await recovery.finish(self._storage, recovered))
+        recovered = await recovery.finish(self._storage, recovered)
+        if recovered.identity.is_rolled_back:
+            raise errors.DataDirRolledBack(
+                f"the data directory of {self.name} had less than was acknowledged, and is no member's any more: "
+                "`pyraftkv rebuild` makes another member of it"
+            )
+        await self._join(recovered)
 
     async def _join(self, recovered: Recovered) -> None:
         """Become somebody: who the directory says, one of the first of a new cluster, or a new one of a running one."""
@@ -199,6 +212,9 @@ class Node(Engine):
             "",
             witness=self._is_witness,
             machines=self._machines.offer,
+            start_term=recovered.hard_state.term,
+            start_index=recovered.last_index,
+            life=copy(self._rng).getrandbits(LIFE_BITS),  # a copy, so that what comes of a seed does not depend on it
         )
         self._connections = Connections(
             hello,
@@ -375,6 +391,8 @@ class Node(Engine):
             self._clients.close()
             if self._member is not None:
                 await self._member.close(lambda sent: _stopped_error(cause, sent=sent))
+            if isinstance(cause, errors.DataDirRolledBack):
+                await self._remember_that_it_forgot()
             await self._transport.close()
         finally:
             await self._storage.close()
@@ -385,6 +403,13 @@ class Node(Engine):
                     self.failed.set_exception(cause)
                     self.failed.exception()
             self._events.emit(NodeStopped(cause))
+
+    async def _remember_that_it_forgot(self) -> None:
+        """Note durably that the directory was rolled back: who found it out may not be there at its next start."""
+        if self._connections is not None:
+            own = self._connections.own
+            with contextlib.suppress(errors.StorageError):  # a disk that fails now stops the member as well
+                await self._storage.identify(cluster_id=own.cluster_id, member_id=own.member_id, rolled_back=True)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         """A loop never ends by itself: a bug, or the disk. The node stops, loudly."""
@@ -615,6 +640,8 @@ class Node(Engine):
         connections = self._connections
         assert connections is not None
         connections.judge(hello)
+        if self._member is not None:
+            connections.peers.judge_memory(hello, self._member.raft.promise_of(hello.member_id))
         if connections.peers.is_another_life(hello):
             self.peer_gone(hello.member_id)
         if self._bootstrap is not None:
@@ -648,10 +675,13 @@ class Node(Engine):
         if self._member is not None:
             self._member.succession.gone(member_id)
 
-    def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:  # noqa: ARG002
-        """A member refused our HELLO: if it knows that we were removed, there is nothing to stay for."""
+    def peer_refused(self, member_id: int, rejection: errors.HandshakeRejected) -> None:
+        """A member refused our HELLO: who was removed, or has forgotten what it promised, has nothing to stay for."""
+        assert self._connections is not None
         if rejection.reason == "removed":
             self._removed()
+        elif rejection.reason == "rolled-back" and can_be_rolled_back(self._connections.own, rejection):
+            self._fail(errors.DataDirRolledBack(f"{self.name} is refused by member {member_id}: {rejection}"))
 
     def client_connected(self, connection: Connection) -> None:
         """Serve a client, if this member runs."""

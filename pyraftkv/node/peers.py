@@ -8,6 +8,19 @@ the past or of the future; ids rise and are never used again, and say which:
 2. So an id that it has not come across yet is let in, as a *guest*: it gets answers, and what it says counts as much
    as the Raft machine's own configuration makes of it.
 3. An id below those, and not in the table, was a member's that was removed: it is told so, and stops.
+
+**Who comes back with less than it promised** is found out by its leader, which remembers what each life of a member
+acknowledged (`LeaderRules.promise_of`). A HELLO says what stood on the disk when the sender's life began, and says the
+same as long as that lives. It is judged once, when it is the first that is heard of that life:
+
+1. A HELLO is under way on one lane, while its sender acknowledges entries on another. When it arrives, more is
+   acknowledged than stood on the disk at the start, of course. It is of a life that is known already.
+2. A member is killed with acknowledgements under way, and starts again. Those that arrive were durable before they were
+   sent, so the new life begins with all of them. What is still on a lane of the old life is dropped with that.
+3. A member acknowledges. Its leader loses the lead, wins it again, and knows nothing: of whoever begins in a later term
+   than it has acknowledged in nothing would be proven, for another leader may have cut its log off.
+4. A copy of a directory is put back, and its boot count was seen already: the transport has refused it before
+   (`transport.handshake`). Lives that are compared here had one boot count each.
 """
 
 from __future__ import annotations
@@ -19,6 +32,7 @@ from pyraftkv.machines import versions_of
 from pyraftkv.node.bootstrap import first_ids
 from pyraftkv.protocol import Hello, MemberInfo
 from pyraftkv.roster import MEMBERS_MAX, Roster
+from pyraftkv.transport.handshake import rolled_back
 
 GUESTS_MAX = MEMBERS_MAX
 """Members that are let in before their joining was applied here; one more waits until it was."""
@@ -168,6 +182,18 @@ class Peers:
     def is_another_life(self, hello: Hello) -> bool:
         """Whether a judged peer has started again since it said HELLO last."""
         return self._boots.get(hello.member_id, hello.boot_count) < hello.boot_count
+
+    def judge_memory(self, hello: Hello, promise: tuple[int, int] | None) -> None:
+        """Raise `HandshakeRejected` if a judged peer begins another life with less than earlier ones had promised.
+
+        Args:
+            hello: Its HELLO.
+            promise: The term and the index that it cannot have forgotten, as far as this member knows.
+        """
+        if promise is not None and self.is_another_life(hello) and hello.start < promise:
+            had, has = (f"entries to {index} in term {term}" for term, index in (promise, hello.start))
+            known = (self._boots[hello.member_id], *promise)
+            raise rolled_back(hello, f"{has}, and had acknowledged {had}", known=known)
 
     def heard(self, hello: Hello) -> bool:
         """Note that a judged peer is there; True when its address is news."""

@@ -94,9 +94,13 @@ class ObservedStorage:
         self._observer.started(self._name, recovered)
         return recovered
 
-    async def identify(self, *, cluster_id: int, member_id: int, promises: bool = False) -> Identity:
+    async def identify(
+        self, *, cluster_id: int, member_id: int, promises: bool = False, rolled_back: bool = False
+    ) -> Identity:
         self._observer.identified(self._name, member_id)
-        return await self._storage.identify(cluster_id=cluster_id, member_id=member_id, promises=promises)
+        return await self._storage.identify(
+            cluster_id=cluster_id, member_id=member_id, promises=promises, rolled_back=rolled_back
+        )
 
     async def rebind(self, *, cluster_id: int, incarnation: int) -> Identity:
         return await self._storage.rebind(cluster_id=cluster_id, incarnation=incarnation)

@@ -58,7 +58,13 @@ T = TypeVar("T")
 PORT = 2380
 DATA_DIR = "/data"
 
-UNUSABLE = (errors.WalCorruption, errors.SnapshotCorruption, errors.ForeignDataDir, errors.UnsupportedFormat)
+UNUSABLE = (
+    errors.WalCorruption,
+    errors.SnapshotCorruption,
+    errors.ForeignDataDir,
+    errors.DataDirRolledBack,
+    errors.UnsupportedFormat,
+)
 """What says that a directory cannot be started from, now or later; any other error of a disk may pass."""
 
 IMAGE_SECONDS = 10.0

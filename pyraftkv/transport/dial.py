@@ -45,11 +45,8 @@ class Introduction:
             if not self.answer.done():
                 self.answer.set_result(other)
         elif frame.kind == KIND_REJECTED:
-            reason, message = decode_rejection(frame.payload)
-            error: Exception = HandshakeRejected(message, reason=reason, is_theirs=True)
-            if reason == OVERLOADED:
-                error = ConnectionRefusedError(message)
-            self._fail(error)
+            rejection = decode_rejection(frame.payload)
+            self._fail(ConnectionRefusedError(str(rejection)) if rejection.reason == OVERLOADED else rejection)
             self._wire.close()
         else:
             raise FrameError(f"a frame of kind {frame.kind:#x} in answer to a HELLO")

@@ -8,7 +8,11 @@ Stories that the rules are for:
 1. A member is restarted on a copy of a directory of another cluster. Its log would poison this one: "wrong-cluster".
 2. An address was reassigned, and another member answers there. Acks would count for the wrong one: "wrong-member".
 3. A virtual machine is rolled back. Its member comes back with a lower boot count than was seen: it has forgotten
-   what it promised, so it is refused as "wrong-incarnation" until it is replaced.
+   what it promised, so it is refused as "rolled-back", and stops until it is rebuilt.
+4. A member is stopped, its directory copied, and started as life 8. Then the copy is put back, and it starts as life 8
+   again. Each life draws a number, so that these are not one: "rolled-back".
+5. A copy is put back that was made in the very last life. Its boot count is new. Whoever leads knows what that life
+   had promised, and judges what is left of it (`node.peers`).
 """
 
 from __future__ import annotations
@@ -49,6 +53,34 @@ def judge_hello(own: Hello, other: Hello) -> None:
         )
 
 
+def rolled_back(hello: Hello, what: str, *, known: tuple[int, int, int]) -> HandshakeRejected:
+    """Return the refusal of a member that has less than an earlier life of it had.
+
+    Args:
+        hello: Its HELLO.
+        what: What it comes with.
+        known: See `HandshakeRejected.known`.
+    """
+    return HandshakeRejected(
+        f"{hello.name} comes with {what}: its directory is an older copy, or its disk lost what it had synced; "
+        "`pyraftkv rebuild` makes another member of it",
+        reason="rolled-back",
+        peer=hello.name,
+        known=known,
+    )
+
+
+def can_be_rolled_back(own: Hello, rejection: HandshakeRejected) -> bool:
+    """Whether what we are refused for can be true: there was a life as late as this one, or one that had more."""
+    boot_count, *promise = rejection.known
+    return boot_count >= own.boot_count or tuple(promise) > own.start
+
+
+def _is_outlived(other: Hello, *, by: Hello) -> bool:
+    """Whether a life cannot follow one of the same directory, and is not that one itself."""
+    return other.boot_count < by.boot_count or (other.boot_count == by.boot_count and other.life != by.life)
+
+
 class PeerGate:
     """Judges the HELLOs of peers, and remembers the latest life seen of each.
 
@@ -81,12 +113,13 @@ class PeerGate:
                 peer=other.name,
             )
         known = self._lives.get(other.member_id)
-        if known and known.incarnation == other.incarnation and known.boot_count > other.boot_count:
-            raise HandshakeRejected(
-                f"{other.name} comes with boot count {other.boot_count}, after {known.boot_count} was seen: "
-                "its directory is an older copy",
-                reason="wrong-incarnation",
-                peer=other.name,
+        if known is not None and known.incarnation == other.incarnation and _is_outlived(other, by=known):
+            boots = f"boot count {other.boot_count}, after {known.boot_count} was seen"
+            again = f"boot count {other.boot_count} again, and it is another life"
+            raise rolled_back(
+                other,
+                boots if other.boot_count < known.boot_count else again,
+                known=(known.boot_count, *known.start),
             )
         self._judge(other)
         self._lives.pop(other.member_id, None)

@@ -17,7 +17,14 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVarTuple
 
-from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_message
+from pyraftkv.codec import (
+    PeerMessage,
+    decode_hello,
+    decode_rejection,
+    encode_hello,
+    encode_message,
+    encode_rejection,
+)
 from pyraftkv.errors import ConfigurationError, HandshakeRejected
 from pyraftkv.futures import shared
 from pyraftkv.protocol import Hello
@@ -304,7 +311,7 @@ class MemoryTransport:
         try:
             return target.accept_peer(encode_hello(own))
         except HandshakeRejected as rejection:
-            theirs = HandshakeRejected(str(rejection), reason=rejection.reason, is_theirs=True)
+            theirs = decode_rejection(encode_rejection(rejection))
             assert self._handler is not None
             asyncio.get_running_loop().call_soon(self._handler.peer_refused, link.member, theirs)
             raise theirs from None

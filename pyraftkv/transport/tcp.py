@@ -382,7 +382,7 @@ class TcpTransport:
         except HandshakeRejected as rejection:
             if hello.member_id:
                 self._refusals.add(hello.member_id, rejection)
-            wire.write_frame(KIND_REJECTED, encode_rejection(rejection.reason, str(rejection)))
+            wire.write_frame(KIND_REJECTED, encode_rejection(rejection))
             wire.close()
             return
         wire.write_frame(KIND_HELLO_ACK, encode_hello(own))

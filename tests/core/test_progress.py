@@ -13,7 +13,7 @@ def _progress(*, match: int = 0, next_index: int = 1, messages_max: int = 4, byt
     progress = Progress(
         2, next_index=next_index, active_tick=0, inflights=Inflights(messages_max=messages_max, bytes_max=bytes_max)
     )
-    progress.match = match
+    progress.match = progress.acknowledged = match
     return progress
 
 
@@ -181,6 +181,7 @@ class NaiveProgress:
         """PROBE: whether the last message was answered, or none was sent."""
         self.snapshot = 0
         self.fetching = False
+        self.promised = 0
 
     @property
     def match(self) -> int:
@@ -239,6 +240,7 @@ class ProgressTwins:
             if self.naive.state is not REPLICATE:
                 self.naive.guess = max(self.naive.guess, index + 1)
         self.naive.acked.append(index)
+        self.naive.promised = max(self.naive.promised, index)
         if self.naive.state is REPLICATE:
             self.real.inflights.free_to(index)
             self.naive.freed = max(self.naive.freed, index)
@@ -297,6 +299,7 @@ class ProgressTwins:
         """Both know the same."""
         real, naive = self.real, self.naive
         real.check()
+        assert (real.acknowledged or 0) == naive.promised
         assert (real.state, real.match, real.next) == (naive.state, naive.match, naive.next)
         assert (len(real.inflights), real.pending_snapshot) == (naive.inflight, naive.snapshot)
         assert real.can_send is naive.can_send

@@ -15,6 +15,8 @@ from pyraftkv.core.messages import (
     ForwardedProposals,
     Heartbeat,
     HeartbeatResponse,
+    InstallSnapshot,
+    VoteResponse,
 )
 from pyraftkv.core.progress import PROBE, REPLICATE
 from pyraftkv.core.raftlog import ENTRY_OVERHEAD_BYTES
@@ -228,6 +230,40 @@ def test_a_follower_that_lost_what_it_acknowledged_gets_it_again() -> None:
     (message,) = _appends(step(raft, AppendResponse(1, 2, raft.term, 1, True, 0, 0)), 2)
     assert (message.prev_index, [entry.index for entry in message.entries]) == (0, [1, 2])
     raft.check()
+
+
+def test_a_leader_remembers_what_was_promised_to_it() -> None:
+    """Who voted for it is of its term; what is acknowledged stays so, lost connections and late acks or not."""
+    raft = machine(1, 1)
+    step_all(raft, Campaign())
+    step_all(raft, VoteResponse(1, 2, raft.term, False, True))
+    term = raft.term
+    assert [raft.promise_of(node) for node in (1, 2, 3, 9)] == [None, (term, 0), None, None]
+    step_all(raft, HeartbeatResponse(1, 3, term, 0))
+    assert raft.promise_of(3) == (term, 0)
+    step_all(raft, ack(raft, 2, 3), ack(raft, 2, 2), PeerUnreachable(2), ack(raft, 2, 1))
+    assert (raft.status().peers[2].match, raft.promise_of(2)) == (1, (term, 3))
+    step_all(raft, HeartbeatResponse(1, 3, term + 1, 0))
+    assert (raft.role, raft.promise_of(2)) == (FOLLOWER, None)
+
+
+def test_who_rejects_an_append_is_of_this_term_too() -> None:
+    """It says no more than that."""
+    raft = machine(1, 1)
+    step_all(raft, Campaign())
+    step_all(raft, VoteResponse(1, 2, raft.term, False, True), AppendResponse(1, 3, raft.term, 2, True, 0, 0))
+    assert raft.promise_of(3) == (raft.term, 0)
+
+
+def test_a_follower_keeps_what_it_acknowledged_whatever_its_leader_sends() -> None:
+    """What `promise_of` rests on: neither late appends nor a snapshot of less make a follower's log shorter."""
+    raft = machine(1, 1, 1, term=2)
+    step_all(raft, append(raft, 3, 1, 2, 2))
+    acknowledged = raft.last_index
+    late = append(raft, 3, 1, 2)
+    for message in (late, append(raft, 1, 1), InstallSnapshot(1, 2, 2, snapshot(2, 1, 1, 2, 3))):
+        step_all(raft, message)
+        assert raft.saved == acknowledged
 
 
 def test_a_probe_that_finds_what_is_known_already_resumes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pyraftkv import errors
@@ -183,3 +185,47 @@ def test_who_answers_is_known() -> None:
     assert peers.lost(2)
     assert not peers.lost(2)
     assert not peers.is_connected(2)
+
+
+def life(boot_count: int, *, term: int, index: int) -> Hello:
+    """Return a HELLO of member 2, of a life that began with that."""
+    return replace(hello(2), boot_count=boot_count, start_term=term, start_index=index)
+
+
+def outcome(peers: Peers, said: Hello, promise: tuple[int, int] | None) -> str:
+    """Return "" if a member is let in, else why not."""
+    peers.judge(said)
+    try:
+        peers.judge_memory(said, promise)
+    except errors.HandshakeRejected as rejection:
+        assert rejection.reason == "rolled-back"
+        assert rejection.known == (1, *(promise or ()))
+        return str(rejection)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("term", "index", "let_in"),
+    [(3, 9, True), (3, 8, False), (3, 0, False), (2, 9, False), (2, 99, False), (4, 0, True), (4, 9, True)],
+)
+def test_another_life_has_what_was_promised_before_it(term: int, index: int, let_in: bool) -> None:
+    """An earlier term, or a shorter log in the same one, has forgotten; a later term proves nothing."""
+    peers = Peers(hello(1), {"a": "h:1", "b": "h:2"})
+    peers.adopt(hello(1), roster())
+    peers.heard(life(1, term=0, index=0))
+    said = life(2, term=term, index=index)
+    refused = outcome(peers, said, (3, 9))
+    assert (not refused) is let_in
+    if refused:
+        assert f"comes with entries to {index} in term {term}, and had acknowledged entries to 9 in term 3" in refused
+        assert outcome(peers, said, (3, 9)) == refused, "as often as it comes"
+    assert outcome(peers, said, None) == "", "of whom nothing is known, nothing is said"
+
+
+def test_one_life_may_promise_more_than_it_began_with() -> None:
+    """Its HELLO arrives on another lane, when it has acknowledged entries; or this member has never heard of it."""
+    peers = Peers(hello(1), {"a": "h:1", "b": "h:2"})
+    peers.adopt(hello(1), roster())
+    assert outcome(peers, life(1, term=1, index=1), (3, 9)) == ""
+    peers.heard(life(1, term=1, index=1))
+    assert outcome(peers, life(1, term=1, index=1), (3, 9)) == ""

@@ -8,7 +8,7 @@ import pytest
 
 from pyraftkv.errors import HandshakeRejected
 from pyraftkv.protocol import Hello
-from pyraftkv.transport.handshake import BOOT_COUNT_MAX, BOOTS_MAX, PeerGate, judge_hello
+from pyraftkv.transport.handshake import BOOT_COUNT_MAX, BOOTS_MAX, PeerGate, can_be_rolled_back, judge_hello
 
 from .members import hello
 
@@ -60,9 +60,40 @@ def test_a_directory_that_went_back_in_time_is_refused() -> None:
     gate = PeerGate(lambda hello: None)
     gate.admit(OWN, hello(2, boot_count=5))
     gate.admit(OWN, hello(2, boot_count=5))
-    assert _refused(gate.admit, OWN, hello(2, boot_count=4)) == "wrong-incarnation"
+    assert _refused(gate.admit, OWN, hello(2, boot_count=4)) == "rolled-back"
     gate.admit(OWN, replace(hello(2, boot_count=1), incarnation=999))
     gate.admit(OWN, hello(2, boot_count=6))
+
+
+def test_two_lives_of_one_boot_count_are_of_two_copies() -> None:
+    """1. A directory is copied while its member does not run. It starts, as life 5.
+
+    2. The copy is put back, and starts as life 5 again. It is another one, whatever it says of its disk.
+    """
+    gate = PeerGate(lambda hello: None)
+    first = hello(2, boot_count=5, life=77, start_term=3, start_index=9)
+    gate.admit(OWN, first)
+    gate.admit(OWN, first, expected=2)
+    with pytest.raises(HandshakeRejected, match="boot count 5 again") as caught:
+        gate.admit(OWN, replace(first, life=78))
+    assert (caught.value.reason, caught.value.known) == ("rolled-back", (5, 3, 9))
+    gate.admit(OWN, hello(2, boot_count=6, life=77))
+
+
+def test_what_we_are_refused_for_must_be_possible() -> None:
+    """Somebody has seen a life as late as ours, or one that had more than our disk at the start."""
+    own = hello(1, boot_count=5, start_term=3, start_index=9)
+    for boots, term, index, can_be in (
+        (4, 3, 10, True),
+        (4, 4, 0, True),
+        (4, 3, 9, False),
+        (4, 2, 99, False),
+        (0, 0, 0, False),
+        (5, 0, 0, True),
+        (6, 3, 1, True),
+    ):
+        rejection = HandshakeRejected(reason="rolled-back", known=(boots, term, index))
+        assert can_be_rolled_back(own, rejection) is can_be, rejection.known
 
 
 def test_only_the_latest_life_is_current() -> None:
@@ -93,4 +124,4 @@ def test_the_memory_is_bounded() -> None:
     for member in range(2, BOOTS_MAX + 3):
         gate.admit(OWN, hello(member, boot_count=9))
     gate.admit(OWN, hello(2, boot_count=1))  # forgotten
-    assert _refused(gate.admit, OWN, hello(BOOTS_MAX, boot_count=1)) == "wrong-incarnation"
+    assert _refused(gate.admit, OWN, hello(BOOTS_MAX, boot_count=1)) == "rolled-back"

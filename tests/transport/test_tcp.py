@@ -349,7 +349,7 @@ async def test_a_member_s_later_life_ends_its_earlier_connections() -> None:
     rolled_back = await Raw.connect(one)
     rolled_back.frame(KIND_HELLO, encode_hello(hello(2, boot_count=1)))
     assert await rolled_back.next_kind() == KIND_REJECTED
-    assert one.transport.rejections[2].reason == "wrong-incarnation"
+    assert one.transport.rejections[2].reason == "rolled-back"
     for raw in (earlier, later, rolled_back):
         await raw.close()
     await close(one)

@@ -1,0 +1,144 @@
+"""Members that come back with less than they acknowledged: whole nodes in virtual time, on disks of another day."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyraftkv.sim.host import Host
+from pyraftkv.sim.simulation import Simulation
+from tests.sim.test_bad_disk import rebuild, votes
+from tests.sim.test_full_disk import Writer, everything_is_there
+from tests.sim.test_pitfalls import SECONDS_MAX, is_level, node_of, put_back, until
+from tests.sim.test_simulation import leader_of
+
+
+def end_of(sim: Simulation, host: Host) -> object:
+    """Return what the last life of a machine ended with."""
+    return [event for event in sim.trace.events({"stop"}) if event.host == host.name][-1].detail["why"]
+
+
+async def follower_of(sim: Simulation) -> Host:
+    """Return a member that follows."""
+    leader = await leader_of(sim)
+    return next(host for host in sim.members if host is not leader)
+
+
+@pytest.mark.parametrize("is_copied", ["while it runs", "before it starts"])
+def test_a_member_on_an_older_disk_stops_and_stays_away(is_copied: str) -> None:
+    """1. A follower's disk is copied; it goes on, and acknowledges what else only its leader has.
+
+    2. It loses its power, and the copy is put back. It starts with a boot count that is new to everybody, or that was
+       seen in its last life. It is refused, and stops by name: it votes for nobody.
+    3. Its leader dies, who knew. It is started again, and remembers.
+    4. Rebuilt, it is another member, and counts. Nothing is lost.
+    """
+
+    async def main(sim: Simulation) -> None:
+        victim = await follower_of(sim)
+        leader = sim.leader
+        assert leader is not None
+        writer = Writer(sim)
+        await writer.more(5)
+        await until(lambda: is_level(sim), sim)
+        if is_copied == "before it starts":
+            victim.kill()
+            copy = victim.disk.durable_copy()
+            victim.start()
+            await until(lambda: is_level(sim), sim)
+        else:
+            copy = victim.disk.durable_copy()
+        third = next(host for host in sim.members if host not in (leader, victim))
+        third.kill()
+        await writer.more(20)
+        put_back(sim, victim, copy)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        assert end_of(sim, victim) == "DataDirRolledBack"
+        boots = victim.boots
+        third.start()
+        await writer.more(5)
+        leader.kill()
+        victim.is_out = False
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        assert (end_of(sim, victim), victim.boots) == ("DataDirRolledBack", boots + 1)
+        leader.start()
+        await writer.more(5)
+        await rebuild(sim, victim)
+        await until(lambda: votes(victim), sim)
+        third.kill()
+        await writer.more(5)
+        third.start()
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=71) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def test_a_leader_that_comes_back_on_an_older_disk_is_found_out_by_the_next() -> None:
+    """It had voted for itself in a term that its disk has never heard of, and answered whoever leads now."""
+
+    async def main(sim: Simulation) -> None:
+        victim = await leader_of(sim)
+        writer = Writer(sim)
+        await writer.more(5)
+        copy = victim.disk.durable_copy()
+        await writer.more(20)
+        term = node_of(victim).term
+        victim.kill()
+        await until(lambda: sim.leader not in (None, victim), sim)
+        victim.start()
+        await until(lambda: is_level(sim) and node_of(victim).term > term, sim)
+        put_back(sim, victim, copy)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        assert end_of(sim, victim) == "DataDirRolledBack"
+        await writer.more(5)
+
+    with Simulation(seed=72) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def test_who_leads_since_knows_nothing_and_fills_it_up() -> None:
+    """The limit: nobody is there any more who heard what the member acknowledged. It is taken for one that was slow."""
+
+    async def main(sim: Simulation) -> None:
+        victim = await follower_of(sim)
+        leader = sim.leader
+        assert leader is not None
+        writer = Writer(sim)
+        await writer.more(5)
+        copy = victim.disk.durable_copy()
+        await writer.more(20)
+        await until(lambda: is_level(sim), sim)
+        put_back(sim, victim, copy)
+        leader.kill()
+        leader.start()
+        await until(lambda: sim.leader is not None, sim)
+        victim.start()
+        await until(lambda: is_level(sim), sim)
+        assert not victim.is_out
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=73) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def test_no_other_loss_of_power_or_leader_is_taken_for_one() -> None:
+    """Members lose their power, leaders are killed and started in the middle of writes: nobody is refused."""
+
+    async def main(sim: Simulation) -> None:
+        writer = Writer(sim)
+        for number in range(12):
+            leader = await leader_of(sim)
+            await writer.more(3)
+            victim = leader if number % 3 == 0 else sim.members[number % len(sim.members)]
+            if number % 2:
+                victim.power_loss()
+            else:
+                victim.kill()
+            victim.start()
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=74) as sim:
+        sim.run(main, until=SECONDS_MAX)
