@@ -46,6 +46,8 @@ LOOKS_MAX = 3
 
 ONE_SLOT = "the slot cannot be read; the other one can, and the next start writes it anew"
 
+ROLLED_BACK = "its member was refused, for the log ends before what it had acknowledged: an older copy, or a lying disk"
+
 
 class Verdict(IntEnum):
     """What a start would make of it, from good to bad."""
@@ -54,7 +56,7 @@ class Verdict(IntEnum):
     TORN = 1
     """A crash left an unfinished last batch; a start cuts it off, and nothing that was promised is lost."""
     CORRUPT = 2
-    """Something that was durable cannot be read any more."""
+    """Something that was durable cannot be read any more, or was found to be missing."""
     UNUSABLE = 3
     """No member's directory, another one's, of another version, or not to be read."""
 
@@ -358,6 +360,8 @@ async def _examine(disk: FileSystem, path: str) -> DirectoryReport:
     try:
         if file.load():
             findings += [Finding(TORN, name, 0, ONE_SLOT) for name in file.unreadable]
+            is_rolled_back = file.identity is not None and file.identity.is_rolled_back
+            findings += [Finding(CORRUPT, "", 0, ROLLED_BACK)] if is_rolled_back else []
         snapshots = _snapshots(disk, path, wal.snapshots)
         leftovers = _leftovers(disk, path)
     except (StorageError, OSError) as error:
