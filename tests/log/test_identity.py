@@ -184,6 +184,20 @@ def test_that_a_life_may_have_promised_something_is_never_forgotten(slot):
     assert load(fs).rebind(cluster_id=8, incarnation=99).has_promised
 
 
+@pytest.mark.parametrize("slot", SLOT_NAMES)
+def test_a_rolled_back_directory_stays_so_until_a_recovery(slot):
+    """Whatever is written of it later, and without either slot. A recovery makes another cluster of what is there."""
+    fs = make(1)
+    assert not load(fs).bind(cluster_id=7, member_id=3).is_rolled_back
+    assert load(fs).bind(cluster_id=7, member_id=3, rolled_back=True).is_rolled_back
+    fs.unlink(f"/data/{slot}")
+    assert load(fs).identity.is_rolled_back
+    assert load(fs).count_boot().is_rolled_back
+    assert load(fs).bind(cluster_id=7, member_id=3, promises=True).is_rolled_back
+    assert not load(fs).rebind(cluster_id=8, incarnation=99).is_rolled_back
+    assert not load(fs).identity.is_rolled_back
+
+
 def test_who_does_not_know_whether_it_has_promised_may_have():
     """A slot from before that was written down has zeros there."""
     fs = make(1)

@@ -46,8 +46,11 @@ def test_a_life_in_memory():
         assert recovered.identity.incarnation == bound.incarnation
         assert (recovered.identity.boot_count, recovered.identity.member_id) == (2, 3)
         assert (recovered.entries, recovered.hard_state) == (entries(1, 10), HardState(2, 1, 0))
+        assert (await storage.identify(cluster_id=9, member_id=3, rolled_back=True)).is_rolled_back
+        assert (await storage.identify(cluster_id=9, member_id=3)).is_rolled_back
         rebound = await storage.rebind(cluster_id=10, incarnation=99)
         assert (rebound.cluster_id, rebound.member_id, rebound.incarnation) == (10, 3, 99)
+        assert not rebound.is_rolled_back
         assert rebound.mark == bound.incarnation
         await storage.close()
 

@@ -371,6 +371,25 @@ async def test_a_leader_that_says_it_has_started_again_is_none() -> None:
 
 
 @asynchronous
+async def test_a_node_does_not_stop_for_a_refusal_that_cannot_be_true() -> None:
+    """It has all that somebody says it has forgotten; or it is refused for something else."""
+    async with cluster_of(3) as cluster:
+        node = cluster.followers[0]
+        assert node._connections is not None
+        own = node._connections.own
+        less, more = (own.boot_count - 1, *own.start), (own.boot_count - 1, own.start_term, own.start_index + 1)
+        node.peer_refused(9, errors.HandshakeRejected(reason="rolled-back", known=less, is_theirs=True))
+        node.peer_refused(9, errors.HandshakeRejected(reason="wrong-incarnation", known=more, is_theirs=True))
+        await node.put("k", "v")
+        node.peer_refused(9, errors.HandshakeRejected("gone", reason="rolled-back", known=more, is_theirs=True))
+        assert node.failed is not None
+        assert "is refused by member 9: gone" in str(await refused(node.failed, errors.DataDirRolledBack))
+        await cluster.kill(node)
+        error = await refused(cluster.restart(node.name), errors.DataDirRolledBack)
+        assert "had less than was acknowledged" in str(error)
+
+
+@asynchronous
 async def test_what_cannot_be_applied_is_not_taken_from_a_peer(caplog: pytest.LogCaptureFixture) -> None:
     """Once committed it would stop every member, at every start again; one warning tells of all of it."""
     async with cluster_of(3) as cluster:

@@ -226,6 +226,8 @@ def test_one_life_may_promise_more_than_it_began_with() -> None:
     """Its HELLO arrives on another lane, when it has acknowledged entries; or this member has never heard of it."""
     peers = Peers(hello(1), {"a": "h:1", "b": "h:2"})
     peers.adopt(hello(1), roster())
-    assert refusal(peers, life(1, term=1, index=1), (3, 9)) is None
     peers.heard(life(1, term=1, index=1))
     assert refusal(peers, life(1, term=1, index=1), (3, 9)) is None
+    stranger = Peers(hello(1), {"a": "h:1", "b": "h:2"})
+    stranger.adopt(hello(1), roster())
+    assert refusal(stranger, life(2, term=1, index=1), (3, 9)) is None
