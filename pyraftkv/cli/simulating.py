@@ -145,7 +145,7 @@ def row_of(outcome: SimReport | SimFailure) -> list[str]:
         str(outcome.watched),
         str(outcome.leaders),
         str(sum(outcome.faults.values())),
-        f"alive after {outcome.liveness_seconds:.2f} s",
+        f"ok, at work again after {outcome.liveness_seconds:.2f} s",
     ]
 
 

@@ -54,10 +54,11 @@ class SimReport:
     def __str__(self) -> str:
         struck = sum(self.faults.values())
         return (
-            f"seed {self.seed}: {self.members} members, {self.virtual_seconds:.1f} virtual seconds in "
-            f"{self.real_seconds:.2f} ({self.speed:.1f}x), {self.acknowledged} of {self.operations} operations, "
-            f"{self.watched} events watched, {self.messages} messages, {self.leaders} leaders, {struck} faults of "
-            f"{len(self.faults)} kinds, alive after {self.liveness_seconds:.2f} s, trace {self.digest[:16]}"
+            f"seed {self.seed}: ok: {self.members} members, {self.virtual_seconds:.1f} virtual seconds in "
+            f"{self.real_seconds:.2f} ({self.speed:.1f}x), {self.acknowledged} of {self.operations} operations "
+            f"answered, {self.watched} events watched, {self.messages} messages, {self.leaders} leaders, {struck} "
+            f"faults of {len(self.faults)} kinds, at work again {self.liveness_seconds:.2f} s after them, "
+            f"trace {self.digest[:16]}"
         )
 
 

@@ -47,7 +47,7 @@ def test_a_seed_that_breaks_no_rule_is_a_line_and_a_picture(cli: Cli, tmp_path: 
         "--seed=9", "--seconds=1", "--members=1", f"--html={html}", f"--svg={svg}", f"--trace={trace}"
     )
     assert (status, err) == (DONE, "")
-    assert out.startswith("seed 9: 1 members, ")
+    assert out.startswith("seed 9: ok: 1 members, ")
     assert out.count("\n") == 1
     page = html.read_text(encoding="utf-8")
     assert "seed 9" in page
