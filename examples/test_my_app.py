@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from pyraftkv import KV, Compare, CompareResult, CompareTarget, KeyValue, MaybeApplied, NotApplied, PutKey, errors
+from pyraftkv import KV, Compare, KeyValue, MaybeApplied, NotApplied, PutKey, compare, errors
 from pyraftkv.sim import Host, Plan, Trial, search
 from pyraftkv.sim.check import FencedResource, StaleToken, check_fencing
 
@@ -26,7 +26,7 @@ WRITE_SECONDS = 0.05
 
 
 def is_unchanged(key: bytes, seen: KeyValue | None) -> Compare:
-    return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, seen.mod_revision if seen else 0)
+    return compare(key, mod_revision=seen.mod_revision if seen else 0)
 
 
 class Worker:
@@ -67,7 +67,7 @@ class Worker:
         step = 0
         while True:
             deadline = time.monotonic() + LEASE_SECONDS  # from before the renewal was sent: on the safe side
-            still_ours = Compare(CompareTarget.MOD, CompareResult.EQUAL, OWNER, token)
+            still_ours = compare(OWNER, mod_revision=token)
             renewal = await self.kv.txn().when(still_ours).then(PutKey(ALIVE, self.name.encode()))
             if not renewal.succeeded:
                 return

@@ -11,6 +11,7 @@ from pyraftkv.backup import snapshot_status
 from pyraftkv.client import Client
 from pyraftkv.cluster import Cluster
 from pyraftkv.errors import MaybeApplied, NotApplied, PyraftkvError
+from pyraftkv.keys import compare
 from pyraftkv.kv import KV, Status, Stm, View
 from pyraftkv.latest import LatestWatch
 from pyraftkv.node import Node, NodeConfig
@@ -87,6 +88,7 @@ __all__ = [
     "View",
     "WatchBatch",
     "__version__",
+    "compare",
     "connect",
     "open",
     "rebuild",

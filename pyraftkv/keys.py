@@ -58,6 +58,52 @@ def key_of(key: Bytes) -> bytes:
     return raw
 
 
+def compare(
+    key: Bytes,
+    *,
+    value: Bytes | None = None,
+    version: int | None = None,
+    create_revision: int | None = None,
+    mod_revision: int | None = None,
+    lease: int | None = None,
+    result: CompareResult = CompareResult.EQUAL,
+    end: Bytes | None = None,
+    prefix: bool = False,
+) -> Compare:
+    """Return a comparison for a transaction's `when`; one thing of the key is compared, and named as in `KeyValue`.
+
+    >>> compare("ann", mod_revision=7)
+    Compare(target=<CompareTarget.MOD: 2>, result=<CompareResult.EQUAL: 0>, key=b'ann', operand=7, end=b'')
+
+    Args:
+        key: Of a key that does not exist all numbers are 0, and no comparison of its value holds.
+        value: What it holds.
+        version: How many puts it has had since it was created; 0: it does not exist.
+        create_revision: When it was created.
+        mod_revision: When it was last changed.
+        lease: The id of the lease that it hangs on.
+        result: How it must compare.
+        end: Every key from ``key`` up to, not including, this one must satisfy it.
+        prefix: Every key that begins with ``key`` must satisfy it.
+
+    Raises:
+        InvalidRequest: Nothing was named to be compared, or more than one thing; a key that is none.
+    """
+    operands: dict[CompareTarget, int | bytes | None] = {
+        CompareTarget.VALUE: None if value is None else to_bytes(value),
+        CompareTarget.VERSION: version,
+        CompareTarget.CREATE: create_revision,
+        CompareTarget.MOD: mod_revision,
+        CompareTarget.LEASE: lease,
+    }
+    given = [(target, operand) for target, operand in operands.items() if operand is not None]
+    if len(given) != 1:
+        raise errors.InvalidRequest(f"a comparison is of one thing of a key, not of {len(given)}")
+    start, until = key_range(None, end, key) if prefix else single_or_range(key, end, None)
+    ((target, operand),) = given
+    return Compare(target, result, start, operand, until)
+
+
 def mod_revision_is(key: bytes, revision: int) -> Compare:
     """Compare that the key was last changed at ``revision`` (0: does not exist)."""
     return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, revision)
