@@ -94,7 +94,8 @@ class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in one line; twenty lines of usage above it would hide that."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": Formatter, **options})
+        super().__init__(**options)
+        self.formatter_class = Formatter
 
     def error(self, message: str) -> NoReturn:
         """End with `USAGE`."""
