@@ -30,8 +30,8 @@ async def increment(db: KV, key: str) -> int:
         return count + 1
 
 
-async def tell(db: KV, key: str, is_watching: asyncio.Event) -> int:
-    """Print changes of the key, whoever makes them, until there were `TIMES`; return how it stands then."""
+async def tell(db: KV, key: str, is_watching: asyncio.Event) -> None:
+    """Print changes of the key, whoever makes them, until there were `TIMES`."""
     async with db.watch(key) as changes:
         await changes.synced()
         is_watching.set()
@@ -41,18 +41,22 @@ async def tell(db: KV, key: str, is_watching: asyncio.Event) -> int:
             seen += 1
             if seen == TIMES:
                 break
-        return int(event.kv.text)
+
+
+async def tell_count(db: KV) -> None:
+    found = await db.get("visits")
+    print(f"{found.text if found else 'no'} visits so far")
 
 
 async def application(db: KV) -> None:
     """What your program does; it takes the `KV` protocol, so that a test can give it an in-memory cluster."""
-    before = await db.get("visits")
-    print(f"{before.text if before else 'no'} visits so far")
+    await tell_count(db)
     is_watching = asyncio.Event()
     watching = asyncio.create_task(tell(db, "visits", is_watching))
     await is_watching.wait()
     await asyncio.gather(*(increment(db, "visits") for _ in range(TIMES)))  # at the same time, and none is lost
-    print(f"{await watching} visits so far")
+    await watching
+    await tell_count(db)
 
 
 async def main() -> None:

@@ -59,7 +59,7 @@ def test_a_cluster_is_saved_and_another_one_restored_from_it(cli: Cli, tmp_path:
         for name in NAMES
     ]
     assert {status for status, _, _ in made} == {DONE}
-    assert f"with {KEYS} keys" in made[0][1]
+    assert f"keys: {KEYS}." in made[0][1]
     assert f"serve --name a --data-dir {tmp_path / 'a'} --members {listed}" in made[0][1]
     assert len({out.splitlines()[0].split("new cluster")[1] for _, out, _ in made}) == 1
 

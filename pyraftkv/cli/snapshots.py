@@ -109,10 +109,13 @@ def restored_lines(restored: Restored, data_dir: str) -> list[str]:
     member = restored.member
     listed = ",".join(f"{row.name}={row.address}" for row in restored.members)
     start = ["pyraftkv", "serve", "--name", member.name, "--data-dir", data_dir, "--members", listed]
+    others = (
+        "Restore the other members on their machines from the same file with the same --members, then start them all:"
+    )
     return [
-        f"{data_dir} is member {member.name} of the new cluster {restored.cluster_id:x}, with {restored.keys} keys.",
+        f"{data_dir} is member {member.name} of the new cluster {restored.cluster_id:x}; keys: {restored.keys}.",
         f"Revisions go on after {restored.revision}; the snapshot ended at {restored.snapshot.revision}.",
-        "Restore the other members on their machines from the same file with the same --members, then start them all:",
+        others if len(restored.members) > 1 else "It is the only one. Start it:",
         f"  {shlex.join(start)}",
     ]
 
