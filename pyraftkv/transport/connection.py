@@ -97,8 +97,6 @@ class Wire(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         _tune(transport.get_extra_info("socket"))
         self._on_connected(self)
-        if self.decoder.pending_bytes:
-            self._deliver()  # what came along with the end of a TLS handshake
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  (asyncio's name for what a loop would like)
         return self._received
@@ -129,8 +127,7 @@ class Wire(asyncio.BufferedProtocol):
     def _deliver(self) -> None:
         """Hand the frames that are complete to the role; garbage closes this connection and nothing else."""
         transport, next_frame = self._transport, self.decoder.next_frame
-        if transport is None:
-            return  # its TLS handshake is over, and nobody has told us yet
+        assert transport is not None, "bytes come from a transport"
         try:
             while not self._held and not transport.is_closing() and (frame := next_frame()) is not None:
                 self._frames += 1

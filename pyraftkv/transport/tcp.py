@@ -51,7 +51,7 @@ class Greeting:
 
     def connected(self, wire: Wire) -> None:
         self._wire = wire
-        self._timer = self._transport.greet(self, wire)
+        self._timer = self._transport.greet(wire)
 
     def frame(self, frame: Frame) -> None:
         """Take the HELLO. Raises `FrameError` on anything else."""
@@ -72,7 +72,8 @@ class Greeting:
     def _finish(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._transport.greeted(self)
+        if self._wire is not None:
+            self._transport.greeted(self._wire)
 
 
 class TcpTransport:
@@ -352,19 +353,19 @@ class TcpTransport:
         greeting = Greeting(self)
         return Wire(greeting, connected=greeting.connected, lost=self._forget)
 
-    def greet(self, greeting: Greeting, wire: Wire) -> asyncio.TimerHandle | None:
+    def greet(self, wire: Wire) -> asyncio.TimerHandle | None:
         """Count a connection that has not said HELLO, and bound its patience; None if there are too many."""
         self._remember(wire)
         too_many = ConnectionAbortedError("too many connections without a HELLO")
-        if self._closed or not self._doorway.enter(greeting, lambda: wire.abort(too_many)):
+        if self._closed or not self._doorway.enter(wire, lambda: wire.abort(too_many)):
             wire.abort(too_many)
             return None
         late = TimeoutError("no HELLO in time")
         return asyncio.get_running_loop().call_later(self._limits.handshake_seconds_max, wire.abort, late)
 
-    def greeted(self, greeting: Greeting) -> None:
+    def greeted(self, wire: Wire) -> None:
         """A connection has said HELLO, or is gone."""
-        self._doorway.leave(greeting)
+        self._doorway.leave(wire)
 
     def welcome(self, wire: Wire, hello: Hello) -> None:
         """Judge the HELLO of an accepted connection, answer it, and give the wire its lasting role."""

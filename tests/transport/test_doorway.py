@@ -7,15 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from pyraftkv.codec import encode_hello
 from pyraftkv.transport import Limits, TcpDialer, TcpTransport
-from pyraftkv.transport.connection import Wire
 from pyraftkv.transport.doorway import Doorway
-from pyraftkv.transport.framing import KIND_HELLO, Frame, frame_header
 
 from .certificates import Authority
-from .members import Member, Stream, close, hello, in_loop, until
-from .test_connection import Socket
+from .members import Member, Stream, close, connected, hello, in_loop, introduce, until
 
 HOST = "127.0.0.1"
 
@@ -107,31 +103,17 @@ async def test_places_are_taken_in_their_order() -> None:
     assert len(doorway) == 0
 
 
-class Listening:
-    """A role that notes what it is handed."""
+def test_uvloop_reads_nothing_of_a_handshake_before_it_begins(authority: Authority) -> None:
+    """It begins to read whatever it was told; members speak TLS on it all the same."""
+    uvloop = pytest.importorskip("uvloop")
 
-    def __init__(self) -> None:
-        self.kinds: list[int] = []
+    async def scenario() -> None:
+        async with asyncio.timeout(10):
+            one, two = await _member(authority), Member(TcpTransport(listen=f"{HOST}:0", tls=authority.tls("n2")), 2)
+            await two.start()
+            introduce(one, two)
+            await connected(one, two)
+            await close(one, two)
 
-    def frame(self, frame: Frame) -> None:
-        self.kinds.append(frame.kind)
-
-    def flush(self) -> None:
-        pass
-
-    def lost(self, error: Exception | None) -> None:
-        raise AssertionError(error)
-
-
-@in_loop
-async def test_what_comes_along_with_the_end_of_a_handshake_is_delivered() -> None:
-    """A client says HELLO as soon as it may, which is before asyncio has told us that it may."""
-    role, connected = Listening(), []
-    wire = Wire(role, connected=lambda wire: connected.append(list(role.kinds)))
-    payload = encode_hello(hello())
-    data = frame_header(KIND_HELLO, payload) + payload
-    wire.get_buffer(len(data))[: len(data)] = data
-    wire.buffer_updated(len(data))
-    assert role.kinds == []
-    wire.connection_made(Socket())
-    assert (connected, role.kinds) == ([[]], [KIND_HELLO])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
