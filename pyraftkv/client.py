@@ -14,6 +14,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import partial
+from itertools import islice
 from typing import Any, Self
 
 from pyraftkv import codec, errors, given
@@ -104,7 +105,10 @@ LIMITS = Limits()
 """The bounds of one request, checked before it is sent."""
 
 WRITES_SENT_MAX = 2048
-"""Writes under way on one connection; further ones wait here. (A member takes 4096 calls and watches.)"""
+"""Writes under way on one connection; further ones wait here. (A member takes 4096 calls.)"""
+
+WATCHES_AGAIN_MAX = 64
+"""Watches that found no room at a member and are asked for again at the same time; the others later."""
 
 
 class Client(Engine):
@@ -533,9 +537,8 @@ class Client(Engine):
             self._sessions.acknowledge(self._running())
             now = self._loop.time()
             self._asks.scan(now, lambda: self._situation)
-            for watch in list(self._watches.values()):
-                if watch.is_due:
-                    self.subscribe(watch)
+            for watch in list(islice((each for each in self._watches.values() if each.is_due), WATCHES_AGAIN_MAX)):
+                self.subscribe(watch)
             self._leave_if_silent(now)
 
     # --- Replies ---------------------------------------------------------------------------------------------------

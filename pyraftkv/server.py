@@ -49,7 +49,11 @@ from pyraftkv.transport.framing import CLIENT_FRAME_BYTES_MAX
 logger = logging.getLogger("pyraftkv.server")
 
 CALLS_MAX = 4096
-"""Calls (and watches) under way per connection; one more is refused as `Overloaded`."""
+"""Calls under way per connection, and as many watches; one more is refused as `Overloaded`.
+
+1. A program watches for thousands of things. 2. Were watches calls like any other, its client could put nothing any
+more, and renew no lease.
+"""
 
 SESSIONS_PER_CONNECTION_MAX = 8
 """Sessions that one connection may ask for in its life; one more is refused as `Overloaded`.
@@ -230,9 +234,11 @@ class ClientConnection:
         if isinstance(call, CancelCall):
             self._cancel(call.id)
             return
-        count = len(self._calls) + len(self._watches)
+        count, what = len(self._calls), "calls"
+        if isinstance(call, WatchCall):
+            count, what = len(self._watches), "watches"
         if call.id in self._calls or call.id in self._watches or count >= CALLS_MAX:
-            self._refuse(call.id, errors.Overloaded(f"{count} calls are under way on this connection"))
+            self._refuse(call.id, errors.Overloaded(f"{count} {what} are under way on this connection"))
             return
         try:
             if isinstance(call, WatchCall):

@@ -340,6 +340,25 @@ async def test_a_watch_is_asked_for_until_there_is_room() -> None:
 
 
 @asynchronous
+async def test_watches_that_find_no_room_are_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands some are asked for again, in turn: a member that is full has other things to do than to refuse."""
+    monkeypatch.setattr(client, "WATCHES_AGAIN_MAX", 2)
+    member = Member()
+    async with Client(["a"], dialer=member.dial) as kv:
+        for number in range(5):
+            kv.watch(f"k{number}")
+        asked: list[bytes] = []
+        for portion in (5, 2, 2, 2):
+            await until(lambda: member.sent)
+            calls, member.sent = member.sent, []
+            asked += [call.key for call in calls if isinstance(call, WatchCall)]
+            assert len(calls) == portion
+            for call in calls:
+                member.reply(Answer(call.id, error=errors.to_wire(errors.Overloaded("full"))))
+        assert asked == [b"k%d" % number for number in (0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0)]
+
+
+@asynchronous
 async def test_watches_go_first_and_calls_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """1. Many calls are under way, and a watch. 2. The connection breaks, and everything is sent again.
 

@@ -19,6 +19,7 @@ from pyraftkv.protocol import (
     SnapshotPart,
     StatusCall,
     WatchCall,
+    WatchUpdate,
     WriteCall,
 )
 from pyraftkv.store.commands import DeleteRange
@@ -132,16 +133,27 @@ async def test_a_frame_that_is_no_call_ends_the_connection() -> None:
 
 @asynchronous
 async def test_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than `CALLS_MAX` calls under way, or two under one id, are `Overloaded`."""
+    """More than `CALLS_MAX` calls under way, or two under one id, are `Overloaded`; and so it is with watches.
+
+    But watches leave room for calls: a client that has many could renew no lease.
+    """
     monkeypatch.setattr(server, "CALLS_MAX", 2)
     async with served() as (_, _, raw):
         raw.send(WatchCall(2, b"a", b"", 0, False))
         assert error_name(await raw.ask(WatchCall(2, b"a", b"", 0, False))) == "Overloaded"
         raw.send(WatchCall(3, b"a", b"", 0, False))
-        assert error_name(await raw.ask(StatusCall(4))) == "Overloaded"
+        assert error_name(await raw.ask(WatchCall(4, b"a", b"", 0, False))) == "Overloaded"
+        assert isinstance((await raw.ask(StatusCall(5))).result, dict)
         raw.send(CancelCall(3))
         raw.send(CancelCall(77))
-        assert isinstance((await raw.ask(StatusCall(5))).result, dict)
+        for number in (6, 7):
+            raw.send(ReadCall(number, RangeQuery(b"a"), "local", 60.0, at_least=99))
+        assert error_name(await raw.ask(StatusCall(8))) == "Overloaded"
+        raw.send(WatchCall(9, b"a", b"", 0, False))
+        raw.send(CancelCall(6))
+        assert isinstance((await raw.ask(StatusCall(10))).result, dict)
+        told = [reply.ids for reply in raw.replies if isinstance(reply, WatchUpdate)]
+        assert {2, 9} <= {watch_id for ids in told for watch_id in ids}
 
 
 @asynchronous
