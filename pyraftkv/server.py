@@ -98,7 +98,13 @@ class Member(Protocol):
         ...
 
     async def read(
-        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+        self,
+        query: RangeQuery,
+        consistency: Consistency,
+        timeout: float | None,
+        *,
+        at_least: int = 0,
+        bytes_max: int | None = None,
     ) -> RangeResult: ...
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult: ...
@@ -318,17 +324,21 @@ class ClientConnection:
         """Answer the current task's call. Raises `RequestTooLarge`, `InvalidRequest`."""
         frame = codec.encode_reply(Answer(call_id, result=result))
         if len(frame) > CLIENT_FRAME_BYTES_MAX:
-            raise _too_large(len(frame))
+            raise _too_large()
         if self._calls.get(call_id) is asyncio.current_task():  # else cancelled
             del self._calls[call_id]
             self._send(frame)
 
     async def _read(self, call: ReadCall) -> RangeResult:
         consistency = _consistency(call.consistency)
-        result = await self._member.read(call.query, consistency, call.timeout, at_least=call.at_least)
-        size_bytes = sum([len(kv.key) + len(kv.value) for kv in result.kvs])
-        if size_bytes > CLIENT_FRAME_BYTES_MAX:
-            raise _too_large(size_bytes)
+        try:
+            result = await self._member.read(
+                call.query, consistency, call.timeout, at_least=call.at_least, bytes_max=CLIENT_FRAME_BYTES_MAX
+            )
+        except errors.RequestTooLarge:
+            raise _too_large() from None
+        if sum([len(kv.key) + len(kv.value) for kv in result.kvs]) > CLIENT_FRAME_BYTES_MAX:  # sorted, and limited
+            raise _too_large()
         return result
 
     async def _look(self, call: VersionsCall | DiffCall) -> LookResult:
@@ -402,7 +412,7 @@ class ClientConnection:
         if result is not None:
             frame = codec.encode_reply(result if isinstance(result, SnapshotPart) else Answer(call_id, result=result))
             if len(frame) > CLIENT_FRAME_BYTES_MAX:
-                self._refuse(call_id, _too_large(len(frame)))
+                self._refuse(call_id, _too_large())
             else:
                 self._send(frame)
 
@@ -500,7 +510,7 @@ def _abandon(call: asyncio.Future[Any]) -> None:
         call.cancel()
 
 
-def _too_large(size_bytes: int) -> errors.RequestTooLarge:
+def _too_large() -> errors.RequestTooLarge:
     return errors.RequestTooLarge(
-        f"the result has {size_bytes} bytes, over {CLIENT_FRAME_BYTES_MAX}: ask for less with limit=, or use scan()"
+        f"the result has more than {CLIENT_FRAME_BYTES_MAX} bytes: ask for less with limit=, or use scan()"
     )

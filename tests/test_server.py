@@ -22,7 +22,7 @@ from pyraftkv.protocol import (
     WatchUpdate,
     WriteCall,
 )
-from pyraftkv.store.commands import DeleteRange
+from pyraftkv.store.commands import DeleteRange, SortOrder, SortTarget
 from pyraftkv.store.values import DeleteResult, PutResult, RangeResult
 from tests.node.support import asynchronous, cluster_of, until
 from tests.raw_client import RawClient, error_name, put, raw_client, served
@@ -200,6 +200,8 @@ async def test_a_result_larger_than_a_frame_is_refused_with_advice() -> None:
         assert answer.error[0] == "RequestTooLarge"
         assert "limit=" in answer.error[1]
         assert "scan()" in answer.error[1]
+        first = RangeQuery(b"k", b"l", limit=3, sort_target=SortTarget.MOD, sort_order=SortOrder.DESCEND)
+        assert error_name(await raw.ask(ReadCall(5, first, "local", 5.0))) == "RequestTooLarge"
         session = await raw.session()
         delete = codec.encode_logged(Envelope(session, 1, 1, DeleteRange(b"k", b"l", prev_kv=True)))
         answer = await raw.ask(WriteCall(3, delete, 5.0))

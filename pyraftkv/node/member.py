@@ -37,6 +37,7 @@ from pyraftkv.core import (
 )
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
 from pyraftkv.engine import Home
+from pyraftkv.kv import Consistency
 from pyraftkv.log.base import Recovered, Storage
 from pyraftkv.node.admission import ForwardGate, check_size
 from pyraftkv.node.applier import Applier
@@ -55,7 +56,7 @@ from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.lease_desk import LeaseDesk
 from pyraftkv.node.machines import check_operation, examine_operation
 from pyraftkv.node.peers import Peers
-from pyraftkv.node.reads import ReadRounds, RevisionWaits
+from pyraftkv.node.reads import LongReads, ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.succession import Succession
 from pyraftkv.node.upkeep import Upkeep, as_first
@@ -80,6 +81,7 @@ from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand
 from pyraftkv.statemachine import Operate
+from pyraftkv.store import Store
 from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
 from pyraftkv.store.values import LeaseGranted
 from pyraftkv.transport.base import Transport
@@ -187,6 +189,7 @@ class Member:
             applied_index=replica.applied_index,
         )
         self.revisions = RevisionWaits(self._loop, revision=replica.store.published_revision)
+        self.long_reads = LongReads()
         self.compactions = RevisionWaits(self._loop, revision=replica.store.compacted_revision)
 
     def _wire_guard(self, storage: Storage, transport: Transport) -> None:
@@ -288,6 +291,16 @@ class Member:
     def has_lease(self) -> bool:
         """Whether the state, read without an ``await`` from here on, is as fresh as a linearizable read's."""
         return self.lease is not None and self.replica.rules.settings.lease_reads and self.lease.holds()
+
+    async def fresh(self, consistency: Consistency, timeout: float | None, *, at_least: int = 0) -> Store:
+        """Return the store once it is as fresh as asked for. Raises `Unavailable`, `InvalidRequest`."""
+        if at_least > self.replica.store.published_revision:
+            await self.revisions.join(at_least, self.deadline(timeout))
+        if consistency == "linearizable" or (consistency == "lease" and not self.has_lease):
+            await self.reads.join(self.deadline(timeout))
+        elif consistency not in ("local", "lease"):
+            raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
+        return self.replica.store
 
     # --- Writing ---------------------------------------------------------------------------------------------------
 

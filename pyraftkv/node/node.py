@@ -34,7 +34,6 @@ from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.machines import answer
 from pyraftkv.node.member import Loops, Member
 from pyraftkv.node.offers import Offers
-from pyraftkv.node.reads import finished
 from pyraftkv.node.status import status_of
 from pyraftkv.node.watches import NodeWatch
 from pyraftkv.node.witness import refuse_other_kind, replica_for
@@ -44,7 +43,6 @@ from pyraftkv.server import ClientPort
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand, RulesResult
 from pyraftkv.statemachine import Factories, MachineQuery, Operate, Operated
-from pyraftkv.store import Store
 from pyraftkv.store.commands import Command, LeaseQuery, LookQuery, RangeQuery
 from pyraftkv.store.values import KvHash, LeaseAnswer, LookResult, PutResult, RangeResult, Result
 from pyraftkv.transport.base import Connection, Transport
@@ -466,28 +464,26 @@ class Node(Engine):
         return await member.writes.put(session, key, value, deadline)
 
     async def read(
-        self, query: RangeQuery, consistency: Consistency, timeout: float | None, *, at_least: int = 0
+        self,
+        query: RangeQuery,
+        consistency: Consistency,
+        timeout: float | None,
+        *,
+        at_least: int = 0,
+        bytes_max: int | None = None,
     ) -> RangeResult:
-        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`.
+        """Answer a query. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `RequestTooLarge`, `Unavailable`.
 
         "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
-        return await finished((await self._fresh(consistency, timeout, at_least=at_least)).read(query))
+        member = self._running()
+        store = await member.fresh(consistency, timeout, at_least=at_least)
+        return await member.long_reads.finished(store.read(query, bytes_max=bytes_max))
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
-        return await finished((await self._fresh(consistency, timeout)).look(query))
-
-    async def _fresh(self, consistency: Consistency, timeout: float | None, *, at_least: int = 0) -> Store:
-        """Return the store once it is as fresh as asked for."""
         member = self._running()
-        if at_least > member.replica.store.published_revision:
-            await member.revisions.join(at_least, member.deadline(timeout))
-        if consistency == "linearizable" or (consistency == "lease" and not member.has_lease):
-            await member.reads.join(member.deadline(timeout))
-        elif consistency not in ("local", "lease"):
-            raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
-        return member.replica.store
+        return await member.long_reads.finished((await member.fresh(consistency, timeout)).look(query))
 
     def draw_lease_id(self) -> int:
         """Return an id for a new lease: above 0, at random."""
@@ -518,7 +514,7 @@ class Node(Engine):
 
     async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
         """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
-        store, member = await self._fresh(consistency, timeout), self._running()
+        store, member = await self._running().fresh(consistency, timeout), self._running()
         return answer(query, member.replica.machines, member.peers, revision=store.published_revision)
 
     async def member_table(self, timeout: float | None) -> MembersResult:
@@ -559,7 +555,8 @@ class Node(Engine):
             Compacted: The revision is gone.
             FutureRevision: This member does not have it yet.
         """
-        return await finished(self._present().replica.store.hash_kv(revision))
+        member = self._present()
+        return await member.long_reads.finished(member.replica.store.hash_kv(revision))
 
     def _local_alarms(self) -> list[str]:
         """What is wrong with this member alone, as a status says it."""

@@ -18,12 +18,16 @@ from typing import TypeVar
 
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
+from pyraftkv.server_turns import Turns
 from pyraftkv.store import Work
 
 T = TypeVar("T")
 
 READ_STEP_BUDGET = 2000
 """Keys that a large range touches before others have their turn."""
+
+LONG_READS_MAX = 8
+"""Reads that go on for longer than that at the same time; the others wait for their turn."""
 
 READS_WAITING_MAX = 65_536
 """Linearizable reads under way; one more is refused as `Overloaded`."""
@@ -215,11 +219,29 @@ class RevisionWaits:
                 future.set_exception(error())
 
 
-async def finished(result: T | Work[T]) -> T:
-    """Return what a read comes to; one that takes long gives others their turn."""
-    while isinstance(result, Work):
-        await asyncio.sleep(0)
-        done = result.step(READ_STEP_BUDGET)
-        if done is not None:
+class LongReads:
+    """Reads that go on for more than a slice: so many at a time, first come, first served.
+
+    1. A client asks three hundred times for the whole store. 2. Each pass of the loop does a slice of all of them, and
+    heartbeats wait behind it; and three hundred copies of the store grow in memory.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._turns = Turns(lambda: self._count < LONG_READS_MAX)
+
+    async def finished(self, result: T | Work[T]) -> T:
+        """Return what a read comes to; one that takes long gives others their turn."""
+        if not isinstance(result, Work):
+            return result
+        await self._turns.come()
+        self._count += 1
+        try:
+            done = None
+            while done is None:
+                await asyncio.sleep(0)
+                done = result.step(READ_STEP_BUDGET)
             return done
-    return result
+        finally:
+            self._count -= 1
+            self._turns.go_on()

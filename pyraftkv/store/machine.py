@@ -285,19 +285,25 @@ class Store:
         at = self._resolve(revision) if revision > 0 else self._history.published_revision
         return self._history.get(key, at)
 
-    def read(self, query: RangeQuery) -> RangeResult | Work[RangeResult]:
+    def read(self, query: RangeQuery, *, bytes_max: int | None = None) -> RangeResult | Work[RangeResult]:
         """Read a range at one published revision, whatever is applied meanwhile.
 
         O(log n + keys in the range); with a limit, keys behind it are counted a chunk at a time where possible.
+
+        Args:
+            query: What to read.
+            bytes_max: Of keys and values: give up as soon as there are more, and not when everything was read.
 
         Raises:
             InvalidRequest: The key is empty.
             Compacted: The revision is gone.
             FutureRevision: The revision does not exist yet.
+            RequestTooLarge: There are more than ``bytes_max``.
         """
         validate_query(query)
-        current = self._history.published_revision
-        return self._start(range_steps(self._history, query, at=self._resolve(query.revision), current=current))
+        history, at = self._history, self._resolve(query.revision)
+        current = history.published_revision
+        return self._start(range_steps(history, query, at=at, current=current, bytes_max=bytes_max, record_bytes=0))
 
     def hash_kv(self, revision: int = 0) -> KvHash | Work[KvHash]:
         """Return the hash of everything up to ``revision`` (0 or less: the latest). O(versions x log versions).

@@ -100,6 +100,7 @@ class _Collector:
         "keep_max",
         "kvs",
         "query",
+        "record_bytes",
         "weighed_count",
         "with_leases",
         "with_values",
@@ -128,21 +129,23 @@ class _Collector:
         self.with_values = self.with_leases or query.sort_target is SortTarget.VALUE
         self.bytes_left: int | None = None
         """What `kvs` may still grow by; None: no bound, or only a part of it will be wanted."""
+        self.record_bytes = RECORD_BYTES
+        """What each counts besides its key and its value."""
         self.weighed_count = 0
 
-    def bound(self, bytes_max: int) -> None:
+    def bound(self, bytes_max: int, record_bytes: int) -> None:
         """Let the result grow to ``bytes_max``, if what is gathered is what will be returned."""
         if self.query.limit <= 0 or self.keep_max is not None:
-            self.bytes_left = bytes_max
+            self.bytes_left, self.record_bytes = bytes_max, record_bytes
 
     def weigh(self) -> bool:
         """Weigh what came since the last time; tell whether it is within the bound."""
         if self.bytes_left is None:
             return True
         stop = len(self.kvs) if self.query.limit <= 0 else min(len(self.kvs), self.query.limit)
-        keys_only = self.query.keys_only
+        keys_only, record_bytes = self.query.keys_only, self.record_bytes
         for kv in self.kvs[self.weighed_count : stop]:
-            self.bytes_left -= kv_bytes(kv.key, 0 if keys_only else len(kv.value))
+            self.bytes_left -= record_bytes + len(kv.key) + (0 if keys_only else len(kv.value))
         self.weighed_count = stop
         return self.bytes_left >= 0
 
@@ -195,7 +198,13 @@ class _Collector:
 
 
 def range_steps(
-    history: History, query: RangeQuery, *, at: int, current: int, bytes_max: int | None = None
+    history: History,
+    query: RangeQuery,
+    *,
+    at: int,
+    current: int,
+    bytes_max: int | None = None,
+    record_bytes: int = RECORD_BYTES,
 ) -> Steps[RangeResult]:
     """Read a range. O(log n + keys in the range); keys past the limit are counted a chunk at a time.
 
@@ -207,13 +216,14 @@ def range_steps(
         at: The revision to read at.
         current: The revision to report in the result.
         bytes_max: Give up early when the result would be larger; a limited one that is sorted or filtered may be.
+        record_bytes: What a key counts besides itself and its value.
 
     Raises:
         RequestTooLarge: The result would hold more than ``bytes_max``.
     """
     collector = _Collector(history, query, at)
     if bytes_max is not None:
-        collector.bound(bytes_max)
+        collector.bound(bytes_max, record_bytes)
     index = history.index
     low, high = bounds(query.key, query.end)
     history.pins += 1

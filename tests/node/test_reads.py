@@ -9,7 +9,9 @@ import pytest
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
 from pyraftkv.node import reads
+from pyraftkv.node.reads import READ_STEP_BUDGET as BUDGET
 from pyraftkv.node.reads import ReadRounds, RevisionWaits
+from pyraftkv.store import Work
 from tests.node.support import asynchronous, refused
 
 
@@ -139,6 +141,35 @@ async def test_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     second.cancel()
     asked.rounds.scan()
     asked.join().cancel()
+
+
+class Slices(Work[int]):
+    """Work of so many slices."""
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+
+    def step(self, budget: int) -> int | None:
+        self._left -= 1
+        return None if self._left else budget
+
+
+@asynchronous
+async def test_long_reads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many go on at a time, each a slice in a pass of the loop; what is finished waits for nobody."""
+    monkeypatch.setattr(reads, "LONG_READS_MAX", 2)
+    long_reads = reads.LongReads()
+    works = [Slices(3) for _ in range(6)]
+    running = [asyncio.create_task(long_reads.finished(work)) for work in works]
+    await asyncio.sleep(0)
+    assert await long_reads.finished(7) == 7
+    await asyncio.sleep(0)
+    assert [work._left for work in works] == [2, 2, 3, 3, 3, 3]
+    running[2].cancel()
+    running[0].cancel()
+    await asyncio.wait(running)
+    assert [task.cancelled() or task.result() for task in running] == [True, BUDGET, True, BUDGET, BUDGET, BUDGET]
+    assert await long_reads.finished(Slices(1)) == BUDGET
 
 
 @asynchronous

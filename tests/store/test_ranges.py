@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest
+from pyraftkv.errors import Compacted, FutureRevision, InvalidRequest, RequestTooLarge
 from pyraftkv.store import Store, Work
 from pyraftkv.store.commands import (
     FROM_KEY,
@@ -119,6 +120,23 @@ def test_a_long_read_keeps_its_revision():
     assert (result.revision, result.count) == (5_001, 5_000)
     finish(store.compaction(), 1_000)
     store.check()
+
+
+def test_a_read_that_would_be_too_large_is_given_up():
+    """As soon as that is sure, and not when everything was gathered; what is left out does not count."""
+    store = Store(step_keys_max=100)
+    for i in range(5_000):
+        store.apply(PutKey(b"%06d" % i, b"1234"))
+    everything = RangeQuery(b"0", FROM_KEY)
+    work = store.read(everything, bytes_max=500 * 10)
+    assert isinstance(work, Work)
+    assert work.step(300) is None
+    with pytest.raises(RequestTooLarge):
+        work.step(300)
+    assert len(finish(store.read(everything, bytes_max=5_000 * 10)).kvs) == 5_000
+    assert len(finish(store.read(replace(everything, limit=10), bytes_max=100)).kvs) == 10
+    assert len(finish(store.read(replace(everything, keys_only=True), bytes_max=5_000 * 6)).kvs) == 5_000
+    assert finish(store.read(replace(everything, count_only=True), bytes_max=0)).count == 5_000
 
 
 def test_a_read_that_is_dropped_unpins():
