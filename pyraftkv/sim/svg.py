@@ -351,7 +351,7 @@ class Picture:
         until = self._scene.until if each.until is None else each.until
         extra = f"{each.outcome}{' accused' if each.accused else ''}"
         tag = self._tag(each.event, "operation", [each.host], f"operation {extra}")
-        asked = each.command.rpartition(" ")[2]  # a key that was read need not be said twice
+        asked = each.command.removeprefix("get ").partition(" (")[0]  # a key that was read need not be said twice
         result = (each.result or each.outcome).removeprefix(f"{asked} = ").replace(" at revision ", " @")
         answer = f" → {result}" if each.until is not None else " → no answer"
         beside = LANE_WIDTH * (1 + self._lanes[each.host]) - 3
