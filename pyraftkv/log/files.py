@@ -44,7 +44,7 @@ from pyraftkv.log.directory import Opened, open_directory
 from pyraftkv.log.fs import FileSystem, NoRoom, OsFileSystem, after_fork_in_child, join
 from pyraftkv.log.snapshot import SnapshotReader, SnapshotWriter, purge
 from pyraftkv.log.wal import RESERVE_BYTES, SEGMENT_BYTES_MAX, Wal
-from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory
+from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory, run_on
 
 BATCH_BYTES_MAX = 8 << 20
 """The writer takes no further save into a batch that has this many bytes of payload."""
@@ -181,7 +181,7 @@ class FileStorage:
         self._reader = self._make_worker("pyraftkv-read")
         self._closed = False
         try:
-            opened = await self._call(self._writer, self._open)
+            opened = await run_on(self._writer, self._open)
         except BaseException as error:
             self._stop()
             if isinstance(error, OSError):
@@ -228,7 +228,7 @@ class FileStorage:
     async def _settle(self, worker: Worker, job: Callable[[], object]) -> None:
         """Run a job of the closing; its error has no consequence any more that the caller could act on."""
         try:
-            await self._call(worker, job)
+            await run_on(worker, job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the rest must still be released
             _log.warning("%s: while closing: %s", self.path, error)
 
@@ -269,7 +269,7 @@ class FileStorage:
             job = partial(
                 identity.bind, cluster_id=cluster_id, member_id=member_id, promises=promises, rolled_back=rolled_back
             )
-            bound = await self._call(self._writer, job)
+            bound = await run_on(self._writer, job)
         except OSError as error:
             raise self._fail(error) from error
         self._wal.identity = bound
@@ -281,7 +281,7 @@ class FileStorage:
         identity = self._opened.identity
         job = partial(identity.rebind, cluster_id=cluster_id, incarnation=incarnation)
         try:
-            bound = await self._call(self._writer, job)
+            bound = await run_on(self._writer, job)
         except OSError as error:
             raise self._fail(error) from error
         self._wal.identity = bound
@@ -438,7 +438,7 @@ class FileStorage:
         self._check()
         job = partial(self._wal.read, lo=lo, hi=hi, bytes_max=bytes_max)
         try:
-            return await self._call(self._reader, job)
+            return await run_on(self._reader, job)
         except OSError as error:
             raise StorageError(f"{self.path}: entries from {lo} cannot be read: {error}") from error
 
@@ -446,9 +446,9 @@ class FileStorage:
         self._check()
         reader: SnapshotReader | None = None
         try:
-            reader = await self._call(self._reader, partial(self._open_reader, meta))
+            reader = await run_on(self._reader, partial(self._open_reader, meta))
             chunks = reader.chunks(from_chunk=from_chunk)
-            while (chunk := await self._call(self._reader, partial(next, chunks, None))) is not None:
+            while (chunk := await run_on(self._reader, partial(next, chunks, None))) is not None:
                 yield chunk
                 self._check()
         except OSError as error:
@@ -479,7 +479,7 @@ class FileStorage:
         """Run a job of a sink on the snapshot worker. Raises `StorageError` in place of `OSError`."""
         self._check()
         try:
-            return await self._call(self._snapshotter, job)
+            return await run_on(self._snapshotter, job)
         except OSError as error:
             raise StorageError(f"{self.path}: the snapshot cannot be written: {error}") from error
 
@@ -513,7 +513,7 @@ class FileStorage:
             await named
         finally:
             self._adopting.pop(named, None)
-        await self._call(self._reader, self._purge)
+        await run_on(self._reader, self._purge)
 
     def _replaced(self, then: Callable[[int], None], number: int) -> None:
         """A received snapshot replaced the log."""
@@ -535,21 +535,6 @@ class FileStorage:
             raise self._failure
         if self._closed:
             raise Closed("the storage is closed")
-
-    async def _call(self, worker: Worker, job: Callable[[], T]) -> T:
-        """Run a job on a worker and wait for it."""
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def done(result: T | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)  # type: ignore[arg-type]  # no error: the job's own result
-
-        worker.submit(job, done)
-        return await future
 
 
 class FileSnapshotSink:

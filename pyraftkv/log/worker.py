@@ -33,6 +33,22 @@ WorkerFactory = Callable[[str], Worker]
 """Makes the worker of that name, for the running event loop."""
 
 
+async def run_on(worker: Worker, job: Callable[[], T]) -> T:
+    """Run a job on a worker and wait for it. Who is cancelled meanwhile leaves the job to itself."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def done(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # no error: the job's own result
+
+    worker.submit(job, done)
+    return await future
+
+
 class ThreadWorker:
     """A daemon thread with a queue.
 

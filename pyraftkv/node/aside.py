@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pyraftkv.errors import DataDirLocked
 from pyraftkv.log.base import Identity
-from pyraftkv.log.fs import OsFileSystem, join, write_all
+from pyraftkv.log.fs import FileSystem, OsFileSystem, join, parent, write_all
 from pyraftkv.log.identity import IdentityFile
 from pyraftkv.log.inspect import is_in_use, read_only
 
@@ -25,15 +25,14 @@ VOTES = b"votes\n"
 LEARNS = b"learns\n"
 
 
-def identity_at(path: str | Path) -> Identity | None:
+def identity_at(path: str | Path, *, fs: FileSystem | None = None) -> Identity | None:
     """Return whose directory that is; None if there is none, or neither slot of its identity can be read.
 
     Raises: `DataDirLocked` if its member runs, `UnsupportedFormat`, `OSError`.
     """
-    directory = os.fspath(path)
-    if not Path(directory).is_dir():
+    disk, directory = fs or read_only(), os.fspath(path)
+    if not _is_directory(disk, directory):
         return None
-    disk = read_only()
     if is_in_use(disk, directory):
         raise DataDirLocked(f"{directory} is in use: stop its member first")
     identities = IdentityFile(disk, directory)
@@ -41,35 +40,58 @@ def identity_at(path: str | Path) -> Identity | None:
     return identities.identity
 
 
-def put_in_place(new: str | Path, path: str | Path) -> str:
+def _is_directory(disk: FileSystem, path: str) -> bool:
+    try:
+        disk.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _is_free(disk: FileSystem, path: str) -> bool:
+    try:
+        disk.listdir(path)
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    return False
+
+
+def put_in_place(new: str | Path, path: str | Path, *, fs: FileSystem | None = None) -> str:
     """Move what is at ``path`` aside, and ``new`` there; return where the former is, empty if nothing was there.
 
     Raises: `OSError`; also if ``new`` is gone, because somebody else has done it: then nothing is moved.
     """
-    target, aside, disk = Path(path), "", OsFileSystem()
-    above = os.fspath(target.absolute().parent)
-    Path(new).stat()
-    if target.is_dir():
+    disk, source, target, aside = fs or OsFileSystem(), os.fspath(new), os.fspath(path), ""
+    above = parent(target)
+    disk.listdir(source)
+    if _is_directory(disk, target):
         taken = (f"{target}.damaged-{number}" for number in range(1, ASIDE_MAX + 1))
-        aside = next(name for name in taken if not Path(name).exists())
-        target.rename(aside)
+        aside = next(name for name in taken if _is_free(disk, name))
+        disk.rename(target, aside)
         disk.fsync_dir(above)
-    Path(new).rename(target)
+    disk.rename(source, target)
     disk.fsync_dir(above)
     return aside
 
 
-def read_note(path: str | Path) -> bool | None:
+def read_note(path: str | Path, *, fs: FileSystem | None = None) -> bool | None:
     """Return whether the member of a directory is to vote; None if nothing is noted. Raises `OSError`."""
+    disk = fs or read_only()
     try:
-        return (Path(path) / NOTE_NAME).read_bytes() == VOTES
+        fd = disk.open(join(os.fspath(path), NOTE_NAME))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        return disk.pread(fd, len(VOTES) + 1, 0) == VOTES
+    finally:
+        disk.close(fd)
 
 
-def write_note(path: str | Path, *, votes: bool) -> None:
+def write_note(path: str | Path, *, votes: bool, fs: FileSystem | None = None) -> None:
     """Note durably whether the member of a directory is to vote. Raises `OSError`."""
-    disk, directory = OsFileSystem(), os.fspath(path)
+    disk, directory = fs or OsFileSystem(), os.fspath(path)
     fd = disk.open(join(directory, NOTE_NAME), create=True)
     try:
         write_all(disk, fd, VOTES if votes else LEARNS, 0)
@@ -79,6 +101,12 @@ def write_note(path: str | Path, *, votes: bool) -> None:
     disk.fsync_dir(directory)
 
 
-def drop_note(path: str | Path) -> None:
-    """What was noted has come about. Raises `OSError`."""
-    (Path(path) / NOTE_NAME).unlink(missing_ok=True)
+def drop_note(path: str | Path, *, fs: FileSystem | None = None) -> None:
+    """What was noted has come about: forget it, durably. Raises `OSError`.
+
+    It would come back with the power otherwise, and let a member vote that was made a learner since, and is rebuilt.
+    """
+    disk, directory = fs or OsFileSystem(), os.fspath(path)
+    if NOTE_NAME in disk.listdir(directory):
+        disk.unlink(join(directory, NOTE_NAME))
+        disk.fsync_dir(directory)

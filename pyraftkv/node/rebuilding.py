@@ -33,7 +33,9 @@ behind all of that in their logs.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -41,7 +43,9 @@ from pyraftkv import errors
 from pyraftkv._record import record
 from pyraftkv.client import Client
 from pyraftkv.log import FileStorage
-from pyraftkv.log.base import Identity, Storage
+from pyraftkv.log.base import Identity
+from pyraftkv.log.fs import FileSystem
+from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory, run_on
 from pyraftkv.node.aside import identity_at, put_in_place, read_note, write_note
 from pyraftkv.node.node import Node
 from pyraftkv.protocol import AddMember, ChangeMembers, MemberChange, MemberInfo, MembersResult, RemoveMember
@@ -76,17 +80,29 @@ class Rebuilding:
         join: Where other members are.
         dialer: How to reach them.
         random: Mints the incarnation.
+        fs: Where the files are, for a simulated disk.
+        worker: Makes the workers, for a simulator; threads unless told otherwise.
     """
 
     def __init__(
-        self, path: str | Path, *, name: str | None, join: Sequence[str], dialer: Dialer, random: Random | None = None
+        self,
+        path: str | Path,
+        *,
+        name: str | None,
+        join: Sequence[str],
+        dialer: Dialer,
+        random: Random | None = None,
+        fs: FileSystem | None = None,
+        worker: WorkerFactory = ThreadWorker,
     ) -> None:
-        self._path = Path(path)
-        self._new = Path(f"{path}{NEW_SUFFIX}")
+        self._path = os.fspath(Path(path))
+        self._new = f"{self._path}{NEW_SUFFIX}"
         self._name = name
         self._join = list(join)
         self._dialer = dialer
         self._random = random or SystemRandom()
+        self._fs = fs
+        self._make_worker = worker
 
     async def replace(self, address: str | None) -> Rebuilt:
         """Take the old member out and the new one in, and put its directory in place.
@@ -101,31 +117,27 @@ class Rebuilding:
             QuorumAtRisk: Too few would be left to decide anything.
             Unavailable: No majority answers: nothing has happened.
         """
-        own = identity_at(self._path)
-        rng = Random(self._random.getrandbits(64))
-        async with Client(self._join, dialer=self._dialer, name="rebuild", rng=rng) as client:
-            storage = FileStorage(self._new, random=self._random)
-            member, replaced, votes = await self.exchange(client, storage, own=own, address=address, noted=True)
-        aside = await asyncio.to_thread(put_in_place, self._new, self._path)
+        disk = self._make_worker("pyraftkv-rebuild")
+        try:
+            own = await run_on(disk, partial(identity_at, self._path, fs=self._fs))
+            rng = Random(self._random.getrandbits(64))
+            async with Client(self._join, dialer=self._dialer, name="rebuild", rng=rng) as client:
+                member, replaced, votes = await self._exchange(client, disk, own, address)
+            aside = await run_on(disk, partial(put_in_place, self._new, self._path, fs=self._fs))
+        finally:
+            disk.stop()
         return Rebuilt(member, replaced, aside, votes)
 
-    async def exchange(
-        self,
-        client: Client,
-        storage: Storage,
-        *,
-        own: Identity | None,
-        address: str | None,
-        noted: bool = False,
+    async def _exchange(
+        self, client: Client, disk: Worker, own: Identity | None, address: str | None
     ) -> tuple[MemberInfo, int, bool]:
         """Let the cluster take the old member out and the new one in, and bind the new directory; it is closed then.
 
         Args:
             client: Of the other members.
-            storage: The new directory, not started.
-            own: Whose the damaged one is, as far as it can say.
+            disk: Where notes are read and written.
+            own: Whose the damaged directory is, as far as it can say.
             address: As for `replace`.
-            noted: Whether to note in the new directory, durably, whether the member votes.
 
         Returns:
             The new member, the id of the old one or 0, and whether that had a vote.
@@ -138,12 +150,12 @@ class Rebuilding:
                 f"{self._path} belongs to cluster {own.cluster_id:x}, and {', '.join(self._join)} to "
                 f"{table.cluster_id:x}"
             )
+        storage = FileStorage(self._new, fs=self._fs, worker=self._make_worker, random=self._random)
         new = (await storage.start(failed=_ignore)).identity
         try:
-            incarnation = new.incarnation
-            old, member = None, _with(incarnation, table)
+            old, member = None, _with(new.incarnation, table)
             if member is not None:
-                votes = not noted or read_note(self._new) is not False
+                votes = await run_on(disk, partial(read_note, self._new, fs=self._fs)) is not False
             else:
                 if new.member_id:
                     raise errors.ForeignDataDir(
@@ -151,11 +163,10 @@ class Rebuilding:
                     )
                 old = self._old(table, own.member_id if own is not None else 0)
                 votes = old is None or old.id in table.membership.voters
-                if noted:
-                    votes = votes or bool(read_note(self._path))
-                    write_note(self._new, votes=votes)
-                table_now = await client.change_members(self._exchange(old, address, incarnation), None)
-                member = _with(incarnation, table_now)
+                votes = votes or bool(await run_on(disk, partial(read_note, self._path, fs=self._fs)))
+                await run_on(disk, partial(write_note, self._new, votes=votes, fs=self._fs))
+                table_now = await client.change_members(self._changes(old, address, new.incarnation), None)
+                member = _with(new.incarnation, table_now)
                 assert member is not None, "who was taken in is a member"
             await storage.identify(cluster_id=table.cluster_id, member_id=member.id)
         finally:
@@ -171,7 +182,7 @@ class Rebuilding:
             )
         return row
 
-    def _exchange(self, old: MemberInfo | None, address: str | None, incarnation: int) -> ChangeMembers:
+    def _changes(self, old: MemberInfo | None, address: str | None, incarnation: int) -> ChangeMembers:
         """Return the command that takes one out and the other in. Raises `ConfigurationError`."""
         name = old.name if old is not None else self._name
         reached = old.address if old is not None and address is None else address

@@ -142,6 +142,8 @@ class SimDisk:
     def _format(self) -> None:
         self.directories: dict[str, Directory] = {"": Directory()}
         self.durable_directories: set[str] = {""}
+        self.moves: list[tuple[str, str]] = []
+        """Directories that were renamed, from and to, in order, while that is not durable."""
 
     def __repr__(self) -> str:
         return f"<SimDisk of {self.used_bytes} bytes after {self.operations} operations>"
@@ -161,6 +163,10 @@ class SimDisk:
         """Kill every process, and lose the cache; of what was not synced anything may have happened. O(unsynced)."""
         self.kill()
         self.spare()
+        for source, target in reversed(self.moves):
+            if self.random.random() < 0.5:
+                self._move(target, source)
+        self.moves.clear()
         for path in sorted(self.directories):
             known = path in self.durable_directories or self.random.random() < 0.5
             if not known or (path and _folder(path) not in self.directories):
@@ -293,6 +299,23 @@ class SimDisk:
     def is_full(self) -> bool:
         return self.fault.capacity_bytes is not None and self.used_bytes >= self.fault.capacity_bytes
 
+    def move(self, source: str, target: str) -> None:
+        """Rename a directory. Raises `OSError` if there is another one by that name, and anything in it."""
+        below = any(path.startswith(f"{target}/") for path in self.directories)
+        if below or (target in self.directories and self.directories[target].names):
+            raise OSError(errno.ENOTEMPTY, "simulated: a directory that is not empty", target)
+        self._move(source, target)
+        self.moves.append((source, target))
+
+    def _move(self, source: str, target: str) -> None:
+        """Let a directory have another name. What has that name already is nowhere any more."""
+        self.directories = {
+            moved(path, source, target): directory
+            for path, directory in self.directories.items()
+            if path != target and not path.startswith(f"{target}/")
+        }
+        self.durable_directories = {moved(path, source, target) for path in self.durable_directories}
+
     # --- What befalls it ----------------------------------------------------------------------------------------------
 
     def suffer(self, fault: DiskFault) -> None:
@@ -342,6 +365,12 @@ class SimDisk:
         self.power_loss()
         self._format()
 
+    def take(self, other: SimDisk) -> None:
+        """Hold what another disk holds, durably, in place of all that is here. O(files)."""
+        twin = other.copy()
+        self.directories, self.durable_directories = twin.directories, twin.durable_directories
+        self.moves.clear()
+
     # --- Looking at it, behind the back of programs -------------------------------------------------------------------
 
     def inode(self, path: str) -> Inode:
@@ -387,6 +416,8 @@ class SimDisk:
         What is done to either does not show in the other.
         """
         names = {path: self.directories[path].durable for path in self.directories if path in self.durable_directories}
+        for source, target in reversed(self.moves):
+            names = {moved(path, target, source): files for path, files in names.items()}
         return self._twin(names, lambda inode: inode.durable)
 
     def _twin(self, names: dict[str, dict[str, Inode]], image: Callable[[Inode], SharedBytes]) -> SimDisk:
@@ -406,6 +437,11 @@ class SimDisk:
 def no_space(path: str) -> OSError:
     """Return the error of a disk that is full."""
     return OSError(errno.ENOSPC, "simulated: no space left", path)
+
+
+def moved(path: str, source: str, target: str) -> str:
+    """Return what a path is called once a directory was renamed, it or one that it is in."""
+    return target + path[len(source) :] if path == source or path.startswith(f"{source}/") else path
 
 
 def _folder(path: str) -> str:
@@ -542,12 +578,18 @@ class SimFS:
             self.disk.directory(path).sync()
             below = [child for child in self.disk.directories if child and _folder(child) == path]
             self.disk.durable_directories.update(below)
+            self.disk.moves = [move for move in self.disk.moves if _folder(move[1]) != path]
         if error is not None:
             _fail(error, "fsync_dir", path)
 
     def rename(self, source: str, target: str) -> None:
         self._step("rename", target)
         assert _folder(source) == _folder(target), "files do not move to other directories here"
+        if source in self.disk.directories:
+            self.disk.move(source, target)
+            for file in self.fds.values():
+                file.path = moved(file.path, source, target)
+            return
         inode = self.disk.inode(source)
         directory, old = self.disk.directory_of(source)
         directory.put(target.rpartition("/")[2], inode, source=old)

@@ -7,14 +7,12 @@ import asyncio
 import pytest
 
 from pyraftkv import errors
-from pyraftkv.log import FileStorage
-from pyraftkv.log.identity import IdentityFile
 from pyraftkv.log.segment import BLOCK_BYTES
 from pyraftkv.node import Node
 from pyraftkv.node.rebuilding import Rebuilding
 from pyraftkv.sim.faults import DiskFault, SyncFailure
 from pyraftkv.sim.host import Host
-from pyraftkv.sim.simulation import Simulation
+from pyraftkv.sim.simulation import DATA_DIR, Simulation
 from pyraftkv.transport import TcpDialer
 from tests.log.disks import LoopWorker
 from tests.sim.test_full_disk import Writer, everything_is_there
@@ -118,22 +116,25 @@ def votes(host: Host) -> bool:
 
 async def rebuild(sim: Simulation, victim: Host) -> int:
     """Rebuild a member that refused to start, as `pyraftkv.rebuild` does; return the id of the one that it was."""
-    identities = IdentityFile(victim.disk.mount(), "/data")
-    identities.load()
-    own = identities.identity
-    assert own is not None
+    disk = victim.disk.copy()
     sim.invariants.lost(victim.name)
     host = sim.renew(victim.name)
-    crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    storage = FileStorage("/data", fs=host.disk.mount(), worker=lambda _: LoopWorker(crashed), random=sim.random("new"))
     others = [address for name, address in sim.addresses.items() if name != victim.name]
-    rebuilding = Rebuilding("/data", name=None, join=others, dialer=TcpDialer())
-    async with sim.client(name="rebuild") as client:
-        member, replaced, voted = await rebuilding.exchange(client, storage, own=own, address=None)
-    assert voted
-    assert member.name == victim.name
+    crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    rebuilding = Rebuilding(
+        DATA_DIR,
+        name=None,
+        join=others,
+        dialer=TcpDialer(),
+        random=sim.random("new"),
+        fs=disk.mount(),
+        worker=lambda _: LoopWorker(crashed),
+    )
+    done = await rebuilding.replace(None)
+    assert (done.member.name, done.votes, done.aside) == (victim.name, True, f"{DATA_DIR}.damaged-1")
+    host.disk.take(disk)
     host.start()
-    return replaced
+    return done.replaced
 
 
 @pytest.mark.parametrize("victim_leads", [False, True])
