@@ -23,6 +23,9 @@ class EventStream(ABC):
     def __init__(self) -> None:
         self._waiter: asyncio.Future[None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at revision {self.revision}>"
+
     @abstractmethod
     async def next_batch(self) -> WatchBatch:
         """Wait for the next batch of whole revisions. Nothing is lost when it is cancelled.

@@ -105,4 +105,4 @@ async def test_the_revision_in_the_middle_of_a_batch() -> None:
     assert seen == [1, 1, 3]
     stream.lay_down(batch(7))
     await anext(events)
-    assert stream.revision == 6
+    assert (stream.revision, repr(stream)) == (6, "<Stream at revision 6>")

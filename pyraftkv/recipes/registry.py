@@ -130,12 +130,13 @@ class Service(Sequence[Instance]):
     def __init__(self, view: View, row: str) -> None:
         self._view = view
         self._row = row
+        self._name = row.partition("//")[0]
         self._seen_at = -1
         self._seen: list[Instance] = []
         self._turn = 0
 
     def __repr__(self) -> str:
-        return f"<Service {self._row}: {len(self)} instances>"
+        return f"<Service {self._name!r}: {len(self)} instances>"
 
     @property
     def instances(self) -> list[Instance]:
@@ -152,7 +153,7 @@ class Service(Sequence[Instance]):
         """
         instances = self.instances
         if not instances:
-            raise NoInstance(f"nobody serves {self._row!r}")
+            raise NoInstance(f"nobody serves {self._name!r}")
         if key:
             return max(instances, key=lambda each: blake2b(f"{each.id}\0{key}".encode()).digest())
         self._turn += 1

@@ -185,7 +185,7 @@ def test_a_live_list_of_instances() -> None:
         kv = cluster.leader
         registry = Registry(kv, ttl=TTL)
         async with await registry.watch("web") as web:
-            with pytest.raises(NoInstance):
+            with pytest.raises(NoInstance, match=r"nobody serves 'services/web'$"):
                 web.pick()
             changes = web.changes()
             assert await anext(changes) == []
