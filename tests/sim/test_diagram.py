@@ -17,7 +17,7 @@ from pyraftkv.sim.diagram import TITLE_LENGTH_MAX, to_html, to_svg
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.page import NOTES_MAX, story
 from pyraftkv.sim.scene import WINDOW_SECONDS, Scene, group_of, natural, parted, read_scene
-from pyraftkv.sim.svg import AXIS_WIDTH, LABEL_HEIGHT, LANES_MAX, WORDS_GAP, Label, Picture, declutter
+from pyraftkv.sim.svg import AXIS_WIDTH, LABEL_HEIGHT, LANES_MAX, PAD, WORDS_GAP, Label, Picture, declutter
 from pyraftkv.sim.trace import FATES, STEPS_TELLING_MAX, Event, Trace
 from pyraftkv.store.commands import PutKey
 from tests.sim.story import VIOLATION, stale_read
@@ -399,6 +399,14 @@ def test_the_page_says_what_failed() -> None:
     assert tags.text["code"] == "pyraftkv sim --seed 4711"
     assert "partition n1" in tags.text["li"]
     assert tags.text["title"].startswith("Seed 4711 failed")
+
+
+def test_the_room_for_words_is_no_time() -> None:
+    """The page is told how long its window is: its height has the words below in it, which must not be cut off."""
+    scene = read_scene(stale_read())
+    picture = Picture(scene)
+    seconds = data_of(to_html(stale_read()))["seconds"]
+    assert (seconds, picture.height > seconds * picture.scale + 2 * PAD) == (scene.until - scene.since, True)
 
 
 def test_the_story_tells_the_turning_points() -> None:
