@@ -338,6 +338,18 @@ class StateHash:
 
 
 @record
+class Pledge:
+    """What the sender has for good: no later life of it may lack that. May be lost: it is told again and again."""
+
+    to: int
+    sender: int
+    term: int
+    """Its term, which is on its disk."""
+    index: int
+    """The last entry that is committed and on its disk."""
+
+
+@record
 class TransferRequest:
     """A follower passes on that leadership is to be handed over. May be lost: whoever asked for it waits, and sees."""
 

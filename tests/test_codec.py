@@ -72,6 +72,7 @@ from pyraftkv.protocol import (
     MembersResult,
     MembersUpdate,
     OpenSessionCall,
+    Pledge,
     PromoteMember,
     ReadCall,
     Recover,
@@ -186,6 +187,7 @@ peer_messages = st.one_of(
     st.builds(LeaseAsk, naturals, naturals, naturals, naturals, booleans),
     st.builds(LeaseTold, naturals, naturals, naturals, integers),
     st.builds(StateHash, naturals, naturals, naturals, naturals),
+    st.builds(Pledge, naturals, naturals, naturals, naturals),
 )
 
 puts = st.builds(PutKey, blobs, blobs, integers, booleans, booleans, booleans)
@@ -499,6 +501,7 @@ def test_kinds_and_tags_never_change() -> None:
         19: "LeaseAsk",
         20: "LeaseTold",
         18: "StateHash",
+        21: "Pledge",
     }
     changes: list[protocol.MemberChange] = [
         AddMember("a", "b", 2, learner=True),

@@ -56,13 +56,16 @@ from pyraftkv.protocol import (
     Hello,
     LeaseAsk,
     LeaseTold,
+    Pledge,
     SnapshotAck,
     SnapshotChunk,
     StateHash,
     TransferRequest,
 )
 
-PeerMessage = Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest | StateHash | LeaseAsk | LeaseTold
+PeerMessage = (
+    Message | GenesisOffer | SnapshotChunk | SnapshotAck | TransferRequest | StateHash | Pledge | LeaseAsk | LeaseTold
+)
 """Everything that travels between members after the HELLO."""
 
 KIND_APPEND_REQUEST: Final = 3
@@ -139,6 +142,7 @@ _SCHEMAS: Final[dict[int, Schema]] = {
     19: Schema(LeaseAsk, to=NATURAL, sender=NATURAL, context=NATURAL, lease=NATURAL, renew=BOOLEAN),
     20: Schema(LeaseTold, to=NATURAL, sender=NATURAL, context=NATURAL, seconds=INTEGER),
     18: Schema(StateHash, to=NATURAL, sender=NATURAL, index=NATURAL, hash=NATURAL),
+    21: _message(Pledge, index=NATURAL),
 }
 _KINDS: Final = {schema.kind: (kind, schema) for kind, schema in _SCHEMAS.items()}
 _NESTED_KINDS: Final = frozenset({7})

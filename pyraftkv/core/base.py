@@ -220,6 +220,15 @@ class RaftBase:
         return self._log.saved
 
     @property
+    def pledge(self) -> tuple[int, int]:
+        """The term and the last committed index that are on this member's disk: no later life of it may lack them.
+
+        A term rises only, and nobody replaces what is committed (Raft §5.4.3); so this holds in every term. The term is
+        0 as long as it is not saved.
+        """
+        return self.term if self._term_is_saved else 0, min(self._log.saved, self._log.commit)
+
+    @property
     def last_index(self) -> int:
         """The index of the log's last entry."""
         return self._log.last_index

@@ -309,8 +309,8 @@ class LeaderRules(WitnessRules):
         with its own entries (Raft §5.3); a snapshot replaces only a log that does not match ours up to there. Of one
         that starts in a later term nothing is proven: another leader may have cut its log off since.
 
-        Only a leader knows. Others hear of each other in elections alone, and a vote is no word about the log; and a
-        leader's own memory ends with its process. So whoever leads next begins with knowing nothing.
+        Only a leader knows that to the last entry, and its memory ends with its leading. What members know of each
+        other besides they tell themselves (`pledge`).
         """
         progress = self._progress.get(node)
         if progress is None or progress.acknowledged is None:

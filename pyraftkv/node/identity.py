@@ -8,6 +8,8 @@ of members that it does not have yet.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
+from random import Random, SystemRandom
 
 from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP
@@ -16,6 +18,9 @@ from pyraftkv.node.recovery import own_recovery
 from pyraftkv.protocol import ChangeMembers, Genesis, UpdateMember
 from pyraftkv.replica import Replica
 from pyraftkv.roster import Roster
+
+LIFE_BITS = 63
+"""Of the number that each life draws (`Hello.life`): as many as a natural has on the wire."""
 
 
 def roster_at_start(recovered: Recovered, replica: Replica) -> Roster:
@@ -52,6 +57,12 @@ def whose(name: str, recovered: Recovered, roster: Roster) -> tuple[int, int]:
         owner = f"member {own}, {known.name!r}" if known is not None else f"one of {sorted(ids)}"
         raise errors.ForeignDataDir(f"the directory belongs to {owner}, not to {name!r}")
     return identity.cluster_id or roster.cluster_id, own
+
+
+def draw_life(rng: Random) -> int:
+    """Return a number for this life: from a copy, so that what comes of a seed does not depend on it, if one can be."""
+    draws = rng if isinstance(rng, SystemRandom) else copy(rng)
+    return draws.getrandbits(LIFE_BITS)
 
 
 def _names_given(member_id: int, recovered: Recovered) -> Iterator[str]:

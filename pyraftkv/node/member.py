@@ -56,6 +56,7 @@ from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.lease_desk import LeaseDesk
 from pyraftkv.node.machines import check_operation, examine_operation
 from pyraftkv.node.peers import Peers
+from pyraftkv.node.pledges import Pledges
 from pyraftkv.node.reads import LongReads, ReadRounds, RevisionWaits
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.succession import Succession
@@ -70,6 +71,7 @@ from pyraftkv.protocol import (
     LeaseTold,
     MembersCommand,
     MembersResult,
+    Pledge,
     RegisterSession,
     SnapshotAck,
     SnapshotChunk,
@@ -260,6 +262,7 @@ class Member:
         self.succession = Succession(
             raft, loop=loop, rng=self._rng, honours_leases=config.lease_reads, feed=self.inbox.put
         )
+        self.pledges = Pledges(raft, send=transport.send)
         self.watchdog = Watchdog(window_seconds=config.election_timeout_seconds, at=loop.time())
         self.lease: LeaderLease | None = None
         if config.lease_reads and clock is not None:
@@ -424,6 +427,8 @@ class Member:
                 self.receiver.received(message)
             elif isinstance(message, StateHash):
                 self.guard.integrity.received(message)
+            elif isinstance(message, Pledge):
+                self.peers.pledged(message)
             elif isinstance(message, LeaseAsk | LeaseTold):
                 self.leases.received(message)
             elif isinstance(message, TransferRequest):
@@ -630,6 +635,7 @@ class Member:
             self.leadership.tend()
             self.disk.tend(now, again_seconds=self._config.election_timeout_seconds, give_up=self.leadership.give_up)
             self.single_copy.tend()
+            self.pledges.tend(now)
             if self._duty is not None:
                 self._duty.tend()
             else:

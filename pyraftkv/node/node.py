@@ -7,7 +7,6 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Self
@@ -28,7 +27,7 @@ from pyraftkv.node.config import NodeConfig
 from pyraftkv.node.connections import Connections
 from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.events import EventHub, NodeEvent, NodeStopped, PeerConnected, PeerLost
-from pyraftkv.node.identity import roster_at_start, whose
+from pyraftkv.node.identity import draw_life, roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
 from pyraftkv.node.machines import answer
@@ -49,9 +48,6 @@ from pyraftkv.transport.base import Connection, Transport
 from pyraftkv.transport.handshake import can_be_rolled_back
 
 logger = logging.getLogger("pyraftkv.node")
-
-LIFE_BITS = 63
-"""Of the number that each life draws (`Hello.life`): as many as a natural has on the wire."""
 
 
 class Node(Engine):
@@ -212,7 +208,7 @@ class Node(Engine):
             machines=self._machines.offer,
             start_term=recovered.hard_state.term,
             start_index=recovered.last_index,
-            life=copy(self._rng).getrandbits(LIFE_BITS),  # a copy, so that what comes of a seed does not depend on it
+            life=draw_life(self._rng),
         )
         self._connections = Connections(
             hello,

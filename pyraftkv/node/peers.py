@@ -9,9 +9,10 @@ the past or of the future; ids rise and are never used again, and say which:
    as the Raft machine's own configuration makes of it.
 3. An id below those, and not in the table, was a member's that was removed: it is told so, and stops.
 
-**Who comes back with less than it promised** is found out by its leader, which remembers what each life of a member
-acknowledged (`LeaderRules.promise_of`). A HELLO says what stood on the disk when the sender's life began, and says the
-same as long as that lives. It is judged once, when it is the first that is heard of that life:
+**Who comes back with less than it promised** is found out by its leader, which remembers what the lives of a member
+acknowledged (`LeaderRules.promise_of`), and by everybody else by what it said itself (`node.pledges`). A HELLO says
+what stood on the disk when the sender's life began, and says the same as long as that lives. It is judged when it is
+the first that is heard of that life:
 
 1. A HELLO is under way on one lane, while its sender acknowledges entries on another. When it arrives, more is
    acknowledged than stood on the disk at the start, of course. It is of a life that is known already.
@@ -26,11 +27,12 @@ same as long as that lives. It is judged once, when it is the first that is hear
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NoReturn
 
 from pyraftkv import errors
 from pyraftkv.machines import versions_of
 from pyraftkv.node.bootstrap import first_ids
-from pyraftkv.protocol import Hello, MemberInfo
+from pyraftkv.protocol import Hello, MemberInfo, Pledge
 from pyraftkv.roster import MEMBERS_MAX, Roster
 from pyraftkv.transport.handshake import rolled_back
 
@@ -54,6 +56,8 @@ class Peers:
         self._connected: set[int] = set()
         self._boots: dict[int, int] = {}
         """The boot counts that members said HELLO with last."""
+        self._pledges: dict[int, tuple[int, int]] = {}
+        """The term and the index that members said they have for good."""
         self._levels: dict[int, int] = {}
         """The feature levels that members of the table said they are of, when they said HELLO last."""
         self._machines: dict[int, dict[str, int]] = {}
@@ -137,6 +141,7 @@ class Peers:
         self._names = {m.id: m.name for m in table.values()}
         self._connected &= self._addresses.keys()
         self._boots = {id_: boots for id_, boots in self._boots.items() if id_ in self._addresses}
+        self._pledges = {id_: pledge for id_, pledge in self._pledges.items() if id_ in self._addresses}
         self._levels = {id_: level for id_, level in self._levels.items() if id_ in self._addresses}
         self._machines = {id_: offer for id_, offer in self._machines.items() if id_ in self._addresses}
 
@@ -188,12 +193,25 @@ class Peers:
 
         Args:
             hello: Its HELLO.
-            promise: The term and the index that it cannot have forgotten, as far as this member knows.
+            promise: The term and the index that it cannot have forgotten, as far as this member knows as its leader.
         """
-        if promise is not None and self.is_another_life(hello) and hello.start < promise:
-            had, has = (f"entries to {index} in term {term}" for term, index in (promise, hello.start))
-            known = (self._boots[hello.member_id], *promise)
-            raise rolled_back(hello, f"{has}, and had acknowledged {had}", known=known)
+        if not self.is_another_life(hello):
+            return
+        term, index = self._pledges.get(hello.member_id, (0, 0))
+        if promise is not None and hello.start < promise:
+            self._refuse_forgetful(hello, promise, "had acknowledged")
+        elif hello.start_term < term or hello.start_index < index:
+            self._refuse_forgetful(hello, (term, index), "has told of committed")
+
+    def _refuse_forgetful(self, hello: Hello, promise: tuple[int, int], how: str) -> NoReturn:
+        had, has = (f"entries to {index} in term {term}" for term, index in (promise, hello.start))
+        known = (self._boots[hello.member_id], *promise)
+        raise rolled_back(hello, f"{has}, and {how} {had}", known=known)
+
+    def pledged(self, pledge: Pledge) -> None:
+        """Note what a peer has for good. The network may have turned what it said around."""
+        term, index = self._pledges.get(pledge.sender, (0, 0))
+        self._pledges[pledge.sender] = (max(term, pledge.term), max(index, pledge.index))
 
     def heard(self, hello: Hello) -> bool:
         """Note that a judged peer is there; True when its address is news."""

@@ -72,8 +72,8 @@ def rolled_back(hello: Hello, what: str, *, known: tuple[int, int, int]) -> Hand
 
 def can_be_rolled_back(own: Hello, rejection: HandshakeRejected) -> bool:
     """Whether what we are refused for can be true: there was a life as late as this one, or one that had more."""
-    boot_count, *promise = rejection.known
-    return boot_count >= own.boot_count or tuple(promise) > own.start
+    boot_count, term, index = rejection.known
+    return boot_count >= own.boot_count or term > own.start_term or index > own.start_index
 
 
 def _is_outlived(other: Hello, *, by: Hello) -> bool:

@@ -25,7 +25,16 @@ from pyraftkv.core.messages import (
     VoteRequest,
     VoteResponse,
 )
-from pyraftkv.protocol import GenesisOffer, LeaseAsk, LeaseTold, SnapshotAck, SnapshotChunk, StateHash, TransferRequest
+from pyraftkv.protocol import (
+    GenesisOffer,
+    LeaseAsk,
+    LeaseTold,
+    Pledge,
+    SnapshotAck,
+    SnapshotChunk,
+    StateHash,
+    TransferRequest,
+)
 
 
 class Lane(IntEnum):
@@ -53,6 +62,7 @@ LANE_OF: Final[dict[type[PeerMessage], Lane]] = {
     LeaseAsk: Lane.CONTROL,
     LeaseTold: Lane.CONTROL,
     StateHash: Lane.CONTROL,
+    Pledge: Lane.CONTROL,
     AppendRequest: Lane.APPENDS,
     AppendResponse: Lane.APPENDS,
     ForwardedProposals: Lane.APPENDS,

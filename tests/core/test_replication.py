@@ -255,6 +255,19 @@ def test_who_rejects_an_append_is_of_this_term_too() -> None:
     assert raft.promise_of(3) == (raft.term, 0)
 
 
+def test_a_pledge_is_of_what_is_committed_and_on_the_own_disk() -> None:
+    """A term that is not saved yet, entries that are not, and what another leader may yet replace, may be lost."""
+    raft = machine(1, 1, term=1)
+    assert raft.pledge == (1, 0)
+    step_all(raft, append(raft, 2, 1, 1, term=1, commit=2))
+    assert raft.pledge == (1, 2)
+    ready = step(raft, append(raft, 3, 1, 3, term=3, commit=4))
+    assert (raft.term, raft.commit, raft.pledge) == (3, 4, (0, 3))
+    assert ready.save is not None
+    step(raft, Saved(ready.save.number))
+    assert raft.pledge == (3, 4)
+
+
 def test_a_follower_keeps_what_it_acknowledged_whatever_its_leader_sends() -> None:
     """What `promise_of` rests on: neither late appends nor a snapshot of less make a follower's log shorter."""
     raft = machine(1, 1, 1, term=2)

@@ -371,6 +371,19 @@ async def test_a_leader_that_says_it_has_started_again_is_none() -> None:
 
 
 @asynchronous
+async def test_every_life_draws_a_number_and_leaves_its_seed_alone() -> None:
+    """A copy that is put back may have the boot count of a life that was seen, but not its number."""
+    numbers = set()
+    for rng in (random.Random(1), random.Random(2), random.SystemRandom(), random.SystemRandom()):
+        node = Node("a", members={"a": "a"}, storage=MemoryStorage(), transport=MemoryNetwork().transport("a"), rng=rng)
+        async with node:
+            assert node._connections is not None
+            numbers.add(node._connections.own.life)
+    assert len(numbers) == 4
+    assert min(numbers) > 0
+
+
+@asynchronous
 async def test_a_node_does_not_stop_for_a_refusal_that_cannot_be_true() -> None:
     """It has all that somebody says it has forgotten; or it is refused for something else."""
     async with cluster_of(3) as cluster:

@@ -8,7 +8,7 @@ import pytest
 
 from pyraftkv import errors
 from pyraftkv.node.peers import GUESTS_MAX, Peers
-from pyraftkv.protocol import AddMember, ChangeMembers, Genesis, Hello, MemberInfo, RemoveMember, UpdateMember
+from pyraftkv.protocol import AddMember, ChangeMembers, Genesis, Hello, MemberInfo, Pledge, RemoveMember, UpdateMember
 from pyraftkv.roster import Roster
 
 TABLE = {number: MemberInfo(number, name, f"old:{number}", number * 11) for number, name in enumerate("abc", start=1)}
@@ -231,3 +231,34 @@ def test_one_life_may_promise_more_than_it_began_with() -> None:
     stranger = Peers(hello(1), {"a": "h:1", "b": "h:2"})
     stranger.adopt(hello(1), roster())
     assert refusal(stranger, life(2, term=1, index=1), (3, 9)) is None
+
+
+@pytest.mark.parametrize(
+    ("term", "index", "let_in"),
+    [(3, 9, True), (4, 9, True), (3, 10, True), (2, 9, False), (2, 99, False), (9, 8, False)],
+)
+def test_another_life_has_what_its_member_has_told_of(term: int, index: int, let_in: bool) -> None:
+    """What is committed stays, whatever the term; what was told late is told no less."""
+    peers = Peers(hello(1), {"a": "h:1", "b": "h:2"})
+    peers.adopt(hello(1), roster())
+    peers.heard(life(1, term=0, index=0))
+    for told in ((2, 9), (3, 7), (3, 9), (1, 2)):
+        peers.pledged(Pledge(1, 2, *told))
+    assert refusal(peers, life(1, term=0, index=0), None) is None
+    peers.adopt(hello(1), roster(ADDED))
+    rejection = refusal(peers, life(2, term=term, index=index), None)
+    assert (rejection is None) is let_in
+    if rejection is not None:
+        assert (rejection.reason, rejection.known) == ("rolled-back", (1, 3, 9))
+        assert "and has told of committed entries to 9 in term 3" in str(rejection)
+    assert refusal(peers, replace(life(2, term=0, index=0), member_id=3, name="c", incarnation=33), None) is None
+
+
+def test_what_a_member_has_told_is_forgotten_with_it() -> None:
+    """Ids are never used again; nothing is to be kept for those who were removed."""
+    peers = Peers(hello(1), {"a": "h:1", "c": "h:3"})
+    peers.adopt(hello(1), roster())
+    peers.pledged(Pledge(1, 3, 3, 9))
+    peers.adopt(hello(1), roster(REMOVED))
+    peers.adopt(hello(1), roster(REMOVED))
+    assert not peers._pledges

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from pyraftkv.node.pledges import PLEDGE_SECONDS
 from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
 from tests.sim.test_bad_disk import rebuild, votes
 from tests.sim.test_full_disk import Writer, everything_is_there
-from tests.sim.test_pitfalls import SECONDS_MAX, is_level, node_of, put_back, until
+from tests.sim.test_pitfalls import SECONDS_MAX, is_level, node_of, put_back, until, write
 from tests.sim.test_simulation import leader_of
 
 
@@ -21,6 +22,15 @@ async def follower_of(sim: Simulation) -> Host:
     """Return a member that follows."""
     leader = await leader_of(sim)
     return next(host for host in sim.members if host is not leader)
+
+
+def isolate(sim: Simulation, host: Host, *, heal: bool = False) -> None:
+    """Cut a machine off from all others, or no longer."""
+    act = sim.target().heal if heal else sim.target().cut
+    for other in sim.hosts:
+        if other != host.name:
+            act(other, host.name)
+            act(host.name, other)
 
 
 @pytest.mark.parametrize("is_copied", ["while it runs", "before it starts"])
@@ -99,8 +109,45 @@ def test_a_leader_that_comes_back_on_an_older_disk_is_found_out_by_the_next() ->
         sim.run(main, until=SECONDS_MAX)
 
 
-def test_who_leads_since_knows_nothing_and_fills_it_up() -> None:
-    """The limit: nobody is there any more who heard what the member acknowledged. It is taken for one that was slow."""
+def test_whoever_heard_a_member_knows_it_when_its_leader_is_gone() -> None:
+    """1. An entry is on two disks of three, its leader's and that of a member, and acknowledged.
+
+    2. The leader dies. That member comes back on an older disk, and the third one, that lacks the entry, wants to lead.
+    3. It does not: it has heard from the member itself of much that is missing, and takes no vote of it.
+    """
+
+    async def main(sim: Simulation) -> None:
+        victim = await follower_of(sim)
+        leader = sim.leader
+        assert leader is not None
+        third = next(host for host in sim.members if host not in (leader, victim))
+        await write(sim, 5)
+        copy = victim.disk.durable_copy()
+        await write(sim, 20)
+        await sim.sleep(PLEDGE_SECONDS + 0.5)
+        isolate(sim, third)
+        writer = Writer(sim)
+        await writer.more(5)
+        writer.task.cancel()
+        victim.power_loss()
+        leader.kill()
+        isolate(sim, third, heal=True)
+        put_back(sim, victim, copy)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        assert end_of(sim, victim) == "DataDirRolledBack"
+        await sim.sleep(5.0)
+        assert sim.leader is None
+        leader.start()
+        await rebuild(sim, victim)
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=75) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def test_when_everybody_was_started_anew_nobody_knows() -> None:
+    """The limit: nobody is there any more who heard of what is missing. The member is taken for one that was slow."""
 
     async def main(sim: Simulation) -> None:
         victim = await follower_of(sim)
@@ -112,8 +159,10 @@ def test_who_leads_since_knows_nothing_and_fills_it_up() -> None:
         await writer.more(20)
         await until(lambda: is_level(sim), sim)
         put_back(sim, victim, copy)
-        leader.kill()
-        leader.start()
+        for host in sim.members:
+            if host is not victim:
+                host.power_loss()
+                host.start()
         await until(lambda: sim.leader is not None, sim)
         victim.start()
         await until(lambda: is_level(sim), sim)

@@ -28,6 +28,7 @@ def test_messages_that_grow_stay_off_the_control_lane() -> None:
         "CommitNotice",
         "TransferRequest",
         "StateHash",
+        "Pledge",
         "LeaseAsk",
         "LeaseTold",
     }
