@@ -203,7 +203,7 @@ def run_faulty() -> str:
     assert report.faults == {"kill_leader": 1, "lose": 1, "power_loss_all": 1, "rot": 1, "slow_disk": 1}
     assert report.liveness_seconds > 0
     assert report.acknowledged > 50
-    assert "seed 8: 3 members" in str(report)
+    assert "seed 8: ok: 3 members" in str(report)
     return report.digest
 
 
