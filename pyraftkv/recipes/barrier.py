@@ -10,20 +10,12 @@ from typing import Self
 from pyraftkv.errors import InvalidRequest, LockNotAcquired
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV
+from pyraftkv.recipes.compares import holds, is_absent, is_created_at
 from pyraftkv.recipes.contest import Contest, change
 from pyraftkv.recipes.names import inside, prefix_end
 from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
-from pyraftkv.store.commands import (
-    Compare,
-    CompareResult,
-    CompareTarget,
-    DeleteRange,
-    PutKey,
-    RangeQuery,
-    SortOrder,
-    SortTarget,
-)
+from pyraftkv.store.commands import Compare, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
 from pyraftkv.store.values import KeyValue, RangeResult
 
 COUNT_MAX = 100
@@ -165,13 +157,13 @@ class DoubleBarrier:
 
     async def _begin(self, waiting: Sequence[KeyValue]) -> None:
         """Open for these, if all of them are still there."""
-        there = [Compare(CompareTarget.CREATE, CompareResult.EQUAL, kv.key, kv.create_revision) for kv in waiting]
+        there = [is_created_at(kv.key, kv.create_revision) for kv in waiting]
         last = b"%d" % waiting[-1].create_revision
         await self._kv.txn().when(self._is_closed, *there).then(PutKey(self._open, last))
 
     @property
     def _is_closed(self) -> Compare:
-        return Compare(CompareTarget.VERSION, CompareResult.EQUAL, self._open, 0)
+        return is_absent(self._open)
 
     async def _give_up(self, contest: Contest) -> bool:
         """Leave, unless it has opened for this one meanwhile; return whether it left."""
@@ -196,7 +188,7 @@ class DoubleBarrier:
         """Close the barrier if nobody of its round is left; return whether that is so. Whoever sees it does it."""
         if not last or (waiting and waiting[0].create_revision <= last):
             return False
-        is_ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, self._open, b"%d" % last)
+        is_ours = holds(self._open, b"%d" % last)
         await self._kv.txn().when(is_ours).then(DeleteRange(self._open))
         return True
 

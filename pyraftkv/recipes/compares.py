@@ -15,9 +15,9 @@ def is_created_at(key: bytes, revision: int) -> Compare:
     return Compare(CompareTarget.CREATE, CompareResult.EQUAL, key, revision)
 
 
-def is_changed_at(key: bytes, revision: int) -> Compare:
-    """Nobody has changed the key since (0: made it)."""
-    return Compare(CompareTarget.MOD, CompareResult.EQUAL, key, revision)
+def holds(key: bytes, value: bytes) -> Compare:
+    """The key is there, and holds that."""
+    return Compare(CompareTarget.VALUE, CompareResult.EQUAL, key, value)
 
 
 def is_under(key: bytes, lease: int) -> Compare:

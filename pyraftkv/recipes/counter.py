@@ -6,8 +6,8 @@ import asyncio
 
 from pyraftkv.errors import InvalidValue
 from pyraftkv.given import whole
+from pyraftkv.keys import mod_revision_is
 from pyraftkv.kv import KV
-from pyraftkv.recipes.compares import is_changed_at
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.once import MARK_TTL, Once
 from pyraftkv.store.commands import PutKey
@@ -47,7 +47,7 @@ class Counter:
         while True:
             found = await self._kv.get(self._key, timeout=timeout)
             number = self._number(found) + amount
-            unchanged = is_changed_at(self._key, found.mod_revision if found else 0)
+            unchanged = mod_revision_is(self._key, found.mod_revision if found else 0)
             if await self._once.commit(PutKey(self._key, b"%d" % number), when=unchanged, timeout=timeout):
                 return number
             await asyncio.sleep(pause_seconds)

@@ -19,22 +19,13 @@ from pyraftkv.errors import InvalidRequest, LeaseLost, LockNotAcquired, MaybeApp
 from pyraftkv.given import seconds
 from pyraftkv.kv import KV, Bytes
 from pyraftkv.recipes.body import under
-from pyraftkv.recipes.compares import is_absent, is_created_at
+from pyraftkv.recipes.compares import holds, is_absent, is_created_at
 from pyraftkv.recipes.contest import change
 from pyraftkv.recipes.names import inside, prefix_end
 from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.queue import Queue
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
-from pyraftkv.store.commands import (
-    Compare,
-    CompareResult,
-    CompareTarget,
-    DeleteRange,
-    PutKey,
-    RangeQuery,
-    SortOrder,
-    SortTarget,
-)
+from pyraftkv.store.commands import Compare, DeleteRange, PutKey, RangeQuery, SortOrder, SortTarget
 from pyraftkv.store.values import KeyValue, RangeResult
 
 ITEMS_LOOKED_AT = 32
@@ -226,7 +217,7 @@ class Taken:
         if self._is_over:
             return
         for mark in [self._mark] if self._mark else [kv.key async for kv in self._kv.scan(prefix=self._held)]:
-            ours = Compare(CompareTarget.VALUE, CompareResult.EQUAL, mark, self._owner)
+            ours = holds(mark, self._owner)
             await self._kv.txn().when(ours).then(DeleteRange(mark))
 
     def _mark_of(self, item: KeyValue) -> bytes:

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from pyraftkv.errors import InvalidRequest, LeaseLost
-from pyraftkv.keys import to_bytes
+from pyraftkv.keys import mod_revision_is, to_bytes
 from pyraftkv.kv import KV, Bytes
-from pyraftkv.recipes.compares import is_changed_at, is_under
+from pyraftkv.recipes.compares import is_under
 from pyraftkv.recipes.names import inside
 from pyraftkv.recipes.place import Place
 from pyraftkv.recipes.session import TTL_DEFAULT, Session
@@ -90,7 +90,7 @@ class Presence:
 
     async def _disappear(self) -> None:
         lease, at = self._entered().lease.id, self._written_at
-        ours = is_changed_at(self._key, at) if at else is_under(self._key, lease)
+        ours = mod_revision_is(self._key, at) if at else is_under(self._key, lease)
         await self._kv.txn().when(ours).then(DeleteRange(self._key))
 
     async def _disappear_later(self) -> None:
