@@ -24,7 +24,7 @@ from pyraftkv.store import Work
 T = TypeVar("T")
 
 READ_STEP_BUDGET = 2000
-"""Keys that a large range touches before others have their turn."""
+"""Keys that large ranges touch, all together, before others have their turn."""
 
 LONG_READS_MAX = 8
 """Reads that go on for longer than that at the same time; the others wait for their turn."""
@@ -220,9 +220,9 @@ class RevisionWaits:
 
 
 class LongReads:
-    """Reads that go on for more than a slice: so many at a time, first come, first served.
+    """Reads that go on for more than a slice: so many at a time, first come, first served, and a slice for all of them.
 
-    1. A client asks three hundred times for the whole store. 2. Each pass of the loop does a slice of all of them, and
+    1. A client asks three hundred times for the whole store. 2. Each pass of the loop does a slice of each of them, and
     heartbeats wait behind it; and three hundred copies of the store grow in memory.
     """
 
@@ -240,7 +240,7 @@ class LongReads:
             done = None
             while done is None:
                 await asyncio.sleep(0)
-                done = result.step(READ_STEP_BUDGET)
+                done = result.step(READ_STEP_BUDGET // self._count)
             return done
         finally:
             self._count -= 1
