@@ -29,7 +29,9 @@ from pyraftkv.errors import (
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
 from pyraftkv.log.directory import Opened
-from pyraftkv.log.segment import BLOCK_BYTES
+from pyraftkv.log.record import BatchEncoder
+from pyraftkv.log.segment import BLOCK_BYTES, SegmentScanner, unpack_segment_header
+from pyraftkv.log.snapshot import SnapshotWriter
 from pyraftkv.sim.disk import DiskFaults, SimFS
 from tests.log.disks import LoopWorker, blank, fail, heal, trace, twin
 
@@ -798,6 +800,39 @@ def test_a_log_that_ends_before_its_commit_index_is_refused():
         with pytest.raises(WalCorruption, match="commit index") as caught:
             await simulated(fs).start(failed=unexpected)
         assert caught.value.lost_range == (3, 6)
+
+    run(main())
+
+
+def test_a_snapshot_ahead_of_the_commit_index_is_not_loaded():
+    """The log names it and it is whole; but what it holds may never have been decided."""
+
+    async def main():
+        fs = blank()
+        storage = simulated(fs)
+        await storage.start(failed=unexpected)
+        await save(storage, 1, entries(1, 3), state=HardState(1, 1, 1))
+        await storage.close()
+        writer = SnapshotWriter(fs, "/data/snap", meta(2), cluster_id=0, number=1)
+        writer.finish()
+        path = f"/data/wal/{fs.listdir('/data/wal')[0]}"
+        data = bytearray(fs.disk.file(path))
+        header = unpack_segment_header(bytes(data[:BLOCK_BYTES]), path=path)
+        scanner = SegmentScanner(bytes(data), header)
+        assert list(scanner.batches())
+        encoder = BatchEncoder(
+            salt=header.salt,
+            batch=scanner.batch + 1,
+            chain=scanner.chain,
+            offset=scanner.end,
+            previous_commit=scanner.commit_offset,
+        )
+        encoder.snapshot(meta(2), reset=False)
+        batch = encoder.finish(3)
+        data[scanner.end : scanner.end + len(batch)] = batch
+        fs.disk.damage(path, data)
+        with pytest.raises(WalCorruption, match="does not continue its snapshot"):
+            await simulated(fs).start(failed=unexpected)
 
     run(main())
 

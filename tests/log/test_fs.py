@@ -64,6 +64,14 @@ def test_directories_are_private(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_directory_is_private_from_its_first_moment(tmp_path, monkeypatch):
+    """Before anybody could change its mode, somebody else could open it."""
+    monkeypatch.setattr(os, "chmod", lambda _path, _mode: None)
+    path = tmp_path / "data"
+    OsFileSystem().make_dir(str(path))
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
 def test_directories_above_are_made_durably(tmp_path, monkeypatch):
     """Each name is synced by the directory that holds it; the last one by whoever asked for it."""
     fs, synced = OsFileSystem(), []

@@ -136,6 +136,42 @@ def test_a_rebuilding_cut_before_any_operation_of_its_disk(how: str, soak: bool)
         assert 50 < sim.run(main, until=SECONDS_MAX) < CUTS_MAX - 1
 
 
+def test_a_rebuilt_member_without_power_while_it_learns(soak: bool) -> None:
+    """1. Its new directory is in place, it has been started, and the power goes in the middle of what it saves.
+
+    2. The same command comes again: another one is put in its place, which is to vote. And so on.
+    3. In the end one is left alone: it votes, and has everything.
+    """
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        victim = next(host for host in sim.members if host is not leader)
+        writer = Writer(sim, size_bytes=10)
+        await writer.more(20)
+        victim.power_loss()
+        disk = victim.disk.copy()
+        for number in range(10, 130, 2 if soak else 40):
+            disk.random = Random(number)
+            done = await attempt(sim, victim.name, disk)
+            assert done is not None
+            assert done.votes
+            sim.invariants.lost(victim.name)
+            host = sim.renew(victim.name)
+            host.disk.take(disk)
+            host.power_loss_at(number)
+            host.start()
+            await until(lambda host=host: not host.is_up or votes(host), sim)
+            if host.is_up:
+                host.power_loss()
+            disk = host.disk.copy()
+        host.start()
+        await until(lambda: votes(victim), sim)
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=65) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
 def test_what_was_noted_does_not_come_back() -> None:
     """It would let a member vote that was made a learner since, and is rebuilt then."""
     disk = SimDisk(Random(1))
