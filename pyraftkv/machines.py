@@ -43,6 +43,8 @@ from pyraftkv.statemachine import (
     complaint_of_machine,
 )
 
+__all__ = ["Machine"]
+
 ROWS_PER_CHUNK = 256
 """Rows of a `Machine` that are encoded together, as far as they fit."""
 

@@ -27,6 +27,8 @@ from pyraftkv.kv import KV, Consistency
 from pyraftkv.machines import ROW_BYTES, Machine
 from pyraftkv.statemachine import operation, query
 
+__all__ = ["ReplicatedCounter", "ReplicatedDict", "ReplicatedList", "ReplicatedQueue", "ReplicatedSet"]
+
 ELEMENTS_MAX = 1_000_000
 """Elements of one collection; one more is refused."""
 

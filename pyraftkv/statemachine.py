@@ -30,6 +30,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 from pyraftkv._record import record
 
+__all__ = ["Operation", "StateMachine", "operation", "query"]
+
 OPERATION_BYTES_MAX = 256 * 1024
 """What an operation takes with its arguments, encoded; and what a query takes."""
 

@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("PYRAFTKV_SOAK") == "1",
         help="run the long versions of the random tests (also: PYRAFTKV_SOAK=1)",
     )
-    parser.addoption("--rewrite", action="store_true", help="write the outcomes in tests/core/transcripts anew")
+    parser.addoption("--rewrite", action="store_true", help="write tests/core/transcripts and docs/reference.md anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:
