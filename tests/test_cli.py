@@ -456,6 +456,12 @@ def test_nobody_there_is_one_line_and_soon(capsys: pytest.CaptureFixture[str]) -
         assert verb == ["watch", "k"] or f"({endpoint}: Connection refused)" in err
 
 
+def test_whose_directory_was_is_asked_for_by_its_flag() -> None:
+    """The error is the library's, and names its argument."""
+    unnamed = parser().parse_args(["rebuild", "d", "--join", "a:1"])
+    assert "--name" in advice(errors.MemberNotFound(), unnamed)
+
+
 def test_who_names_no_members_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody at the default address is a newcomer's first error; whoever named others knows what he did."""
     monkeypatch.delenv("PYRAFTKV_ENDPOINTS", raising=False)

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pyraftkv import errors
 from pyraftkv.cli.arguments import ENDPOINTS_VARIABLE, parser, sim
 from pyraftkv.cli.common import DEFAULT_ADDRESS, DONE, INTERRUPTED, USAGE, exit_status, one_line
+from pyraftkv.cli.rebuilding import rebuild
 from pyraftkv.cli.recovering import recover
 from pyraftkv.cli.serving import data_dir_of, serve
 
@@ -36,7 +37,9 @@ def advice(error: errors.PyraftkvError, args: argparse.Namespace) -> str:
     """Return what else to say of an error: what tells more, or what was perhaps forgotten."""
     if args.run in (serve, recover) and isinstance(error, errors.WalCorruption | errors.SnapshotCorruption):
         return f"; what to do: `pyraftkv doctor {args.data_dir or data_dir_of(args.name)}`"
-    if isinstance(error, errors.Unavailable) and args.endpoints == DEFAULT_ADDRESS:
+    if args.run is rebuild and isinstance(error, errors.MemberNotFound) and args.name is None:
+        return ": --name NAME"
+    if isinstance(error, errors.Unavailable) and args.endpoints == DEFAULT_ADDRESS and args.run is not rebuild:
         return f"; name members with --endpoints or ${ENDPOINTS_VARIABLE}, or run one here: `pyraftkv serve`"
     return ""
 
