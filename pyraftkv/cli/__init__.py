@@ -39,7 +39,8 @@ def advice(error: errors.PyraftkvError, args: argparse.Namespace) -> str:
         return f"; what to do: `pyraftkv doctor {args.data_dir or data_dir_of(args.name)}`"
     if args.run is rebuild and isinstance(error, errors.MemberNotFound) and args.name is None:
         return ": --name NAME"
-    if isinstance(error, errors.Unavailable) and args.endpoints == DEFAULT_ADDRESS and args.run is not rebuild:
+    asks_endpoints = args.run not in (serve, recover, rebuild)
+    if asks_endpoints and isinstance(error, errors.Unavailable) and args.endpoints == DEFAULT_ADDRESS:
         return f"; name members with --endpoints or ${ENDPOINTS_VARIABLE}, or run one here: `pyraftkv serve`"
     return ""
 
