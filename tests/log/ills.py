@@ -20,6 +20,7 @@ from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry, SnapshotMeta
 from pyraftkv.errors import Closed, StorageError
 from pyraftkv.log import FileStorage, files
+from pyraftkv.log.record import DIGEST_BYTES_MIN
 from pyraftkv.log.segment import BLOCK_BYTES
 from tests.log.failing import GARBLED, GROWING, NOTHING, SHORT, Failure, Failures
 from tests.log.model import MEMBERS, Promise, State
@@ -102,6 +103,7 @@ class Ill:
     inside: str = ""
     """Where in the directory that is looked at the data directory is."""
     is_synced: bool = True
+    """Whether syncs are more than nothing."""
 
     @property
     def is_of_snapshots(self) -> bool:
@@ -109,7 +111,7 @@ class Ill:
         return self.damage in ("mistaken", "trailer", "chunks", "snapshot bytes")
 
     def fits(self, ended: str) -> bool:
-        """Whether this is how it ends."""
+        """Whether this is how it ends: an error's name and message, or nothing."""
         name, _, message = self.ends.partition(": ")
         return ended.partition(": ")[0] == name and message in ended
 
@@ -235,7 +237,7 @@ class Patient(Script):
     async def _big(self, storage: FileStorage) -> None:
         """An entry that is followed by a digest."""
         old = self.states[-1]
-        entry = Entry(old.last + 1, max(old.term, 1), bytes(files.BATCH_BYTES_MAX and 9000))
+        entry = Entry(old.last + 1, max(old.term, 1), bytes(DIGEST_BYTES_MIN))
         self._save(storage, replace(old, term=entry.term, entries=(*old.entries, entry)), (entry,))
 
     async def _look(self, storage: FileStorage) -> None:

@@ -162,6 +162,21 @@ def test_chunks_out_of_order_are_noticed_before_they_are_yielded():
             read(fs, start)
 
 
+@pytest.mark.parametrize("size", [0, CHUNK_BYTES_MAX + 1])
+def test_a_chunk_of_a_length_that_is_never_written_is_not_read(size):
+    """Before its bytes are: whoever sends it on counts on the bound, and nobody holds more in memory."""
+    fs = blank()
+    fs.make_dir("/snap")
+    writer = begin(fs)
+    writer._append(snapshots._frame(0, bytes(size)))
+    writer._count = 1
+    writer.finish()
+    fs.disk.trace.clear()
+    with pytest.raises(SnapshotCorruption, match=f"chunk 0 of {size} bytes"):
+        read(fs)
+    assert [operation for operation, _ in fs.disk.trace].count("pread") == 2, "the header, and the chunk's head"
+
+
 def test_chunks_of_another_snapshot_are_noticed_by_the_digest():
     """Intact chunks of another file, in number and size the same, are not these."""
     fs = make()
@@ -267,3 +282,17 @@ def test_purge_keeps_what_is_in_use_and_what_is_newer():
     assert [parse_snapshot_name(name) for name in fs.listdir("/snap")] == [(2, 10), (2, 20)]
     purge(fs, "/snap", named=[])
     assert len(fs.listdir("/snap")) == 2
+
+
+def test_purge_removes_the_oldest_first():
+    """Whatever comes in between, what is left is the newer part; by index, for terms say nothing of age here."""
+    fs = blank()
+    fs.make_dir("/snap")
+    ages = [(9, 5), (2, 10), (3, 20), (3, 30)]
+    metas = [SnapshotMeta(index=index, term=term, membership=META.membership) for term, index in ages]
+    for meta in metas:
+        make(meta, fs)
+    fs.disk.trace.clear()
+    purge(fs, "/snap", named=metas[3:])
+    gone = [path.rpartition("/")[2] for operation, path in fs.disk.trace if operation == "unlink"]
+    assert [parse_snapshot_name(name) for name in gone] == ages[:3]
