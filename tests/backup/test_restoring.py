@@ -252,6 +252,30 @@ async def test_an_interrupted_restore_leaves_nothing_half(saved: SavedSnapshot, 
         assert (await db.range()).count == KEYS - 1
 
 
+class Telling(OsFileSystem):
+    """A file system that tells what becomes of names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str]] = []
+
+    def rename(self, source: str, target: str) -> None:
+        self.told.append(("rename", target))
+        super().rename(source, target)
+
+    def fsync_dir(self, path: str) -> None:
+        self.told.append(("sync", path))
+        super().fsync_dir(path)
+
+
+@asynchronous
+async def test_a_restored_directory_is_durable_when_it_is_told(saved: SavedSnapshot, tmp_path: Path) -> None:
+    """It has its name last, when all in it is durable, and the name is synced: nothing of it is gone with the power."""
+    disk, target = Telling(), str(tmp_path / "a")
+    await restore(saved.path, target, name="a", members={"a": "a"}, fs=disk)
+    assert disk.told[-2:] == [("rename", target), ("sync", str(tmp_path))]
+
+
 @asynchronous
 async def test_two_processes_do_not_restore_to_one_place(saved: SavedSnapshot, tmp_path: Path) -> None:
     """The second is refused, and does not take the first one's half-made directory away."""
