@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from functools import wraps
 from threading import TIMEOUT_MAX
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from pyraftkv.errors import Closed
 from pyraftkv.given import seconds
 from pyraftkv.sync.portal import Portal, refuse_in_loop
 
@@ -108,7 +109,7 @@ class Iteration(Iterator[R]):
         return self.next()
 
     def next(self, *, timeout: float | None = None) -> R:
-        """Return the next item. Raises `StopIteration`, `TimeoutError` (it is not lost: ask again)."""
+        """Return the next item. Raises `StopIteration`, `TimeoutError` (it is not lost: ask again), `Closed`."""
         wait = seconds(timeout)
         if not self._fetched:
             refuse_in_loop()
@@ -116,6 +117,8 @@ class Iteration(Iterator[R]):
             future = self._fetching = self._fetching or self._portal.submit(self._fetch)
             try:
                 self._fetched = future.result(wait and min(wait, TIMEOUT_MAX))[::-1]
+            except CancelledError:
+                raise Closed("the thread that this ran in has ended") from None
             finally:
                 if future.done():
                     self._fetching = None

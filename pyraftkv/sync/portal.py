@@ -10,6 +10,7 @@ Hazards:
    have happened.
 4. *The end of the program.* The thread must not keep a program alive that forgot to close, nor run on while the
    interpreter is taken apart: it is a daemon, and ended by `atexit`.
+   Whoever waits in a thread of the program's own at that moment is told that nobody knows what became of it.
 5. *A loop that cannot be made*, because the process has no file descriptor left: whoever waits for it to run is told.
 """
 
@@ -20,7 +21,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from pyraftkv import errors
@@ -79,11 +80,18 @@ class Portal:
             return asyncio.run_coroutine_threadsafe(_called(make), self._loop)
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine on the loop, and wait for it. Raises `CalledInLoop`, `Forked`, `Closed`, what it raises."""
+        """Run a coroutine on the loop, and wait for it.
+
+        Raises: `CalledInLoop`, `Forked`, `Closed`; what it raises; `MaybeApplied` if the loop has ended meanwhile.
+        """
         refuse_in_loop()
         future = self.submit(make)
         try:
             return future.result()
+        except CancelledError:
+            if self._is_open:
+                raise
+            raise errors.MaybeApplied("the thread that this ran in has ended; it may have been done") from None
         except BaseException:
             future.cancel()  # Ctrl-C: nobody waits for it any more
             raise

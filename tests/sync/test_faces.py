@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -171,6 +171,26 @@ def test_whoever_iterates_is_at_the_end_when_the_watch_is_closed(db: sync.KV) ->
     reader.join(30)
     assert not reader.is_alive()
     assert len(seen) == 1
+
+
+def test_whoever_waits_for_a_change_at_the_end_of_the_loop_is_told() -> None:
+    """By name: the program has ended without closing, say."""
+    cluster = sync.Cluster.in_memory(1).start()
+    watch = cluster.client().watch(prefix="w/")
+    watch.synced()
+    batches, told = watch.batches(), Future[BaseException | None]()
+
+    def wait() -> None:
+        try:
+            batches.next()
+        except BaseException as error:  # noqa: BLE001 - it is asserted below
+            told.set_result(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    while batches._fetching is None:
+        cluster.portal.call(int)
+    cluster.portal.close()
+    assert isinstance(told.result(30), errors.Closed)
 
 
 def test_a_watch_of_what_is_compacted_ends_with_its_error(db: sync.KV) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,20 @@ async def in_thread(portal: Portal) -> str:
     return await asyncio.to_thread(portal.run, thread)
 
 
+async def _begun(running: asyncio.Event) -> None:
+    running.set()
+    await asyncio.sleep(3600)
+
+
 def test_what_is_closed_says_so_and_ends_what_runs(portal: Portal) -> None:
-    """Whoever waits is told."""
+    """Whoever waits is told; whether it was done nobody knows."""
     waiting = portal.submit(lambda: asyncio.sleep(3600))
-    portal.close()
+    with ThreadPoolExecutor() as threads:
+        running = portal.call(asyncio.Event)
+        call = threads.submit(portal.run, lambda: _begun(running))
+        portal.run(running.wait)
+        portal.close()
+        assert isinstance(call.exception(), errors.MaybeApplied)
     portal.close()
     assert waiting.cancelled()
     with pytest.raises(errors.Closed):
