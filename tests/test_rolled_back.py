@@ -56,6 +56,22 @@ async def test_a_member_on_an_older_directory_stops_by_name_until_it_is_rebuilt(
     await stop(nodes)
 
 
+@asynchronous
+async def test_what_is_left_can_be_made_a_cluster_although_it_was_rolled_back(tmp_path: Path) -> None:
+    """Nobody of the new one was promised anything by it."""
+    members = addresses(1)
+    nodes = await started(tmp_path, members)
+    own = nodes["a"]._connections
+    assert own is not None
+    known = (own.own.boot_count, 99, 99)
+    nodes["a"].peer_refused(2, errors.HandshakeRejected(reason="rolled-back", known=known, is_theirs=True))
+    await refused(_run(nodes.pop("a")), errors.Closed)
+    await refused(member(tmp_path, "a", members).start(), errors.DataDirRolledBack)
+    await pyraftkv.recover(tmp_path / "a")
+    async with member(tmp_path, "a", members) as node:
+        assert (await node.range(prefix="k")).count == WRITES
+
+
 async def _run(node: pyraftkv.Node) -> None:
     """Run a node until it ends by itself."""
     async with node:

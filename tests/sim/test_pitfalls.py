@@ -106,18 +106,25 @@ async def write(sim: Simulation, count: int, *, size_bytes: int = 16) -> None:
             await kv.put(f"k{number % 5}", bytes(size_bytes), timeout=20)
 
 
-def put_back(sim: Simulation, victim: Host, disk: SimDisk) -> None:
-    """Let a member lose its power, and find what its disk held at another time."""
-    victim.power_loss()
+def take(sim: Simulation, victim: Host, disk: SimDisk) -> None:
+    """Let a member that does not run have another disk, and nobody wonder what it starts with."""
     victim.disk = disk
     victim.had_bad_disk = victim.is_rotten = True
     record = sim.invariants.members[victim.name]
     image = sim._image(victim)  # pyright: ignore[reportPrivateUsage] - what a recovery finds there
     assert image is not None
-    log = TermLog(image.snapshot, image.entries)
-    assert log.last_index < record.completed.last_index - 10
-    record.completed, record.term, record.vote = log, image.hard_state.term, image.hard_state.vote
+    record.completed, record.term = TermLog(image.snapshot, image.entries), image.hard_state.term
+    record.vote = image.hard_state.vote
     record.pending.clear()
+
+
+def put_back(sim: Simulation, victim: Host, disk: SimDisk) -> None:
+    """Let a member lose its power, and find what its disk held long ago."""
+    victim.power_loss()
+    record = sim.invariants.members[victim.name]
+    last_index = record.completed.last_index
+    take(sim, victim, disk)
+    assert record.completed.last_index < last_index - 10
 
 
 def test_a_disk_that_lied_stops_nobody_else_and_loses_nothing() -> None:

@@ -9,7 +9,7 @@ from pyraftkv.sim.host import Host
 from pyraftkv.sim.simulation import Simulation
 from tests.sim.test_bad_disk import rebuild, votes
 from tests.sim.test_full_disk import Writer, everything_is_there
-from tests.sim.test_pitfalls import SECONDS_MAX, is_level, node_of, put_back, until, write
+from tests.sim.test_pitfalls import SECONDS_MAX, is_level, node_of, put_back, take, until, write
 from tests.sim.test_simulation import leader_of
 
 
@@ -106,6 +106,30 @@ def test_a_leader_that_comes_back_on_an_older_disk_is_found_out_by_the_next() ->
         await writer.more(5)
 
     with Simulation(seed=72) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
+def test_the_right_disk_can_be_put_in_its_place() -> None:
+    """Nobody has let the older one in, so nobody takes the right one for another copy: it has kept every promise."""
+
+    async def main(sim: Simulation) -> None:
+        victim = await follower_of(sim)
+        writer = Writer(sim)
+        await writer.more(5)
+        copy = victim.disk.durable_copy()
+        await writer.more(20)
+        await sim.sleep(PLEDGE_SECONDS + 0.5)
+        right = victim.disk
+        put_back(sim, victim, copy)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        take(sim, victim, right)
+        victim.is_out = False
+        victim.start()
+        await until(lambda: is_level(sim), sim)
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=76) as sim:
         sim.run(main, until=SECONDS_MAX)
 
 

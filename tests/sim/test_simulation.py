@@ -141,6 +141,8 @@ def test_a_member_that_stops_on_a_sound_disk_is_a_failure() -> None:
         (errors.StorageError("a read failed"), False, (False, False)),
         (errors.SnapshotCorruption(), True, (True, False)),
         (errors.WalCorruption(), False, (True, True)),
+        (errors.DataDirRolledBack(), True, (True, False)),
+        (errors.DataDirRolledBack(), False, (True, True)),
         (AssertionError("a bug"), True, (False, True)),
     ],
 )
