@@ -123,3 +123,16 @@ def test_a_real_file_is_opened_for_reading_alone(tmp_path: Path) -> None:
         fs.pwrite(real, b"x", 0)
     fs.close(real)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_looked_at_is_read_from_the_disk() -> None:
+    """As a start reads it, not from a cache that may hold what the disk does not; what was written here is nowhere else."""
+    disk = blank()
+    disk.make_dir("/data")
+    put(disk, "/data/a", b"abc")
+    shadow = Shadow(disk)
+    fd = shadow.open("/data/a")
+    shadow.forget_cache(fd)
+    shadow.pwrite(fd, b"x", 0)
+    shadow.forget_cache(fd)
+    assert [line for line in trace(disk) if line.startswith("forget_cache")] == ["forget_cache /data/a"]

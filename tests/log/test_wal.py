@@ -205,6 +205,17 @@ def test_a_snapshot_stays_named_though_the_segment_that_named_it_is_purged():
     assert open_log(fs, boots=1).snapshots == [meta(200), meta(400)]
 
 
+def test_a_vote_is_kept_though_the_segment_that_it_was_saved_in_is_purged():
+    """Each new segment begins with the hard state: after a received snapshot nothing else may save that vote again."""
+    fs = disk()
+    wal = open_log(fs)
+    wal.append([save(entries(1, 200)), save(snapshot=meta(1000), state=HardState(3, 2, 1000))])
+    wal.append([save(entries(1001, 1))])
+    wal.purge()
+    assert len(wal.segments) == 1
+    assert open_log(fs, boots=1).hard_state == HardState(3, 2, 1000)
+
+
 def test_purging_unlinks_oldest_first_and_durably_one_by_one():
     """A crash in the middle leaves no hole in the sequence."""
     fs = disk()

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from tests.mutants.mutant import Hunk, Mutant
 
-CALLS = frozenset({"crc32", "fdatasync", "fsync", "fsync_dir"})
-ROOMS = ("pyraftkv/log", "pyraftkv/transport")
+CALLS = frozenset({"crc32", "fdatasync", "forget_cache", "fsync", "fsync_dir"})
+ROOMS = ("pyraftkv/backup", "pyraftkv/log", "pyraftkv/node", "pyraftkv/transport")
 
 
 class Site(NamedTuple):
