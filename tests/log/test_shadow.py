@@ -126,7 +126,7 @@ def test_a_real_file_is_opened_for_reading_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_looked_at_is_read_from_the_disk() -> None:
-    """As a start reads it, not from a cache that may hold what the disk does not; what was written here is nowhere else."""
+    """As a start reads it, and not the cache, which may hold what the disk does not. What was written here is here."""
     disk = blank()
     disk.make_dir("/data")
     put(disk, "/data/a", b"abc")
