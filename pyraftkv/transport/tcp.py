@@ -121,6 +121,8 @@ class TcpTransport:
         self._wires: dict[Wire, None] = {}
         """In the order in which they came, and are closed; that of a set depends on addresses."""
         self._context: ssl.SSLContext | None = None
+        self._stamp: list[tuple[int, int, int]] = []
+        """Of the files that it was made of."""
         self._clients: set[Wire] = set()
         self._doorway = Doorway(self._limits)
         self._addresses: dict[int, str] = {}
@@ -191,10 +193,22 @@ class TcpTransport:
             ConfigurationError: They cannot be used; those in force stay in force.
         """
         if self._tls is not None:
+            self._stamp = self._tls.stamp()
             # A new context, because a live one is left broken by files that do not fit each other.
             self._context = self._tls.for_server()
 
     def _current_context(self) -> ssl.SSLContext:
+        """Return the context for a handshake, of the files as they are.
+
+        1. A certificate is renewed: its file has another one. 2. The member runs on, with the one that it has read.
+        3. That one expires, and nobody whom it loses can come back.
+        """
+        assert self._tls is not None
+        if self._tls.stamp() != self._stamp:
+            try:
+                self.reload_tls()
+            except ConfigurationError as error:  # half of them are new: those in force stay until the rest is there
+                _LOG.warning("%s", error)
         assert self._context is not None, "files are read at the start"
         return self._context
 

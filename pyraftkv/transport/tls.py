@@ -14,6 +14,7 @@ as "unauthorized".
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Any, Final, cast
 
 from pyraftkv._record import record
@@ -27,7 +28,8 @@ _SCHEME: Final = "pyraftkv://"
 class TLS:
     """Certificates and rules for a transport or a dialer.
 
-    Files are PEM. They are read at every dial, at the start of a transport, and on its `reload_tls`.
+    Files are PEM. They are read at every dial, at the start of a transport, before a handshake when they have changed
+    since, and on its `reload_tls`: a certificate is renewed by putting another one in its place.
     """
 
     ca: str = ""
@@ -68,6 +70,19 @@ class TLS:
         context = self._context(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = self.check_hostname
         return context
+
+    def stamp(self) -> list[tuple[int, int, int]]:
+        """Return what tells the files that `for_server` reads from those of another time; nothing if it reads none."""
+        if self.server_context is not None:
+            return []
+        found: list[tuple[int, int, int]] = []
+        for name in filter(None, (self.ca, self.cert, self.key)):
+            try:
+                status = Path(name).stat()
+                found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+            except (OSError, ValueError):
+                found.append((0, 0, 0))
+        return found
 
     def _context(self, protocol: int) -> ssl.SSLContext:
         context = ssl.SSLContext(protocol)

@@ -248,6 +248,28 @@ async def test_a_member_s_certificate_can_be_rotated(authority: Authority) -> No
     await until(lambda: before.ends and after.ends)
 
 
+@in_loop
+async def test_a_renewed_certificate_is_taken_up_by_itself(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member runs for longer than a certificate; what is half renewed changes nothing, and is told once."""
+    tls = authority.tls("n1", days=-1)
+    one = await _member(1, tls)
+    dialer = TcpDialer(tls=authority.tls("client"))
+    with pytest.raises(HandshakeRejected, match="expired"):
+        await dialer(one.transport.address, hello())
+    cert, key = authority.issue("renewed")
+    _rename(cert, tls.cert)
+    for _ in range(2):
+        with pytest.raises(HandshakeRejected, match="expired"):
+            await dialer(one.transport.address, hello())
+    assert caplog.text.count("cannot be used") == 1
+    _rename(key, tls.key)
+    stream = Stream(await dialer(one.transport.address, hello()))
+    await close(one)
+    await until(lambda: stream.ends)
+
+
 def _rename(source: str, target: str) -> None:
     Path(source).rename(target)
 
