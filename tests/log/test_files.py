@@ -29,6 +29,7 @@ from pyraftkv.errors import (
 from pyraftkv.log import FileStorage, OsFileSystem, Storage
 from pyraftkv.log import files as files_module
 from pyraftkv.log.directory import Opened
+from pyraftkv.log.identity import SLOT_NAMES
 from pyraftkv.log.record import BatchEncoder
 from pyraftkv.log.segment import BLOCK_BYTES, SegmentScanner, unpack_segment_header
 from pyraftkv.log.snapshot import SnapshotWriter
@@ -740,7 +741,7 @@ def test_two_damaged_snapshots_are_refused():
         fs = await with_snapshots(100, 300, 600)
         for path in snapshots(fs):
             damage(fs, path)
-        before = fs.listdir("/data/snap")
+        before, slots = fs.listdir("/data/snap"), [fs.disk.file(f"/data/{name}") for name in SLOT_NAMES]
         told: list[str] = []
         for _ in range(2):
             with pytest.raises(SnapshotCorruption) as caught:
@@ -748,6 +749,7 @@ def test_two_damaged_snapshots_are_refused():
             told.append(str(caught.value))
             assert (fs.fds, fs.disk.locked) == ({}, set())
         assert (told[0], fs.listdir("/data/snap")) == (told[1], before), "a start that is refused leaves all as it is"
+        assert [fs.disk.file(f"/data/{name}") for name in SLOT_NAMES] == slots, "... and was none"
 
     run(main())
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pyraftkv.codec import pack_run
 from pyraftkv.core.types import MEMBERSHIP, NORMAL, Entry, EntryKind, HardState, Membership, SnapshotMeta
+from pyraftkv.log import record
 from pyraftkv.log.record import (
     COMMIT,
     DIGEST_BYTES_MIN,
@@ -123,6 +124,16 @@ def test_a_large_payload_carries_a_digest_too():
     body = bytes(data[12 : frame.size])
     data[8:12] = crc32(body, crc32(bytes(data[:8]), SALT)).to_bytes(4, "little")
     assert read_frame(memoryview(data), 0, salt=SALT) is None
+
+
+def test_a_record_over_the_bound_is_not_believed(monkeypatch):
+    """However well it is signed: nobody wrote it, and whoever reads on would hold all of it in memory."""
+    batch = encoder()
+    batch.entries([Entry(1, 1, bytes(200))])
+    data = memoryview(batch.finish(1))
+    assert read_frame(data, 0, salt=SALT) is not None
+    monkeypatch.setattr(record, "RECORD_BYTES_MAX", 100)
+    assert read_frame(data, 0, salt=SALT) is None
 
 
 def test_a_record_over_the_bound_is_our_bug():
