@@ -497,7 +497,15 @@ def test_a_request_that_is_wrong_is_usage(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frob"], ["get"], ["get", "k", "--limit", "-1"], ["get", "k", "--timeout", "0"], ["endpoint"]]
+    "arguments",
+    [
+        ["frob"],
+        ["get"],
+        ["get", "k", "--limit", "-1"],
+        ["get", "k", "--timeout", "0"],
+        ["endpoint"],
+        ["serve", "--data-dir", ""],
+    ],
 )
 def test_arguments_that_do_not_parse_are_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It ends with 2, as other commands do, and with one line that says where to read more."""

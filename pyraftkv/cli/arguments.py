@@ -143,6 +143,13 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
 
 
+def directory(text: str) -> str:
+    """Take the name of a directory. Raises `ArgumentTypeError` for none: a script's variable that is not set, say."""
+    if text:
+        return text
+    raise argparse.ArgumentTypeError("it has a name, or is left out")
+
+
 def positive(text: str) -> int:
     """Parse a whole number above zero. Raises `ArgumentTypeError`."""
     if value := count(text):
@@ -247,7 +254,7 @@ def add_member_verbs(add: Add) -> None:
     """Add serve, recover and rebuild."""
     verb = add("serve", serve, "run a member")
     verb.add_argument("--name", default="default", help="this member's name (default)")
-    verb.add_argument("--data-dir", help="where its log lives, for ever (NAME.pyraftkv)")
+    verb.add_argument("--data-dir", type=directory, help="where its log lives, for ever (NAME.pyraftkv)")
     verb.add_argument("--listen", help=f"host:port (its own address in --members, or {DEFAULT_ADDRESS})")
     verb.add_argument("--advertise", help="host:port that the others dial (its own address in --members)")
     verb.add_argument("--members", help="the first members, a=host:port,b=host:port (itself alone)")
@@ -283,7 +290,9 @@ def add_demo_verb(add: Add) -> None:
     verb = add("demo", demo, "kill a leader under load, then everybody; count what was lost")
     verb.add_argument("path", metavar="PATH", nargs="?", help="a directory tree to load (Python's standard library)")
     verb.add_argument("--seconds", type=seconds, default=5.0, help="load before the kill, and again after it (5s)")
-    verb.add_argument("--data-dir", help="where the three members keep their data (a temporary directory)")
+    verb.add_argument(
+        "--data-dir", type=directory, help="where the three members keep their data (a temporary directory)"
+    )
     verb.add_argument("--keep", action="store_true", help="leave the data directories there")
 
 
@@ -436,7 +445,7 @@ def add_snapshot_verbs(add: Add) -> None:
     verb = add("restore", snapshot_restore, "make one member's directory of a new cluster that begins with the data")
     verb.add_argument("file", metavar="FILE", help="what `snapshot save` made")
     verb.add_argument("--name", default="default", help="whose directory it is (default)")
-    verb.add_argument("--data-dir", help="made; must be empty if it is there (NAME.pyraftkv)")
+    verb.add_argument("--data-dir", type=directory, help="made; must be empty if it is there (NAME.pyraftkv)")
     verb.add_argument("--members", help="all members of the new cluster, a=host:port,b=host:port (itself alone)")
     verb.add_argument(
         "--bump-revision",
