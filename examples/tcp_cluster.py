@@ -7,6 +7,7 @@ with the same directory: the data is still there. A member that dies is started 
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -76,6 +77,7 @@ async def main() -> None:
         group.create_task(tell_when_ready(",".join(addresses.values())))
 
 
+signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # who is told to end leaves no members
 try:
     asyncio.run(main())
 except KeyboardInterrupt:
