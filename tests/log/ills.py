@@ -240,6 +240,12 @@ class Patient(Script):
         entry = Entry(old.last + 1, max(old.term, 1), bytes(DIGEST_BYTES_MIN))
         self._save(storage, replace(old, term=entry.term, entries=(*old.entries, entry)), (entry,))
 
+    async def _several(self, storage: FileStorage) -> None:
+        """A few entries in one run, of which a reader may want some."""
+        old = self.states[-1]
+        run = tuple(Entry(old.last + number, max(old.term, 1), b"some") for number in (1, 2, 3))
+        self._save(storage, replace(old, term=run[0].term, entries=(*old.entries, *run)), run)
+
     async def _look(self, storage: FileStorage) -> None:
         assert repr(storage)
         assert storage.kind
@@ -345,8 +351,9 @@ class Patient(Script):
             await self._append(storage)
 
     async def _fork(self, storage: FileStorage) -> None:
-        """What a forked child does."""
+        """What a forked child does; it never closes what it was born with, and this process has other lives to live."""
         files._poison_all()
+        files._open_storages.discard(storage)
         await storage.read_entries(lo=1, hi=2, bytes_max=1)
 
 
@@ -368,7 +375,7 @@ def refused(damage: str, ends: str, *, before: tuple[str, ...] = ONE, **settings
 
 
 UNUSUAL = (
-    Ill("look append append vote settle big settle identify read change_mind append commit settle", bounds=PIECES),
+    Ill("look append several vote settle big settle identify read change_mind append commit settle", bounds=PIECES),
     Ill("append settle commit_all", before=ONE),
     Ill("append settle commit_all snapshot_all", inside="/above/data"),
     Ill("promise append settle close", "Closed: the storage is closed", is_synced=False),
