@@ -13,8 +13,7 @@ python -m tests.log.kills [--rounds N] [--seed S]
 
 A life is the same every time, so one that is not killed knows what is promised after each byte, and what is on the disk
 before each line. So every place in every life is judged (``points``), for the price of a start for each disk that
-differs. And processes are killed that really are some (``kills``): what that leaves is what was seen there. Between
-lines in a row nothing changes, on the disk or in what was acknowledged: one kill among them is a kill at each.
+differs. And at each line a process is killed that really is one (``kills``): what that leaves is what was seen there.
 
 The lives are those of `tests.log.ills`: every line of the log is among theirs, but for those that `tests.log.spared`
 names (``unexplained``).
@@ -34,12 +33,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
@@ -368,27 +368,13 @@ def blamed(case: Case, number: int) -> Generator[None]:
         raise
 
 
-def stretches(case: Case) -> Iterator[range]:
-    """Yield the lines in a row between which nothing changes: a kill leaves the same before each of them."""
-    first = 0
-    for number in range(1, len(case.lines) + 1):
-        ends = number == len(case.lines) or case.left[number] is not case.left[first]
-        if ends or case.acknowledged[number] != case.acknowledged[first]:
-            yield range(first, number)
-            first = number
-
-
-def deal(all_cases: Sequence[Case], rounds: int, random: Random) -> tuple[list[tuple[Case, int]], set[Line]]:
-    """Return where to kill, so that each line is in so many stretches in which somebody is killed; and those lines."""
-    dealt: list[tuple[Case, int]] = []
-    met: Counter[Line] = Counter()
-    every = [(case, set(case.lines[one.start : one.stop]), one) for case in all_cases for one in stretches(case)]
-    for case, lines, stretch in sorted(every, key=lambda item: -len(item[1])):
-        new = [number for number in stretch if met[case.lines[number]] < rounds]
-        if new:
-            dealt.append((case, random.choice(new)))
-            met.update(lines)
-    return dealt, set(met)
+def deal(all_cases: Sequence[Case], rounds: int, random: Random) -> dict[Line, list[tuple[Case, int]]]:
+    """Return where to kill: at each line so often, or each time that it is executed."""
+    places: dict[Line, list[tuple[Case, int]]] = defaultdict(list)
+    for case in all_cases:
+        for number, line in enumerate(case.lines):
+            places[line].append((case, number))
+    return {line: random.sample(places[line], min(rounds, len(places[line]))) for line in sorted(places)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -406,23 +392,23 @@ def main(arguments: Sequence[str]) -> int:
             every.append(case_of(ill, options.seed * len(ILLS) + number, work, copies))
             starts += judge_all(every[-1])
             shutil.rmtree(work, ignore_errors=True)
-        dealt, met = deal(every, options.rounds, Random(options.seed))
+        dealt = deal(every, options.rounds, Random(options.seed))
         gc.freeze()  # a collection in a child would copy every page of the parent
-        for case, number in dealt:
+        for case, number in chain.from_iterable(dealt.values()):
             with blamed(case, number):
                 acknowledged = kill_at(case, number, work)
                 assert acknowledged == case.acknowledged[number], "another life than the one before"
                 assert read(work, {}) == case.left[number], "a kill leaves something else than was seen there"
                 judge(case, acknowledged, OsFileSystem(), f"{work}{case.ill.inside}")
     for name, lines in executable().items():
-        here = {line for module, line in met if module == name}
+        here = {line for module, line in dealt if module == name}
         print(f"{name:<14} {len(here & {*lines}):>4} of {len(lines):>4} lines")  # noqa: T201
     counts = {
-        "kills": len(dealt),
+        "kills": sum(map(len, dealt.values())),
         "points": sum(len(case.lines) for case in every),
         "starts": starts,
-        "lines": len(met),
-        "unexplained": unexplained(met),
+        "lines": len(dealt),
+        "unexplained": unexplained(set(dealt)),
     }
     print(json.dumps(counts))  # noqa: T201
     return 0

@@ -117,14 +117,13 @@ def test_a_process_killed_at_any_line_of_the_log(soak):
     At any line: of healthy lives, and of those in which the disk fails or the directory was damaged.
     """
     for seed in range(2, 12) if soak else (1,):
-        command = [sys.executable, "-m", "tests.log.kills", f"--seed={seed}", f"--rounds={1_000 if soak else 5}"]
+        command = [sys.executable, "-m", "tests.log.kills", f"--seed={seed}", f"--rounds={40 if soak else 1}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         assert done.returncode == 0, done.stdout + done.stderr
         counts = json.loads(done.stdout.splitlines()[-1])
         assert counts["unexplained"] == [], "nobody is killed there, and nobody says why"
         assert counts["points"] >= 100_000
-        assert counts["kills"] >= 300, done.stdout
-        assert counts["lines"] >= 1_400, done.stdout
+        assert counts["kills"] >= counts["lines"] >= 1_400, done.stdout
 
 
 async def _check_opens(path: str) -> None:
