@@ -419,8 +419,10 @@ class RaftInvariants:
             return ""
         if message.term > member.term or member.vote != member.id:
             return "its own vote is not saved"
-        is_saved = member.completed.has(message.last_index, message.last_term)
-        return "" if is_saved else "the log that it stands for is not saved"
+        log = member.completed
+        if log.has(message.last_index, message.last_term) or log.term_at(log.last_index) == message.term:
+            return ""  # or it is saved together with what replaced it: that is of a leader, and the term is decided
+        return "the log that it stands for is not saved"
 
     def _vote_answered(self, member: MemberRecord, message: VoteResponse) -> str:
         if message.pre:

@@ -255,6 +255,17 @@ def test_promises_of_an_earlier_term_hold_nobody(watched: Watched) -> None:
     assert watched.broken == []
 
 
+def test_a_vote_request_may_leave_together_with_what_replaced_its_log(watched: Watched) -> None:
+    """A leader of its term has replaced it, so nobody is elected by that; one of an earlier term decides nothing."""
+    watched.save("a", *entries(2, 3, 3), term=4, vote=1)
+    watched.save("a", *entries(4, first=3), term=4, vote=1)
+    watched.rules.sending("a", [VoteRequest(2, 1, 4, 3, 3, False, False)])
+    assert watched.broken == []
+    watched.save("b", *entries(2, 3), term=4, vote=2)
+    watched.rules.sending("b", [VoteRequest(1, 2, 4, 3, 3, False, False)])
+    assert watched.broken == ["persist before send"]
+
+
 def test_a_start_that_forgot_something(watched: Watched) -> None:
     """The vote, or the last entry. What was under way may be there or not, but not in part."""
     watched.save("a", *entries(1, 1), term=1, vote=2)
