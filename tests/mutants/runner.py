@@ -136,7 +136,7 @@ def _run_one(mutant: Mutant, *, source: Path, sane: dict[str, Outcome], seconds_
 
 def run_killer(killer: str, root: Path, *, seconds_max: float) -> Outcome:
     """Run a killer on the source in ``root``, and nothing else on the path."""
-    report = root / "report.xml"
+    report = root.with_name("report.xml")  # beside it: what lies in it is shared with other copies
     if node_id_of(killer) is not None:
         plugins = [argument for name in PLUGINS for argument in ("-p", name)]
         options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *plugins, f"--junitxml={report}", killer]
