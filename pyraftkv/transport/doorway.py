@@ -64,13 +64,13 @@ class Doorway:
 
     def secured(self, make: Callable[[], Wire], context: Callable[[], ssl.SSLContext]) -> asyncio.BaseProtocol:
         """Return the protocol of a connection that was accepted, which becomes a wire after its TLS handshake."""
-        return _Accepted(lambda connection: self._secure(connection, make(), context()))
+        return _Accepted(lambda connection: self._secure(connection, make(), context))
 
-    def _secure(self, connection: socket.socket, wire: Wire, context: ssl.SSLContext) -> None:
+    def _secure(self, connection: socket.socket, wire: Wire, context: Callable[[], ssl.SSLContext]) -> None:
         if self._is_closed or not self.enter(wire, partial(_end, connection)):
             connection.close()
             return
-        task = asyncio.create_task(self._shake_hands(connection, wire, context), name="pyraftkv-handshake")
+        task = asyncio.create_task(self._shake_hands(connection, wire, context()), name="pyraftkv-handshake")
         self._handshakes.add(task)
         task.add_done_callback(self._handshakes.discard)
 
