@@ -3,6 +3,8 @@
 They follow the member table, a little late on two sides:
 
 1. Who was removed is dialled for one election timeout more: it hears that its removal is committed from nobody else.
+   Each has a timeout of its own: were it one for all, that begins anew with each change, then while members are
+   exchanged one after another nobody would ever be let go.
 2. And who was removed itself stays for a while, for the others' sake (`LINGER_TIMEOUTS`). Should the log say further on
    that it is a member after all, for a recovery has made a cluster of it, it stays for good.
 """
@@ -60,8 +62,8 @@ class Connections:
         self._clients = clients
         self._timeout = election_timeout_seconds
         self._removed = removed
-        self._parting: asyncio.TimerHandle | None = None
-        """Set while members that were removed are still to hear of it."""
+        self._parting: dict[int, asyncio.TimerHandle] = {}
+        """For each member that was removed, and is still to hear of it."""
         self._lingering: asyncio.TimerHandle | None = None
         """Set while this node is removed, and stays for the others' sake."""
 
@@ -76,11 +78,10 @@ class Connections:
 
     def adopt(self, roster: Roster) -> None:
         """Follow the member table; see the top."""
-        self.peers.adopt(self.own, roster)
+        for id_ in self.peers.adopt(self.own, roster):
+            self._call_off(self._parting.get(id_))
+            self._parting[id_] = asyncio.get_running_loop().call_later(self._timeout, self._let_go, id_)
         self._keep()
-        if self.peers.are_some_leaving:
-            self._call_off(self._parting)
-            self._parting = asyncio.get_running_loop().call_later(self._timeout, self._let_go)
         is_banned = roster.is_banned(self.own.member_id)
         if is_banned and self._lingering is None:
             logger.info("%s was removed from its cluster", self.own.name)
@@ -104,11 +105,13 @@ class Connections:
 
     def close(self) -> None:
         """Wait for nobody any more. The connections are the transport's to close."""
-        self._call_off(self._parting)
+        for timer in self._parting.values():
+            timer.cancel()
         self._call_off(self._lingering)
 
-    def _let_go(self) -> None:
-        self.peers.let_go()
+    def _let_go(self, member_id: int) -> None:
+        del self._parting[member_id]
+        self.peers.let_go(member_id)
         self._keep()
 
     def _keep(self) -> None:

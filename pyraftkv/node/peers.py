@@ -39,6 +39,9 @@ from pyraftkv.transport.handshake import rolled_back
 GUESTS_MAX = MEMBERS_MAX
 """Members that are let in before their joining was applied here; one more waits until it was."""
 
+LEAVING_MAX = MEMBERS_MAX
+"""Members that were removed and are still dialled; for one more, who was removed first is let go."""
+
 
 class Peers:
     """The member table as this node uses it, from the list it was started with until the log says better."""
@@ -74,14 +77,9 @@ class Peers:
         ids = sorted(self._table.keys() - self._roster.membership.witnesses)
         return [own if id_ == self._own.member_id else self._addresses[id_] for id_ in ids]
 
-    @property
-    def are_some_leaving(self) -> bool:
-        """Whether there is somebody to `let_go`."""
-        return bool(self._leaving)
-
-    def let_go(self) -> None:
-        """Whoever was removed has heard of it by now, or is told when it says HELLO again."""
-        self._leaving.clear()
+    def let_go(self, member_id: int) -> None:
+        """Who was removed has heard of it by now, or is told when it says HELLO again."""
+        self._leaving.pop(member_id, None)
 
     @property
     def roster(self) -> Roster:
@@ -124,8 +122,10 @@ class Peers:
             self._guests.add(member.id)
             self._addresses[member.id] = member.address
 
-    def adopt(self, own: Hello, roster: Roster) -> None:
+    def adopt(self, own: Hello, roster: Roster) -> list[int]:
         """The log says who the members are: from here on only their incarnations are let in, and guests.
+
+        Returns whom it has removed: to be dialled until they are `let_go`.
 
         1. A cluster of a, b and c is restarted, with members= that name a and z by now.
         2. By rank, z would be member 2, which is b: nobody is called by the rank of a list that is no longer his.
@@ -133,7 +133,8 @@ class Peers:
         table = roster.members
         self._guests = {id_ for id_ in self._guests if id_ >= roster.next_id}
         guests = {id_: self._addresses[id_] for id_ in self._guests & self._addresses.keys()}
-        self._leaving |= {id_: self._addresses[id_] for id_ in self._table if roster.is_banned(id_)}
+        removed = {id_: self._addresses[id_] for id_ in self._table if roster.is_banned(id_)}
+        self._leaving = dict([*self._leaving.items(), *removed.items()][-LEAVING_MAX:])
         self._addresses = {member.id: self._address_of(member) for member in table.values()} | guests
         self._own = own
         self._roster = roster
@@ -144,6 +145,7 @@ class Peers:
         self._pledges = {id_: pledge for id_, pledge in self._pledges.items() if id_ in self._addresses}
         self._levels = {id_: level for id_, level in self._levels.items() if id_ in self._addresses}
         self._machines = {id_: offer for id_, offer in self._machines.items() if id_ in self._addresses}
+        return list(removed)
 
     def _address_of(self, member: MemberInfo) -> str:
         """Return where to dial a member: as the log has it when that is news, else as we were told."""

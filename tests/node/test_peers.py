@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pyraftkv import errors
-from pyraftkv.node.peers import GUESTS_MAX, Peers
+from pyraftkv.node.peers import GUESTS_MAX, LEAVING_MAX, Peers
 from pyraftkv.protocol import AddMember, ChangeMembers, Genesis, Hello, MemberInfo, Pledge, RemoveMember, UpdateMember
 from pyraftkv.roster import Roster
 
@@ -132,10 +132,10 @@ def test_who_was_removed_is_told_so() -> None:
     peers = Peers(hello(1), {"a": "h:1"})
     peers.adopt(hello(1), roster())
     peers.heard(hello(3))
-    peers.adopt(hello(1), roster(REMOVED))
+    assert peers.adopt(hello(1), roster(REMOVED)) == [3]
+    assert peers.adopt(hello(1), roster(REMOVED)) == []
     assert peers.addresses == {2: "old:2", 3: "old:3"}, "it is still to hear that it was removed"
-    assert peers.are_some_leaving
-    peers.let_go()
+    peers.let_go(3)
     assert peers.addresses == {2: "old:2"}
     assert not peers.is_connected(3)
     with pytest.raises(errors.HandshakeRejected) as caught:
@@ -145,6 +145,18 @@ def test_who_was_removed_is_told_so() -> None:
     peers.heard(hello(4, name="d"))
     peers.adopt(hello(1), roster(REMOVED, ADDED, ChangeMembers([RemoveMember(4)])))
     assert peers.addresses == {2: "old:2"}, "a guest whose removal is applied is none any more"
+
+
+def test_no_more_than_so_many_are_still_to_hear_that_they_were_removed() -> None:
+    """Of more, those are let go who were removed first."""
+    peers = Peers(hello(1), {"a": "h:1"})
+    changes: list[ChangeMembers] = []
+    for number in range(4, 4 + LEAVING_MAX + 3):
+        changes.append(ChangeMembers([AddMember(f"x{number}", f"x:{number}", 100 + number, learner=True)]))
+        peers.adopt(hello(1), roster(*changes))
+        changes.append(ChangeMembers([RemoveMember(number)]))
+        peers.adopt(hello(1), roster(*changes))
+    assert list(peers.addresses) == [*range(7, 4 + LEAVING_MAX + 3), 2, 3]
 
 
 def test_a_name_is_a_label() -> None:
