@@ -717,7 +717,7 @@ def test_a_disk_that_fails_ends_the_run_with_its_error() -> None:
         node = one_node(MemoryNetwork(), MemoryStorage())
         running = asyncio.create_task(run_until(node, asyncio.Event()))
         await running_now(node)
-        node._storage_failed(errors.StorageFailed("the disk is gone"))
+        node._life._fail(errors.StorageFailed("the disk is gone"))
         with pytest.raises(errors.StorageFailed, match="the disk is gone"):
             await running
 

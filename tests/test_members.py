@@ -529,7 +529,7 @@ async def test_what_was_refused_stays_refused() -> None:
         to, sender = [(await node.status()).member_id for node in (leader, other_than(cluster, leader, joined))]
         for node in cluster:
             await refused(node.write_encoded(late, 10), errors.LearnerNotReady)
-        leader.receive([ForwardedMembership(to, sender, leader.term, late, leave=False)])
+        leader._life.receive([ForwardedMembership(to, sender, leader.term, late, leave=False)])
         await leader.put("k", "v")
         assert roles(await leader.members.list())["l"] == "learner"
         await until_done(lambda: leader.members.promote("l"))
@@ -548,8 +548,8 @@ async def test_what_cannot_be_applied_is_not_taken_from_a_peer(caplog: pytest.Lo
         change = encode_logged(Envelope(session, 2, 1, ChangeMembers([UpdateMember(1, priority=5)])))
         leave = encode_logged(Envelope(session, 3, 1, LeaveJoint()))
         for payload, says_leave in ((b"", True), (b"garbage", False), (put, False), (change, True), (leave, False)):
-            leader.receive([ForwardedMembership(to, sender, leader.term, payload, says_leave)])
-        leader.receive([ForwardedProposals(to, sender, leader.term, [change, leave])])
+            leader._life.receive([ForwardedMembership(to, sender, leader.term, payload, says_leave)])
+        leader._life.receive([ForwardedProposals(to, sender, leader.term, [change, leave])])
         await leader.put("after", "1")
         assert [kv.key for kv in (await follower.range("a")).kvs] == [b"after"]
         assert {member.priority for member in await follower.members.list()} == {1}

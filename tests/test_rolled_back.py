@@ -61,10 +61,10 @@ async def test_what_is_left_can_be_made_a_cluster_although_it_was_rolled_back(tm
     """Nobody of the new one was promised anything by it."""
     members = addresses(1)
     nodes = await started(tmp_path, members)
-    own = nodes["a"]._connections
+    own = nodes["a"]._life.connections
     assert own is not None
     known = (own.own.boot_count, 99, 99)
-    nodes["a"].peer_refused(2, errors.HandshakeRejected(reason="rolled-back", known=known, is_theirs=True))
+    nodes["a"]._life.peer_refused(2, errors.HandshakeRejected(reason="rolled-back", known=known, is_theirs=True))
     await refused(_run(nodes.pop("a")), errors.Closed)
     await refused(member(tmp_path, "a", members).start(), errors.DataDirRolledBack)
     await pyraftkv.recover(tmp_path / "a")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,8 +17,10 @@ from typing import Any
 
 from pyraftkv import Cluster, Node, NodeConfig, codec
 from pyraftkv.kv import Watch
+from pyraftkv.log import MemoryStorage
 from pyraftkv.protocol import Envelope, StampedChange
 from pyraftkv.store.values import Event
+from pyraftkv.transport import MemoryNetwork
 
 FAST = NodeConfig(
     tick_seconds=0.01,
@@ -38,6 +41,18 @@ POLL_SECONDS = 0.005
 def fast(**changes: Any) -> NodeConfig:
     """Return the timing for tests with some values changed."""
     return replace(FAST, **changes)
+
+
+def lone_node(storage: MemoryStorage | None = None, **changes: Any) -> Node:
+    """Return a cluster of one."""
+    return Node(
+        "n1",
+        members={"n1": "n1"},
+        storage=storage or MemoryStorage(),
+        transport=MemoryNetwork().transport("n1"),
+        config=fast(**changes),
+        rng=random.Random(1),
+    )
 
 
 def leave_out_what_stays() -> None:

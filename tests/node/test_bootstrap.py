@@ -92,7 +92,7 @@ async def test_a_late_member_takes_entry_1_from_those_who_run(monkeypatch: pytes
     kept = await nodes["c"].get("k", timeout=20)
     assert kept is not None
     await until(
-        lambda: not nodes["a"]._offers._newcomers and not nodes["b"]._offers._newcomers
+        lambda: not nodes["a"]._life._offers._newcomers and not nodes["b"]._life._offers._newcomers
     )  # nobody is offered it for ever
     await asyncio.gather(*[node.kill() for node in nodes.values()])
 

@@ -44,7 +44,7 @@ async def test_who_does_not_lead_decides_nothing_and_passes_nothing_on() -> None
         await refused(decide(follower, Compact(2)), errors.NoLeader)
         to, sender = (await leader.status()).member_id, (await follower.status()).member_id
         payload = encode_logged(Decided(leader.term, 1, Compact(2)))
-        leader.receive([ForwardedProposals(to, sender, leader.term, [payload])])
+        leader._life.receive([ForwardedProposals(to, sender, leader.term, [payload])])
         await leader.put("k", "w")
         assert (await leader.status()).compact_revision == 0
 

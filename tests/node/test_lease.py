@@ -248,7 +248,7 @@ async def test_a_cluster_that_is_told_not_to_reads_under_no_lease() -> None:
 @asynchronous
 async def test_without_a_clock_that_counts_suspended_time_there_is_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such reads cost a round as any other."""
-    monkeypatch.setattr("pyraftkv.node.node.boot_clock", lambda: None)
+    monkeypatch.setattr("pyraftkv.node.life.boot_clock", lambda: None)
     async with cluster_of(1, lease_reads=True) as cluster:
         await cluster.leader.put("k", "v")
         assert await lease_reads(cluster.leader) == ({"v"}, 5)

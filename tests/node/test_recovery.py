@@ -282,8 +282,8 @@ async def test_a_survivor_does_not_leave_because_it_was_removed_before() -> None
     transport = MemoryNetwork().transport("a")
     async with Node("a", storage=storage, transport=transport, config=fast(apply_slice_seconds=1e-9)) as node:
         await node.put("k", "v")
-        assert node._connections is not None
-        assert node._connections._lingering is None
+        assert node._life.connections is not None
+        assert node._life.connections._lingering is None
         assert [member.name for member in await node.members.list()] == ["a"]
 
 

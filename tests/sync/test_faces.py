@@ -328,7 +328,7 @@ def test_a_node_that_stops_by_itself_says_why(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         node.wait(timeout=0.01)
     target: Any = node.target
-    node.portal.call(lambda: target._storage_failed(errors.StorageFailed("the disk is gone")))
+    node.portal.call(lambda: target._life._fail(errors.StorageFailed("the disk is gone")))
     for end in (lambda: node.wait(timeout=30), node.close):
         with pytest.raises(errors.StorageFailed, match="the disk is gone"):
             end()
