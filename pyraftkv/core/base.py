@@ -80,6 +80,7 @@ class RaftBase:
     """
 
     __slots__ = (
+        "_acknowledged",
         "_after_save",
         "_announced_commit",
         "_brought",
@@ -166,6 +167,8 @@ class RaftBase:
 
         self._progress: dict[int, Progress] = {}
         """Leader: every other member."""
+        self._acknowledged: dict[int, tuple[int, int]] = {}
+        """What members promised this one when it led last in their time: its term, and the last index."""
         self._term_start = 0
         """Leader: the index of the empty entry that begins its term."""
         self._pending_membership = 0
@@ -337,6 +340,8 @@ class RaftBase:
 
     def _reset(self, term: int) -> None:
         assert term >= self.term, "the term never falls"
+        if self.role is LEADER:
+            self._remember_promises()
         if term != self.term:
             self.term = term
             self.vote = NO_NODE
@@ -354,6 +359,14 @@ class RaftBase:
         self._timed_out = False
         self._reads.clear()
         self._fetches.clear()
+
+    def _remember_promises(self) -> None:
+        """Keep what members acknowledged beyond the end of this leading (`LeaderRules.promise_of`). O(members)."""
+        for node, progress in self._progress.items():
+            if progress.acknowledged is not None:
+                self._acknowledged[node] = (self.term, progress.acknowledged)
+        for node in self._acknowledged.keys() - self.membership.members:
+            del self._acknowledged[node]
 
     def _draw_election_timeout(self) -> None:
         """Draw from [election_ticks, 2 * election_ticks): split votes are rare and resolve fast (Raft §5.2)."""

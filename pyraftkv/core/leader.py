@@ -309,12 +309,18 @@ class LeaderRules(WitnessRules):
         with its own entries (Raft §5.3); a snapshot replaces only a log that does not match ours up to there. Of one
         that starts in a later term nothing is proven: another leader may have cut its log off since.
 
-        Only a leader knows that to the last entry, and its memory ends with its leading. What members know of each
-        other besides they tell themselves (`pledge`).
+        None of that ends with the leading, and so neither does the memory:
+
+        1. Of three members one is down. The other two have an entry, which is acknowledged.
+        2. The follower's disk lied about its syncs, and its power goes. So its leader has no quorum, and steps down.
+        3. The follower comes back without the entry, and the third one as well. Those two could elect a leader.
+
+        Only who led knows that to the last entry. What members know of each other besides they tell themselves
+        (`pledge`).
         """
         progress = self._progress.get(node)
         if progress is None or progress.acknowledged is None:
-            return None
+            return self._acknowledged.get(node)
         return self.term, progress.acknowledged
 
     # --- Answers -----------------------------------------------------------------------------------------------------

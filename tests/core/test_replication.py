@@ -244,7 +244,20 @@ def test_a_leader_remembers_what_was_promised_to_it() -> None:
     step_all(raft, ack(raft, 2, 3), ack(raft, 2, 2), PeerUnreachable(2), ack(raft, 2, 1))
     assert (raft.status().peers[2].match, raft.promise_of(2)) == (1, (term, 3))
     step_all(raft, HeartbeatResponse(1, 3, term + 1, 0))
-    assert (raft.role, raft.promise_of(2)) == (FOLLOWER, None)
+    assert (raft.role, raft.promise_of(2)) == (FOLLOWER, (term, 3))
+
+
+def test_what_was_promised_outlives_the_leading() -> None:
+    """Until more is promised in a later one, or the member is removed."""
+    raft = lead(machine(1, 1, membership=voters(1, 2, 3)))
+    first = raft.term
+    step_all(raft, ack(raft, 2, 3), HeartbeatResponse(1, 3, first, 0), HeartbeatResponse(1, 3, first + 1, 0))
+    step_all(raft, Campaign(), VoteResponse(1, 3, first + 2, False, True))
+    assert raft.role is LEADER
+    assert [raft.promise_of(node) for node in (2, 3)] == [(first, 3), (first + 2, 0)]
+    raft.membership = voters(1, 3)
+    step_all(raft, HeartbeatResponse(1, 3, first + 3, 0))
+    assert [raft.promise_of(node) for node in (2, 3)] == [None, (first + 2, 0)]
 
 
 def test_who_rejects_an_append_is_of_this_term_too() -> None:

@@ -184,6 +184,37 @@ def test_whoever_heard_a_member_knows_it_when_its_leader_is_gone() -> None:
         sim.run(main, until=SECONDS_MAX)
 
 
+def test_whoever_led_a_member_knows_it_when_it_leads_no_more() -> None:
+    """1. One of three is down. The other two have writes, of which the follower has told nobody else yet.
+
+    2. That follower loses its power, and its disk had lied: they are not there. Its leader, without a quorum, steps down.
+    3. Both come back. They could elect a leader that lacks the writes, did who has led them not refuse the one.
+    """
+
+    async def main(sim: Simulation) -> None:
+        victim = await follower_of(sim)
+        leader = sim.leader
+        assert leader is not None
+        third = next(host for host in sim.members if host not in (leader, victim))
+        writer = Writer(sim)
+        await writer.more(5)
+        await until(lambda: is_level(sim), sim)
+        third.kill()
+        copy = victim.disk.durable_copy()
+        await writer.more(20)
+        put_back(sim, victim, copy)
+        await until(lambda: sim.leader is None, sim)
+        victim.start()
+        await until(lambda: victim.is_out, sim)
+        assert end_of(sim, victim) == "DataDirRolledBack"
+        third.start()
+        await rebuild(sim, victim)
+        await everything_is_there(sim, writer)
+
+    with Simulation(seed=77) as sim:
+        sim.run(main, until=SECONDS_MAX)
+
+
 def test_when_everybody_was_started_anew_nobody_knows() -> None:
     """The limit: nobody is there any more who heard of what is missing. The member is taken for one that was slow."""
 
