@@ -187,7 +187,7 @@ def test_whoever_heard_a_member_knows_it_when_its_leader_is_gone() -> None:
 def test_whoever_led_a_member_knows_it_when_it_leads_no_more() -> None:
     """1. One of three is down. The other two have writes, of which the follower has told nobody else yet.
 
-    2. That follower loses its power, and its disk had lied: they are not there. Its leader, without a quorum, steps down.
+    2. That follower loses its power, and its disk had lied: they are not there. Its leader steps down.
     3. Both come back. They could elect a leader that lacks the writes, did who has led them not refuse the one.
     """
 
