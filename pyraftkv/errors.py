@@ -46,7 +46,7 @@
     ├── InvalidValue               a stored value is no instance of the class it is read as; carries `key`, `path`
     ├── WatchCancelled             a watch ended; carries `resume_revision` (and `compact_revision`)
     ├── StorageError               the disk, or what stands on it
-    │   ├── DataDirLocked          another process has this data directory open
+    │   ├── DataDirLocked          this data directory is open already, here or elsewhere
     │   ├── ForeignDataDir         the directory belongs to another cluster or member
     │   ├── DataDirRolledBack      the directory has less than its member had acknowledged: an older copy, a lying disk
     │   ├── UnsupportedFormat      written by a version that this one cannot read
@@ -365,7 +365,7 @@ class StorageError(PyraftkvError):
 
 
 class DataDirLocked(StorageError):
-    """Another process has this data directory open."""
+    """The data directory is open already: in another process, or in this one; its text says which."""
 
 
 class ForeignDataDir(StorageError):

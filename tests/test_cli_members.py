@@ -26,6 +26,7 @@ from pyraftkv.cli.membership import LIST_COLUMNS, serve_command
 from pyraftkv.cli.recovering import CHANGED_MEANWHILE, NOT_CONFIRMED
 from pyraftkv.demo.processes import free_ports
 from pyraftkv.kv import Member
+from pyraftkv.log.fs import IN_USE_HERE
 from pyraftkv.node.recovery import Recovery
 from tests.test_cli import Cli, run_here
 from tests.test_recovery import CONFIG, NAMES, addresses, member
@@ -230,7 +231,7 @@ def test_who_asks_a_member_without_a_quorum_is_told_what_to_do(cli: Cli, lost: L
         assert (status, err) == (NOT_APPLIED, NO_QUORUM)
         assert out.count("unhealthy") == len(NAMES)
         status, _, err = cli("recover", lost.survivor, "--force-new-cluster", "--yes")
-        assert (status, err) == (STORAGE, f"Error: DataDirLocked: {lost.survivor} is in use by another process\n")
+        assert (status, err) == (STORAGE, f"Error: DataDirLocked: {lost.survivor} is {IN_USE_HERE}\n")
 
 
 # --- member --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pyraftkv.log.base import Recovered
 from pyraftkv.log.fs import FileSystem, is_unreadable, join, parent
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
 from pyraftkv.log.mark import MarkFile
-from pyraftkv.log.recovery import gap, open_wal, refuse_short
+from pyraftkv.log.recovery import ahead, gap, open_wal, refuse_short
 from pyraftkv.log.snapshot import BROKEN_SUFFIX, SnapshotReader, clean, snapshot_name
 from pyraftkv.log.wal import Wal
 
@@ -52,7 +52,7 @@ def open_directory(
     try:
         lock_fd = fs.lock(join(path, "LOCK"))
     except BlockingIOError as error:
-        raise DataDirLocked(f"{path} is in use by another process") from error
+        raise DataDirLocked(f"{path} is {error.strerror}") from error
     try:
         identity = _identity(fs, path, random)
         assert identity.identity is not None
@@ -126,7 +126,9 @@ def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[Snapshot
     size_bytes = 0
     refuse_short(wal)
     for meta in reversed(wal.snapshots.copy()):
-        if not wal.first_index - 1 <= meta.index <= min(wal.last_index, wal.hard_state.commit):
+        if meta.index > wal.hard_state.commit:
+            raise damaged[0] if damaged else ahead(wal, meta)
+        if meta.index + 1 < wal.first_index:
             lacking = gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
             raise damaged[0] if damaged else lacking
         found = _examine(fs, directory, meta)

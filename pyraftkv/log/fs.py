@@ -37,7 +37,15 @@ ZEROS_BYTES_MAX = 1 << 20
 
 LOCK_TRIES_MAX = 6
 LOCK_PAUSE_SECONDS = 0.02
-"""Who looks at a directory holds its lock for a moment, to see whether it is free: a start tries again after that."""
+"""Who looks at a directory holds its lock for a moment, to see whether it is free: a start tries again after that.
+
+It sleeps in between, a tenth of a second in all if the directory is in use. That is in the writer's thread, which has
+nothing else to do before the directory is open; the event loop goes on. Nobody could tell it when the other one is
+done: a lock that is waited for has no time limit. And the looking ones, who have no thread, do not try again.
+"""
+
+IN_USE_HERE = "in use by this process, which has opened it already"
+IN_USE_ELSEWHERE = "in use by another process"
 
 _NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _UNREADABLE = frozenset({errno.EIO, getattr(errno, "EBADMSG", errno.EIO), getattr(errno, "EUCLEAN", errno.EIO)})
@@ -121,7 +129,10 @@ class FileSystem(Protocol):
         ...
 
     def lock(self, path: str) -> int:
-        """Lock a file for as long as the returned descriptor is open. Raises `BlockingIOError` if it is taken."""
+        """Lock a file for as long as the returned descriptor is open.
+
+        Raises: `BlockingIOError` if it is taken; its text is `IN_USE_HERE` or `IN_USE_ELSEWHERE`.
+        """
         ...
 
 
@@ -176,6 +187,7 @@ class OsFileSystem:
         return os.open(path, self._open_flags | (os.O_CREAT | os.O_TRUNC if create else 0), _FILE_MODE)
 
     def close(self, fd: int) -> None:
+        _held_locks.discard(fd)
         os.close(fd)
 
     def size(self, fd: int) -> int:
@@ -248,7 +260,7 @@ class OsFileSystem:
         for _ in range(LOCK_TRIES_MAX - 1 if self._create_flag else 0):
             with contextlib.suppress(BlockingIOError):
                 return self._lock(path)
-            time.sleep(LOCK_PAUSE_SECONDS)  # on the writer's thread: somebody may be looking only
+            time.sleep(LOCK_PAUSE_SECONDS)
         return self._lock(path)
 
     def _lock(self, path: str) -> int:
@@ -264,8 +276,23 @@ class OsFileSystem:
             os.close(fd)
             if error.errno not in _LOCKED:  # a file system that has no locks, for one
                 raise
-            raise BlockingIOError(errno.EAGAIN, "locked by another process", path) from error
+            raise BlockingIOError(errno.EAGAIN, _holder(path), path) from error
+        if self._create_flag:
+            _held_locks.add(fd)
         return fd
+
+
+_held_locks: set[int] = set()
+"""Descriptors through which members of this process hold their directories, whatever `OsFileSystem` each has."""
+
+
+def _holder(path: str) -> str:
+    """Return who has locked a file: this process, if one of its descriptors that hold locks is of the same file."""
+    is_own = False
+    with contextlib.suppress(OSError):  # the file or a descriptor is gone by now
+        taken = os.stat(path)
+        is_own = any(os.path.samestat(taken, os.fstat(fd)) for fd in _held_locks.copy())
+    return IN_USE_HERE if is_own else IN_USE_ELSEWHERE
 
 
 def write_all(fs: FileSystem, fd: int, data: bytes | memoryview, offset: int) -> None:

@@ -12,6 +12,7 @@ from random import Random
 from typing import NoReturn
 
 from pyraftkv._record import record
+from pyraftkv.core.types import SnapshotMeta
 from pyraftkv.errors import ForeignDataDir, UnsupportedFormat, WalCorruption
 from pyraftkv.log.base import Identity
 from pyraftkv.log.block import BlockDamaged
@@ -142,12 +143,22 @@ def refuse_short(wal: Wal) -> None:
 
 def gap(wal: Wal, lo: int, hi: int, reason: str) -> WalCorruption:
     """Return the error for entries `[lo, hi)` that are missing."""
+    assert lo < hi, "a gap has entries"
     return WalCorruption(
         f"{wal.directory}: {reason}: entries {lo} to {hi - 1} are missing",
         segment=wal.segments[0].name,
         last_good_index=lo - 1,
         lost_range=(lo, hi),
         reason=reason,
+    )
+
+
+def ahead(wal: Wal, meta: SnapshotMeta) -> WalCorruption:
+    """Return the error for a snapshot that holds more than the log says to be committed."""
+    commit = wal.hard_state.commit
+    reason = f"its snapshot holds entries to {meta.index}, and only those to {commit} are committed"
+    return WalCorruption(
+        f"{wal.directory}: {reason}", segment=wal.segments[0].name, last_good_index=commit, reason=reason
     )
 
 

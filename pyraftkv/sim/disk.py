@@ -30,6 +30,7 @@ from random import Random
 from typing import NoReturn
 
 from pyraftkv._record import record
+from pyraftkv.log.fs import IN_USE_ELSEWHERE, IN_USE_HERE
 from pyraftkv.sim.faults import DiskFault
 from pyraftkv.sim.inode import SECTOR_BYTES, Directory, Inode, SharedBytes, SyncFailure
 
@@ -616,7 +617,8 @@ class SimFS:
         if inode is None:
             inode = self._make(path)
         if path in self.disk.locked:
-            raise BlockingIOError(errno.EAGAIN, "locked by another process", path)
+            is_own = any(file.is_lock and file.path == path for file in self.fds.values())
+            raise BlockingIOError(errno.EAGAIN, IN_USE_HERE if is_own else IN_USE_ELSEWHERE, path)
         self.disk.locked.add(path)
         return self._fd(inode, path, is_lock=True)
 

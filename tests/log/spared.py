@@ -28,6 +28,7 @@ FUNCTIONS = {
     ("fs.py", "OsFileSystem.__init__"): "nothing is open yet",
     ("fs.py", "OsFileSystem.truncate"): "the log shortens no file",
     ("fs.py", "after_fork_in_child"): "runs when the module is imported",
+    ("recovery.py", "ahead"): "nothing is written there",
     ("snapshot.py", "SnapshotWriter.size_bytes"): "for saved snapshots",
 }
 LINES = {
@@ -35,6 +36,7 @@ LINES = {
         "files.py",
         'raise ValueError("fsync=False is for the operating system\'s files; a given file system decides by itself")',
     ): "before anything is opened",
+    ("directory.py", "raise damaged[0] if damaged else ahead(wal, meta)"): "nothing is written there",
     ("identity.py", 'raise StorageFailed(f"{self._directory}: neither identity slot can be read")'): "a start has one",
     (
         "record.py",

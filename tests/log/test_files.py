@@ -225,7 +225,7 @@ def test_two_opens_of_one_directory(tmp_path):
     async def main():
         first, second = FileStorage(tmp_path), FileStorage(tmp_path)
         await first.start(failed=unexpected)
-        with pytest.raises(DataDirLocked):
+        with pytest.raises(DataDirLocked, match="in use by this process"):
             await second.start(failed=unexpected)
         await first.close()
         await second.start(failed=unexpected)
@@ -833,8 +833,10 @@ def test_a_snapshot_ahead_of_the_commit_index_is_not_loaded():
         batch = encoder.finish(3)
         data[scanner.end : scanner.end + len(batch)] = batch
         fs.disk.damage(path, data)
-        with pytest.raises(WalCorruption, match="does not continue its snapshot"):
+        told = "/data/wal: its snapshot holds entries to 2, and only those to 1 are committed"
+        with pytest.raises(WalCorruption, match=f"^{told}$") as caught:
             await simulated(fs).start(failed=unexpected)
+        assert (caught.value.last_good_index, caught.value.lost_range) == (1, (0, 0))
 
     run(main())
 

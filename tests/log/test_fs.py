@@ -13,7 +13,16 @@ from threading import Timer
 import pytest
 
 from pyraftkv.errors import ForeignDataDir
-from pyraftkv.log.fs import LOCK_PAUSE_SECONDS, OsFileSystem, after_fork_in_child, join, parent, write_all
+from pyraftkv.log.fs import (
+    IN_USE_ELSEWHERE,
+    IN_USE_HERE,
+    LOCK_PAUSE_SECONDS,
+    OsFileSystem,
+    after_fork_in_child,
+    join,
+    parent,
+    write_all,
+)
 from pyraftkv.sim.disk import SimDisk, SimFS
 
 ROOT = Path(__file__).parents[2]
@@ -132,13 +141,26 @@ def test_a_lock_lasts_as_long_as_its_descriptor(tmp_path):
     fs = OsFileSystem()
     path = str(tmp_path / "LOCK")
     fd = fs.lock(path)
-    with pytest.raises(BlockingIOError):
-        fs.lock(path)
+    with pytest.raises(BlockingIOError, match=IN_USE_HERE):
+        OsFileSystem().lock(path)
     os.close(os.open(path, os.O_RDONLY))  # this is what would drop a POSIX lock
     with pytest.raises(BlockingIOError):
         fs.lock(path)
     fs.close(fd)
     fs.close(fs.lock(path))
+
+
+def test_who_holds_another_directory_does_not_hold_this_one(tmp_path):
+    """The other process is told of, although this one has locked a file as well, whatever its number is."""
+    fs, path = OsFileSystem(), str(tmp_path / "LOCK")
+    fd = fs.lock(str(tmp_path / "another"))
+    elsewhere = os.open(path, os.O_CREAT | os.O_RDWR)
+    fcntl = pytest.importorskip("fcntl")
+    fcntl.flock(elsewhere, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError, match=IN_USE_ELSEWHERE):
+        fs.lock(path)
+    os.close(elsewhere)
+    fs.close(fd)
 
 
 def test_a_file_system_without_locks_is_not_taken_for_a_locked_file(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_two_processes_on_one_directory(tmp_path):
         assert writer.stdout.readline() == "start 0\n"
 
         async def refused():
-            with pytest.raises(DataDirLocked):
+            with pytest.raises(DataDirLocked, match="in use by another process"):
                 await FileStorage(path).start(failed=lambda error: pytest.fail(str(error)))
 
         asyncio.run(refused())

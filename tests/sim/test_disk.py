@@ -151,8 +151,8 @@ def test_a_lock_is_held_until_its_process_is_dead():
     disk = mounted().disk
     one, two = disk.mount(), disk.mount()
     fd = one.lock("/d/LOCK")
-    for fs in (one, two):
-        with pytest.raises(BlockingIOError):
+    for fs, holder in ((one, "this process"), (two, "another process")):
+        with pytest.raises(BlockingIOError, match=holder):
             fs.lock("/d/LOCK")
     one.close(fd)
     fd = two.lock("/d/LOCK")
