@@ -193,10 +193,6 @@ class FailingFileSystem(OsFileSystem):
         self._touch(fd)
         return super().pwrite(fd, data, offset)
 
-    def truncate(self, fd: int, size: int) -> None:
-        self._touch(fd)
-        super().truncate(fd, size)
-
     def _touch(self, fd: int) -> None:
         if self._failed_fd >= 0:
             logging.getLogger("tests").error("descriptor %d is touched after %d failed", fd, self._failed_fd)

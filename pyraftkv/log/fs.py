@@ -108,8 +108,6 @@ class FileSystem(Protocol):
         """Write at `offset`; return how many bytes were taken, possibly fewer than given."""
         ...
 
-    def truncate(self, fd: int, size: int) -> None: ...
-
     def fdatasync(self, fd: int) -> None:
         """Make the file's bytes and length durable."""
         ...
@@ -223,9 +221,6 @@ class OsFileSystem:
             with self._seek_lock:
                 os.lseek(fd, offset, os.SEEK_SET)
                 return os.write(fd, data)
-
-    def truncate(self, fd: int, size: int) -> None:
-        os.ftruncate(fd, size)
 
     def fdatasync(self, fd: int) -> None:
         if not self._fsync:

@@ -104,11 +104,6 @@ class Shadow:
         copy[offset : offset + len(data)] = data
         return len(data)
 
-    def truncate(self, fd: int, size: int) -> None:
-        copy = self._copy(fd)
-        del copy[size:]
-        copy.extend(bytes(size - len(copy)))
-
     def _copy(self, fd: int) -> bytearray:
         file = self._open[fd]
         if file.copy is None:

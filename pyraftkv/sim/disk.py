@@ -61,8 +61,8 @@ class DiskProfile:
 class DiskError:
     """A rule by which operations fail; it counts those that it applies to.
 
-    The operations: ``make_dir listdir open create pread pwrite truncate fdatasync fsync_dir rename unlink
-    forget_cache lock``.
+    The operations: ``make_dir listdir open create pread pwrite fdatasync fsync_dir rename unlink forget_cache
+    lock``.
     """
 
     operations: frozenset[str] = frozenset()
@@ -554,11 +554,6 @@ class SimFS:
                 _fail(error, "pwrite", file.path)
             data = data[: max(len(data) // 2, 1)]
         return self.disk.write(file.inode, file.path, bytes(data), offset)
-
-    def truncate(self, fd: int, size: int) -> None:
-        file = self.fds[fd]
-        self._step("truncate", file.path)
-        file.inode.truncate(size)
 
     def fdatasync(self, fd: int) -> None:
         file, disk = self.fds[fd], self.disk

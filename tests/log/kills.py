@@ -120,7 +120,6 @@ class Watched(OsFileSystem):
     make_dir = _changing(OsFileSystem.make_dir)
     open = _changing(OsFileSystem.open)
     pwrite = _changing(OsFileSystem.pwrite)
-    truncate = _changing(OsFileSystem.truncate)
     rename = _changing(OsFileSystem.rename)
     unlink = _changing(OsFileSystem.unlink)
     fdatasync = _changing(OsFileSystem.fdatasync)  # one that fails takes back what was written

@@ -111,10 +111,6 @@ class Plain:
         file.seen = b"".join((seen[:offset].ljust(offset, b"\0"), data, seen[offset + len(data) :]))
         return len(data)
 
-    def truncate(self, fd: int, size: int) -> None:
-        file = self._open[fd]
-        file.seen = file.seen[:size].ljust(size, b"\0")
-
     def fdatasync(self, fd: int) -> None:
         file = self._open[fd]
         file.durable = file.seen

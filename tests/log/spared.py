@@ -26,7 +26,6 @@ MODULES = {
 FUNCTIONS = {
     ("block.py", "version_of"): "for those who look",
     ("fs.py", "OsFileSystem.__init__"): "nothing is open yet",
-    ("fs.py", "OsFileSystem.truncate"): "the log shortens no file",
     ("fs.py", "after_fork_in_child"): "runs when the module is imported",
     ("recovery.py", "ahead"): "nothing is written there",
     ("snapshot.py", "SnapshotWriter.size_bytes"): "for saved snapshots",

@@ -40,7 +40,7 @@ VERSIONS_MAX = 2
 """So many unsynced writes of the same bytes are met."""
 CHANGES_MAX = 4
 """Of so many pending changes of a directory all orders are met; of more, all single omissions and all prefixes."""
-CHANGING = frozenset({"make_dir", "create", "pwrite", "truncate", "fdatasync", "fsync_dir", "rename", "unlink", "lock"})
+CHANGING = frozenset({"make_dir", "create", "pwrite", "fdatasync", "fsync_dir", "rename", "unlink", "lock"})
 """Operations before which a power failure may find something else than before the one before."""
 
 _KEPT, _LOST, _ZEROED, _GARBLED = range(4)

@@ -32,7 +32,7 @@ from tests.log.model import Promise, State
 from tests.log.scenarios import Scenario, Script
 from tests.log.states import Moment, Recorder
 
-WRITING = frozenset({"make_dir", "create", "pwrite", "truncate", "rename", "fdatasync", "fsync_dir", "lock"})
+WRITING = frozenset({"make_dir", "create", "pwrite", "rename", "fdatasync", "fsync_dir", "lock"})
 """What a disk without room may refuse. A sync too: space is given out late, or over a network."""
 NAMING = frozenset({"make_dir", "listdir", "create", "open", "rename", "unlink", "lock", "fsync_dir"})
 """What a directory refuses that is somebody else's by now."""

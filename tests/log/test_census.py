@@ -68,7 +68,7 @@ def moment_of(*steps: str) -> Moment:
         if kind == "write":
             fs.pwrite(fd, arguments[1].encode(), int(arguments[0]))
         elif kind == "cut":
-            fs.truncate(fd, int(arguments[0]))
+            disk.inode("/d/old").truncate(int(arguments[0]))
         elif kind == "create":
             fs.open(arguments[0], create=True)
         else:

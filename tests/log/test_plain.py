@@ -13,7 +13,7 @@ from tests.log.plain import Plain
 
 STEPS = 200
 ON_NAMES = ("make_dir", "listdir", "sync_dir", "open", "create", "rename", "unlink")
-ON_DESCRIPTORS = ("close", "read", "write", "truncate", "sync", "forget")
+ON_DESCRIPTORS = ("close", "read", "write", "sync", "forget")
 
 
 def contents(disk: SimDisk) -> Mapping[str, Mapping[str, bytes]]:
@@ -53,8 +53,6 @@ def on_descriptor(fs: FileSystem, fds: list[int], kind: str, fd: int, size: int,
         return fs.pread(fd, size, random.randrange(10)), fs.size(fd)
     if kind == "write":
         return fs.pwrite(fd, random.randbytes(size), random.randrange(60))
-    if kind == "truncate":
-        return fs.truncate(fd, size)
     return fs.fdatasync(fd) if kind == "sync" else fs.forget_cache(fd)
 
 
