@@ -81,6 +81,9 @@ class Applier:
         """How many entries of the first list in `_work` are applied."""
         self._wake = asyncio.Event()
         self._restoring = False
+        self._changed = asyncio.Event()
+        """Set when something is applied."""
+        self._is_closed = False
 
     @property
     def is_restored(self) -> bool:
@@ -111,6 +114,29 @@ class Applier:
         assert not self.replica.is_busy, "replicas are exchanged between entries"
         assert replica.applied_index == self.replica.applied_index, (replica.applied_index, self.replica.applied_index)
         self.replica = replica
+
+    async def applied_to(self, index: int) -> None:
+        """Wait until everything up to ``index``, which is committed, is applied. Raises `Closed`."""
+        while self.replica.applied_index < index:
+            await self._next_change()
+
+    async def between_entries(self) -> None:
+        """Wait until there is a state, and no entry is being applied. Raises `Closed`."""
+        while self.replica.is_busy or not self.is_restored or not self.replica.applied_index:
+            await self._next_change()
+
+    def close(self) -> None:
+        """Let nobody wait for what will not be applied any more."""
+        self._is_closed = True
+        self._changed.set()
+
+    async def _next_change(self) -> None:
+        """Wait until something is applied. Raises `Closed`."""
+        if not self._is_closed:
+            self._changed.clear()
+            await self._changed.wait()
+        if self._is_closed:
+            raise errors.Closed("the node stopped")
 
     async def run(self) -> None:
         """Apply whatever is left over from `submit`, slice by slice, until cancelled."""
@@ -143,6 +169,7 @@ class Applier:
         self._restoring = False
         self.replica = replica
         self._owner.replica_restored(replica, snapshot)
+        self._changed.set()
 
     def _slice(self) -> None:
         """Apply for about `slice_seconds`, then report what came of it."""
@@ -156,6 +183,7 @@ class Applier:
             if self._loop.time() >= deadline:
                 break
         self._owner.effects_applied(effects, Applied(replica.applied_index, membership))
+        self._changed.set()
 
     def _some_entries(self, entries: list[Entry], effects: list[Effect]) -> Membership | None:
         """Apply the next few of ``entries``, or a step of the one under way; return a membership that one set."""

@@ -40,8 +40,6 @@ class Guard:
         rng: For the client's pauses.
         emit: Tells whoever watches over the node.
         decide: Does something as leader (`Member.decide`).
-        applied_to: Waits until an entry, which is committed, is applied.
-        between_entries: Waits until no entry is being applied.
         silence: Fails whatever waits for an answer of this member.
         repaired: Is told when the state is another one.
     """
@@ -57,8 +55,6 @@ class Guard:
         rng: Random,
         emit: Callable[[NodeEvent], None],
         decide: Callable[[DecidedCommand], Awaitable[Any]],
-        applied_to: Callable[[int], Awaitable[None]],
-        between_entries: Callable[[], Awaitable[None]],
         silence: Callable[[str], None],
         repaired: Callable[[Replica], None],
     ) -> None:
@@ -70,8 +66,6 @@ class Guard:
         self._rng = rng
         self._emit = emit
         self._decide = decide
-        self._applied_to = applied_to
-        self._between_entries = between_entries
         self._silence = silence
         self._repaired = repaired
         self._wanted = asyncio.Event()
@@ -144,8 +138,8 @@ class Guard:
         """Bring another member's state to the present, and go on with it. Raises `StorageError`, `NotApplied`."""
         applier = self._applier
         while True:
-            await self._applied_to(replica.applied_index)
-            await self._between_entries()
+            await applier.applied_to(replica.applied_index)
+            await applier.between_entries()
             await catch_up(replica, to=lambda: applier.replica.applied_index, storage=self._storage)
             if not self.integrity.reason:
                 return  # the leader's snapshot was faster

@@ -36,7 +36,8 @@ from pyraftkv.node.events import EventHub, NodeStopped, PeerConnected, PeerLost
 from pyraftkv.node.identity import draw_life, roster_at_start, whose
 from pyraftkv.node.joining import ask_in, become_voter
 from pyraftkv.node.lease import boot_clock
-from pyraftkv.node.member import Loops, Member
+from pyraftkv.node.loops import Loops, loops_of
+from pyraftkv.node.member import Member
 from pyraftkv.node.offers import Offers
 from pyraftkv.node.witness import refuse_other_kind, replica_for
 from pyraftkv.protocol import GenesisOffer, Hello
@@ -263,7 +264,7 @@ class Life:
             disk=self._disk,
             clock=self._clock,
         )
-        loops: Loops = {**member.loops(), "offers": partial(self._offers.run, connections.peers, own)}
+        loops: Loops = {**loops_of(member), "offers": partial(self._offers.run, connections.peers, own)}
         if self._join_addresses and not self._stays_learner:
             loops["promotion"] = partial(become_voter, member, self._name)
         for name, loop in loops.items():
@@ -271,7 +272,7 @@ class Life:
             task.add_done_callback(self._loop_ended)
             self._tasks.append(task)
         # What was known to be committed when the member stopped is history by the time anybody asks for "now".
-        await member.applied_to(recovered.hard_state.commit)
+        await member.applier.applied_to(recovered.hard_state.commit)
 
     # --- The end ---------------------------------------------------------------------------------------------------
 

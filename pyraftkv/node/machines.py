@@ -35,7 +35,7 @@ def check_operation(command: Operate, machines: Machines, peers: Peers) -> None:
 def examine_operation(command: Operate, machines: Machines) -> None:
     """Refuse an operation that this very member could not apply: it would stop. Raises `NoState`.
 
-    No more than that, as in `Member.examine`: it may have been applied already.
+    No more than that, as in `Admission.examine`: it may have been applied already.
     """
     if command.version > machines.version_of(command.machine):
         raise errors.NoState(f"this member has no {command.machine!r} of version {command.version}: ask another one")

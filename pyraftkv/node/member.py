@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from pyraftkv import codec, errors
@@ -37,9 +37,8 @@ from pyraftkv.core import (
 )
 from pyraftkv.core.messages import ForwardedMembership, ForwardedProposals, Message
 from pyraftkv.engine import Home
-from pyraftkv.kv import Consistency
 from pyraftkv.log.base import Recovered, Storage
-from pyraftkv.node.admission import ForwardGate, check_size
+from pyraftkv.node.admission import Admission, ForwardGate, check_size
 from pyraftkv.node.applier import Applier
 from pyraftkv.node.awakening import Awakening
 from pyraftkv.node.bootstrap import GENESIS_TERM
@@ -49,15 +48,15 @@ from pyraftkv.node.decisions import Decisions
 from pyraftkv.node.disk import DiskHealth
 from pyraftkv.node.driver import Driver
 from pyraftkv.node.events import EventHub, RoleChanged, SnapshotInstalled, SnapshotWritten
+from pyraftkv.node.freshness import Freshness
 from pyraftkv.node.guard import Guard
 from pyraftkv.node.inbox import Inbox
 from pyraftkv.node.leadership import Leadership
 from pyraftkv.node.lease import LeaderLease
 from pyraftkv.node.lease_desk import LeaseDesk
-from pyraftkv.node.machines import check_operation, examine_operation
 from pyraftkv.node.peers import Peers
 from pyraftkv.node.pledges import Pledges
-from pyraftkv.node.reads import LongReads, ReadRounds, RevisionWaits
+from pyraftkv.node.reads import LongReads, ReadRounds
 from pyraftkv.node.snapshots import SnapshotReceiver, SnapshotSender, SnapshotTaker
 from pyraftkv.node.succession import Succession
 from pyraftkv.node.upkeep import Upkeep, as_first
@@ -83,27 +82,13 @@ from pyraftkv.roster import Roster
 from pyraftkv.sessions import Outcome
 from pyraftkv.settings import RulesCommand
 from pyraftkv.statemachine import Operate
-from pyraftkv.store import Store
-from pyraftkv.store.commands import Command, LoggedCommand, PutBatch
+from pyraftkv.store.commands import Command
 from pyraftkv.store.values import LeaseGranted
 from pyraftkv.transport.base import Transport
 from pyraftkv.witness import WitnessReplica
 from pyraftkv.writes import PendingWrites, SessionKeeper, deadline_of
 
 logger = logging.getLogger("pyraftkv.node")
-
-HOUSEKEEPING_SECONDS = 0.1
-"""How often deadlines are looked at and lost messages are sent again."""
-
-APPLY_LAG_ENTRIES_MAX = 5000
-"""A member that has more committed entries than this to apply takes no write on: `Overloaded` (etcd does so, too)."""
-
-COMPACTION_BUDGET = 1000
-"""Versions that physical compaction touches at a time."""
-
-
-Loops = dict[str, Callable[[], Coroutine[None, None, None]]]
-"""Coroutines that run as long as a node does, by name."""
 
 
 class Member:
@@ -130,14 +115,12 @@ class Member:
         self.home = Home()
         self.peers = peers
         self._events = events
-        self._config = config
+        self.config = config
         self._rng = rng
         self.disk = disk
         self._members_changed = members_changed
-        self._storage = storage
-        self._is_closed = False
+        self.storage = storage
         self._forward_gate = ForwardGate(loop)
-        self._applied_changed = asyncio.Event()
         self.soft_state_changed = asyncio.Event()
         self.inbox = inbox = Inbox(loop)
         witness = isinstance(replica, WitnessReplica)
@@ -151,14 +134,17 @@ class Member:
         )
         self.decisions = Decisions(self.raft, loop=loop, feed=inbox.put)
         self.changes = ChangeDesk(self.raft, replica=lambda: self.replica, feed=inbox.put, propose=inbox.propose)
-        self._wire_reads(replica)
         self.applier = Applier(
             replica, self, loop=loop, read_snapshot=storage.read_snapshot, slice_seconds=config.apply_slice_seconds
         )
+        self._wire_reads(clock)
         self.watches = WatchHub(self.replica.store, loop)
         self._wire_guard(storage, transport)
+        self.admission = Admission(
+            self.raft, applier=self.applier, peers=peers, integrity=self.guard.integrity, disk=disk
+        )
         self._wire_snapshots(storage, transport, recovered.snapshot_bytes)
-        self._wire_leadership(transport, clock)
+        self._wire_leadership(transport)
         self._wire_upkeep()
         self.leases = LeaseDesk(self, loop=loop, send=transport.send, config=config)
         self._wire_driver(storage, transport)
@@ -182,17 +168,22 @@ class Member:
             returned=self._returned,
         )
 
-    def _wire_reads(self, replica: Replica) -> None:
+    def _wire_reads(self, clock: Callable[[], float] | None) -> None:
+        config, loop, raft, applier = self.config, self._loop, self.raft, self.applier
         self.reads = ReadRounds(
-            self._loop,
+            loop,
             send=self._ask_read_index,
-            retry_seconds=self._config.retry_seconds,
+            retry_seconds=config.retry_seconds,
             first_context=self._rng.getrandbits(48),
-            applied_index=replica.applied_index,
+            applied_index=applier.replica.applied_index,
         )
-        self.revisions = RevisionWaits(self._loop, revision=replica.store.published_revision)
+        self.lease: LeaderLease | None = None
+        if config.lease_reads and clock is not None:
+            self.lease = LeaderLease(
+                raft, clock=clock, seconds=config.lease_seconds, applied=lambda: applier.replica.applied_index
+            )
+        self.freshness = Freshness(applier, loop=loop, rounds=self.reads, lease=self.lease, deadline=self.deadline)
         self.long_reads = LongReads()
-        self.compactions = RevisionWaits(self._loop, revision=replica.store.compacted_revision)
 
     def _wire_guard(self, storage: Storage, transport: Transport) -> None:
         self.guard = Guard(
@@ -204,23 +195,16 @@ class Member:
             rng=self._rng,
             emit=self._events.emit,
             decide=self.decide,
-            applied_to=self.applied_to,
-            between_entries=self._between_entries,
             silence=self._silence,
             repaired=self._repaired,
         )
 
-    @property
-    def is_sound(self) -> bool:
-        """Whether this member's state is to be believed, as far as anybody knows."""
-        return not self.guard.integrity.reason
-
     def _wire_snapshots(self, storage: Storage, transport: Transport, snapshot_bytes: int) -> None:
         send, feed = transport.send, self.inbox.put
-        config, raft = self._config, self.raft
-        self._duty: WitnessDuty | None = None
+        config, raft = self.config, self.raft
+        self.duty: WitnessDuty | None = None
         if isinstance(self.replica, WitnessReplica):
-            self._duty = WitnessDuty(
+            self.duty = WitnessDuty(
                 raft,
                 replica=lambda: self.replica,
                 storage=storage,
@@ -240,8 +224,8 @@ class Member:
         )
         self.receiver = SnapshotReceiver(storage, send=send, feed=feed, is_covered=self._is_covered, term=self._term)
 
-    def _wire_leadership(self, transport: Transport, clock: Callable[[], float] | None) -> None:
-        config, loop, raft = self._config, self._loop, self.raft
+    def _wire_leadership(self, transport: Transport) -> None:
+        config, loop, raft = self.config, self._loop, self.raft
         self.leadership = Leadership(
             raft,
             loop=loop,
@@ -264,14 +248,9 @@ class Member:
         )
         self.pledges = Pledges(raft, send=transport.send)
         self.watchdog = Watchdog(window_seconds=config.election_timeout_seconds, at=loop.time())
-        self.lease: LeaderLease | None = None
-        if config.lease_reads and clock is not None:
-            self.lease = LeaderLease(
-                raft, clock=clock, seconds=config.lease_seconds, applied=lambda: self.replica.applied_index
-            )
 
     def _wire_upkeep(self) -> None:
-        settings = self._config.settings
+        settings = self.config.settings
         self.upkeep = Upkeep(
             self.raft,
             loop=self._loop,
@@ -291,21 +270,9 @@ class Member:
         return self.applier.replica
 
     @property
-    def has_lease(self) -> bool:
-        """Whether the state, read without an ``await`` from here on, is as fresh as a linearizable read's."""
-        return self.lease is not None and self.replica.rules.settings.lease_reads and self.lease.holds()
-
-    async def fresh(self, consistency: Consistency, timeout: float | None, *, at_least: int = 0) -> Store:
-        """Return the store once it is as fresh as asked for. Raises `Unavailable`, `InvalidRequest`."""
-        if at_least > self.replica.store.published_revision:
-            await self.revisions.join(at_least, self.deadline(timeout))
-        if consistency == "linearizable" or (consistency == "lease" and not self.has_lease):
-            await self.reads.join(self.deadline(timeout))
-        elif consistency not in ("local", "lease"):
-            raise errors.InvalidRequest(f"there is no consistency {consistency!r}")
-        return self.replica.store
-
-    # --- Writing ---------------------------------------------------------------------------------------------------
+    def is_sound(self) -> bool:
+        """Whether this member's state is to be believed, as far as anybody knows."""
+        return not self.guard.integrity.reason
 
     def deadline(self, timeout: float | None) -> float:
         """Return when a call that may take ``timeout`` seconds (None: the default) is to be given up.
@@ -313,7 +280,9 @@ class Member:
         Raises: `InvalidRequest` for a NaN: no time is ever past that.
         """
         # By the loop at hand: to ask asyncio for the running one costs a system call on Python 3.11.
-        return deadline_of(self._loop.time(), self._config.request_timeout_seconds if timeout is None else timeout)
+        return deadline_of(self._loop.time(), self.config.request_timeout_seconds if timeout is None else timeout)
+
+    # --- Writing ---------------------------------------------------------------------------------------------------
 
     async def open_session(self, deadline: float) -> int:
         """Register a session through the log and return its id. Raises `NoLeader`, `WriteTimeout`."""
@@ -330,45 +299,6 @@ class Member:
             raise errors.Closed(f"nothing was written: {error}") from None
         except errors.MaybeApplied as error:
             raise errors.NoLeader(f"nothing was written: {error}") from None
-
-    def admit(self, command: Command) -> None:
-        """Refuse a new command that cannot be applied, as far as this member knows. Raises `NotApplied`."""
-        self.replica.rules.admit(command)
-        self.examine(command)
-
-    def admit_put(self) -> None:
-        """As `admit`, for a put without options. Raises `NoSpace`, `Corrupt`, `Overloaded`."""
-        rules = self.replica.rules
-        if not rules.is_quiet:
-            rules.admit(_ANY_PUT)
-        self._check_itself()
-
-    def admit_operation(self, command: Operate) -> None:
-        """As `admit`, for an operation of a machine: every member has to know it. Raises `NotApplied`. O(members)."""
-        check_operation(command, self.replica.machines, self.peers)
-        self.replica.admit(command, index=self.replica.applied_index + 1)
-        self.examine(command)
-
-    def examine(self, command: LoggedCommand | MembersCommand | RulesCommand | Operate) -> None:
-        """Refuse what is wrong in itself, and everything if this member is too far behind. Raises `NotApplied`.
-
-        Of a client's command nothing more can be said before it is applied, least of all that an alarm stands:
-
-        1. A client's put is proposed and applied. The answer is lost, and the alarm NOSPACE is raised.
-        2. The client sends the put again, to another member. That refuses it: "not applied", it says of what was.
-        """
-        if isinstance(command, Operate):
-            examine_operation(command, self.replica.machines)
-        elif not isinstance(command, MembersCommand | RulesCommand):
-            self.replica.store.validate(command)
-        self._check_itself()
-
-    def _check_itself(self) -> None:
-        self.guard.integrity.check()
-        self.disk.check()
-        lag = self.raft.commit - self.replica.applied_index
-        if lag > APPLY_LAG_ENTRIES_MAX:
-            raise errors.Overloaded(f"this member has {lag} committed entries to apply, over {APPLY_LAG_ENTRIES_MAX}")
 
     async def write(self, command: Command | MembersCommand | RulesCommand | Operate, timeout: float | None) -> Outcome:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
@@ -455,10 +385,8 @@ class Member:
                 self.leases.keeper.granted(effect.outcome.id)
         self.sessions.acknowledge(self.writes)
         self.watches.advance()
-        self.reads.applied(applied.index)
-        self.revisions.published(self.replica.store.published_revision)
+        self.freshness.applied(applied.index)
         self.guard.integrity.applied()
-        self._applied_changed.set()
 
     def _follow(self, membership: Membership) -> None:
         """The members may be others from here on.
@@ -492,11 +420,9 @@ class Member:
                 self.writes.resolve(session, sequence, outcome)
         self.inbox.put(Applied(snapshot.index, replica.membership))
         self._members_changed(replica.roster)
-        self.reads.applied(snapshot.index)
-        self.revisions.published(replica.store.published_revision)
-        self.compactions.published(replica.store.compacted_revision)
+        self.freshness.applied(snapshot.index)
+        self.freshness.compacted()
         self._events.emit(SnapshotInstalled(snapshot.index))
-        self._applied_changed.set()
 
     def _silence(self, reason: str) -> None:
         """Nothing more is answered, and another member is to lead: this member's state is wrong."""
@@ -507,8 +433,7 @@ class Member:
 
         self.writes.drop_all(lambda sent: errors.NodeFailed(str(refused())) if sent else refused())
         self.sessions.forget()
-        for waiting in (self.reads, self.revisions, self.compactions):
-            waiting.fail_all(refused)
+        self.freshness.fail_all(refused)
         self.watches.close(refused)
         self.sender.stop_all()
 
@@ -550,49 +475,20 @@ class Member:
 
     # --- Running ---------------------------------------------------------------------------------------------------
 
-    def loops(self) -> Loops:
-        """The coroutines that make up a running member, by name. The first one to end ends the node."""
-        return {
-            "driver": self.driver.run,
-            "ticks": lambda: self.driver.tick(self._config.tick_seconds),
-            "fetches": self.driver.fetch,
-            "applier": self.applier.run,
-            "snapshot-receiver": self.receiver.run,
-            "housekeeping": self._housekeeping,
-            "compaction": self._compact,
-            **({"repair": self.guard.run} if self._config.repair else {}),
-        }
-
     @property
     def is_level(self) -> bool:
         """Whether this member follows somebody, and has applied all that it knows to be committed."""
         return self.raft.leader != NO_NODE and 0 < self.raft.commit <= self.replica.applied_index
 
-    async def applied_to(self, index: int) -> None:
-        """Wait until everything up to ``index``, which is committed, is applied. Raises `Closed`."""
-        while self.replica.applied_index < index:
-            await self._next_change()
-
-    async def _next_change(self) -> None:
-        """Wait until something is applied. Raises `Closed`."""
-        if not self._is_closed:
-            self._applied_changed.clear()
-            await self._applied_changed.wait()
-        if self._is_closed:
-            raise errors.Closed("the node stopped")
-
     async def close(self, error: Callable[[bool], errors.PyraftkvError]) -> None:
         """Stop what runs beside the loops, and fail who still waits."""
-        self._is_closed = True
-        self._applied_changed.set()
+        self.applier.close()
         self.leadership.close()
         self.succession.close()
         self.writes.fail_all(error)
         self.decisions.fail_all(error)
         self.sessions.forget()
-        self.reads.fail_all(lambda: error(False))
-        self.revisions.fail_all(lambda: error(False))
-        self.compactions.fail_all(lambda: error(False))
+        self.freshness.fail_all(lambda: error(False))
         self.watches.close(lambda: errors.Closed("the node stopped"))
         await self.guard.close()
         await self.sender.close()
@@ -606,7 +502,7 @@ class Member:
 
         Raises: `StorageError` if it could not be written, `Closed`.
         """
-        await self._between_entries()
+        await self.applier.between_entries()
         self.guard.integrity.check()
         if not self.taker.is_running:
             self.taker.start(self.replica.snapshot())
@@ -614,65 +510,9 @@ class Member:
 
     async def pin(self) -> ReplicaSnapshot:
         """Return the state as of the entry that was applied last; close it."""
-        await self._between_entries()
+        await self.applier.between_entries()
         return self.replica.snapshot()
 
-    async def _between_entries(self) -> None:
-        """Wait until there is a state, and no entry is being applied."""
-        while self.replica.is_busy or not self.applier.is_restored or not self.replica.applied_index:
-            await self._next_change()
-
-    async def _housekeeping(self) -> None:
-        """Look after deadlines and the log's size, ten times a second."""
-        loop, slept_at = self._loop, self._loop.time()
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            now = loop.time()
-            late_seconds = now - slept_at - HOUSEKEEPING_SECONDS
-            reason = self.watchdog.observe(at=now, late_seconds=late_seconds, saving_since=self.driver.saving_since)
-            if reason is not None:
-                self.leadership.give_up(reason)
-            self.leadership.tend()
-            self.disk.tend(now, again_seconds=self._config.election_timeout_seconds, give_up=self.leadership.give_up)
-            self.single_copy.tend()
-            self.pledges.tend(now)
-            if self._duty is not None:
-                self._duty.tend()
-            else:
-                self.awakening.tend(now)
-                self.guard.integrity.tend(now)
-            if not self.is_sound:
-                self.leadership.give_up("quarantine")
-            self.writes.scan()
-            self.sessions.acknowledge(self.writes)
-            self.reads.scan()
-            self.revisions.scan()
-            self.compactions.scan()
-            self.upkeep.tend()
-            self.leases.keeper.tend(now, late_seconds=late_seconds)
-            if self.is_sound and not self.replica.is_busy and self.applier.is_restored:
-                self._snapshot_if_due()
-            slept_at = loop.time()
-
-    def _snapshot_if_due(self) -> None:
-        replica = self.replica
-        if self.taker.is_due(replica.applied_index) and replica.is_worth_a_snapshot(since=self._storage.snapshot_index):
-            self.taker.start(replica.snapshot())
-
-    async def _compact(self) -> None:
-        """Remove what a compaction made unreachable, a little at a time."""
-        pause_seconds = HOUSEKEEPING_SECONDS
-        while True:
-            await asyncio.sleep(pause_seconds)
-            # Asked for anew every time: there is none while a snapshot pins what it would remove.
-            work = self.replica.store.compaction()
-            is_done = work is None or work.step(COMPACTION_BUDGET) is not None
-            self.compactions.published(self.replica.store.compacted_revision)
-            pause_seconds = HOUSEKEEPING_SECONDS if is_done else 0.0
-
-
-_ANY_PUT = PutBatch((b"key", b"value"))
-"""What stands for every put: an alarm does not look at the key."""
 
 _CORE_ALONE = frozenset(get_args(Message)) - {ForwardedMembership, ForwardedProposals, InstallSnapshot}
 """Messages that concern the Raft machine and nobody else: nearly all."""

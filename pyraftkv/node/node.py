@@ -176,13 +176,13 @@ class Node(Engine):
     async def write(self, command: Command, timeout: float | None) -> Result:
         """Apply a command, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        member.admit(command)
+        member.admission.command(command)
         return await member.write(command, timeout)  # type: ignore[return-value]
 
     def write_put(self, key: bytes, value: bytes, timeout: float | None) -> Awaitable[PutResult]:
         """Apply a put without options, exactly once. Raises `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        member.admit_put()
+        member.admission.put()
         deadline = member.deadline(timeout)
         session = member.sessions.ready
         if session is None:
@@ -208,13 +208,13 @@ class Node(Engine):
         "lease" is answered as "linearizable" wherever there is no lease: never weaker than asked for.
         """
         member = self._running()
-        store = await member.fresh(consistency, timeout, at_least=at_least)
+        store = await member.freshness.store(consistency, timeout, at_least=at_least)
         return await member.long_reads.finished(store.read(query, bytes_max=bytes_max))
 
     async def look(self, query: LookQuery, consistency: Consistency, timeout: float | None) -> LookResult:
         """Answer a query of the past. Raises `Compacted`, `FutureRevision`, `InvalidRequest`, `Unavailable`."""
         member = self._running()
-        return await member.long_reads.finished((await member.fresh(consistency, timeout)).look(query))
+        return await member.long_reads.finished((await member.freshness.store(consistency, timeout)).look(query))
 
     def draw_lease_id(self) -> int:
         """Return an id for a new lease: above 0, at random."""
@@ -238,14 +238,14 @@ class Node(Engine):
     async def operate(self, command: Operate, timeout: float | None) -> Operated:
         """Apply an operation to a machine, exactly once. Raises `OperationRefused`, `NotApplied`, `MaybeApplied`."""
         member = self._running()
-        member.admit_operation(command)
+        member.admission.operation(command)
         result = await member.write(command, timeout)
         assert isinstance(result, Operated)
         return result
 
     async def ask_machine(self, query: MachineQuery, consistency: Consistency, timeout: float | None) -> Operated:
         """Ask a machine. Raises `InvalidRequest`, `OperationRefused`, `Unavailable`."""
-        store, member = await self._running().fresh(consistency, timeout), self._running()
+        store, member = await self._running().freshness.store(consistency, timeout), self._running()
         return answer(query, member.replica.machines, member.peers, revision=store.published_revision)
 
     async def member_table(self, timeout: float | None) -> MembersResult:
@@ -269,7 +269,7 @@ class Node(Engine):
     async def space_won_back(self, revision: int, timeout: float | None) -> None:
         """Wait until this member has removed what was compacted at ``revision``. Raises `Unavailable`."""
         member = self._running()
-        await member.compactions.join(revision, member.deadline(timeout))
+        await member.freshness.compactions.join(revision, member.deadline(timeout))
 
     async def status(self, *, timeout: float | None = None) -> Status:  # noqa: ARG002  (the answer is always at hand)
         """Return this member's view of itself and of the cluster."""
@@ -338,7 +338,7 @@ class Node(Engine):
             raise errors.InvalidRequest(f"the command cannot be read: {error}") from None
         if not isinstance(envelope, Envelope) or envelope.session < 1 or envelope.sequence < 1:
             raise errors.InvalidRequest("the command names no session")
-        member.examine(envelope.command)
+        member.admission.examine(envelope.command)
         return member.writes.submit(envelope.session, envelope.sequence, payload, member.deadline(timeout))
 
     async def open_session(self, timeout: float) -> int:

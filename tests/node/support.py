@@ -143,7 +143,7 @@ async def caught_up(*nodes: Node) -> None:
         member = node._member
         assert member is not None
         async with asyncio.timeout(15):
-            await member.applied_to(index)
+            await member.applier.applied_to(index)
 
 
 def other_than(cluster: Cluster, *nodes: Node) -> Node:

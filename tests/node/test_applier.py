@@ -234,3 +234,21 @@ async def test_a_corrupt_snapshot_ends_the_loop() -> None:
     owner.may_read.set()
     owner.applier.submit(SnapshotMeta(4, 1, Membership(voters=frozenset({1}))), [])
     await refused(owner.running, errors.SnapshotCorruption)
+
+
+@asynchronous
+async def test_who_waits_for_an_entry_is_woken_when_it_is_applied_or_will_not_be() -> None:
+    """Between two entries there is always a state: none before the first one, and none while one is being applied."""
+    owner = Owner()
+    reached = asyncio.create_task(owner.applier.applied_to(2))
+    between = asyncio.create_task(owner.applier.between_entries())
+    late = asyncio.create_task(owner.applier.applied_to(3))
+    await asyncio.sleep(0)
+    owner.applier.submit(None, beginning())
+    await asyncio.gather(reached, between)
+    assert not late.done()
+    owner.applier.close()
+    await refused(late, errors.Closed)
+    await owner.applier.applied_to(2)
+    await refused(owner.applier.applied_to(3), errors.Closed)
+    await owner.close()

@@ -84,11 +84,11 @@ async def test_a_member_whose_disk_is_full_takes_no_writes() -> None:
     async with driven(2) as follower:
         member = follower.member
         member.disk.filled(True)
-        for admit in (member.admit_put, lambda: member.admit(PutKey(b"k", b"v"))):
+        for admit in (member.admission.put, lambda: member.admission.command(PutKey(b"k", b"v"))):
             with pytest.raises(errors.DiskFull):
                 admit()
         member.disk.filled(False)
-        member.admit_put()
+        member.admission.put()
 
 
 @asynchronous

@@ -207,7 +207,7 @@ def rounds(node: Node) -> int:
 def has_lease(node: Node) -> bool:
     """Whether the node would answer by itself now."""
     member = node._member
-    return member is not None and member.has_lease
+    return member is not None and member.freshness.has_lease
 
 
 async def lease_reads(node: Node, count: int = 5) -> tuple[set[str], int]:

@@ -338,7 +338,7 @@ async def test_a_member_that_is_far_behind_with_applying_takes_no_write_on(monke
     async with cluster_of(1) as cluster:
         node = cluster.leader
         await node.put("k", "v")
-        monkeypatch.setattr("pyraftkv.node.member.APPLY_LAG_ENTRIES_MAX", -1)
+        monkeypatch.setattr("pyraftkv.node.admission.APPLY_LAG_ENTRIES_MAX", -1)
         await refused(node.delete("k"), errors.Overloaded)
         with pytest.raises(errors.Overloaded):
             node.write_put(b"k", b"w", None)

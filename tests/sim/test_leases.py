@@ -28,7 +28,7 @@ ELECTION_SECONDS = LEASED.config.election_timeout_seconds
 
 def has_lease(host: Host) -> bool:
     """Whether the member there would answer by itself now."""
-    return host.member is not None and host.member.has_lease
+    return host.member is not None and host.member.freshness.has_lease
 
 
 async def leased(sim: Simulation) -> tuple[Host, list[Host]]:
