@@ -436,21 +436,19 @@ def _node(cluster: Cluster, name: str, *, witness: bool, storage: MemoryStorage 
 @asynchronous
 async def test_a_cluster_begins_with_two_members_and_one_witness_or_not_at_all() -> None:
     """Two witnesses, or one beside a single member, would be worse than none."""
-    names = {"n1": "n1", "n2": "n2", "n3": "n3"}
+    members = {name: "x" + name for name in ("n1", "n2", "n3")}
     async with Cluster.in_memory(1) as network:
         nodes = [
             Node(
                 name,
-                members=names,
+                members=members,
                 storage=MemoryStorage(random=random.Random(number)),
-                transport=network.network.transport("x" + name),
+                transport=network.network.transport(members[name]),
                 config=FAST,
                 witness=number > 1,
             )
-            for number, name in enumerate(names, start=1)
+            for number, name in enumerate(members, start=1)
         ]
-        for node in nodes:
-            node._members = {name: "x" + name for name in names}
         starts = await asyncio.gather(*(node.start() for node in nodes), return_exceptions=True)
         assert {type(error) for error in starts} == {errors.ConfigurationError}
 
