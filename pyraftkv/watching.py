@@ -58,7 +58,7 @@ class EventStream(ABC):
 
     def _wake(self) -> None:
         """There may be something to read. O(1)."""
-        if self._waiter is not None and not self._waiter.done():
+        if self._waiter is not None and not self._waiter.done():  # `fulfil` written out: once per revision
             self._waiter.set_result(None)
 
     async def _woken(self) -> None:

@@ -358,7 +358,7 @@ class PendingPuts(_Pending):
         revision = outcome.revision - outcome.count
         for future in self.future_list:
             revision += 1
-            if not future.done():
+            if not future.done():  # `fulfil` written out: once per put
                 future.set_result(PutResult(revision))
 
     def expire(self, now: float) -> bool:

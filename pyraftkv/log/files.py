@@ -39,6 +39,7 @@ from pyraftkv._record import record
 from pyraftkv.core.ready import Save
 from pyraftkv.core.types import Entry, HardState, SnapshotMeta
 from pyraftkv.errors import Closed, StorageError, StorageFailed
+from pyraftkv.futures import fulfil
 from pyraftkv.log.base import Identity, Recovered, nothing
 from pyraftkv.log.directory import Opened, open_directory
 from pyraftkv.log.fs import FileSystem, NoRoom, OsFileSystem, after_fork_in_child, join
@@ -505,8 +506,7 @@ class FileStorage:
         self._adopting[named] = None
 
         def is_named(_number: int) -> None:
-            if not named.done():
-                named.set_result(None)
+            fulfil(named, None)
 
         try:
             self._enqueue(_Taken(meta), is_named)

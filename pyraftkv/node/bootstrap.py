@@ -21,6 +21,7 @@ from hashlib import blake2b
 
 from pyraftkv import codec, errors
 from pyraftkv.core import MEMBERSHIP, Entry, HardState
+from pyraftkv.futures import fulfil
 from pyraftkv.node.witness import complaint_of_first
 from pyraftkv.protocol import Genesis, GenesisOffer, Hello, MemberInfo
 
@@ -95,8 +96,8 @@ class Bootstrap:
         if not isinstance(genesis, Genesis):
             return
         own = [m for m in genesis.members if m.id == self._own.member_id and m.incarnation == self._own.incarnation]
-        if own and not self._genesis.done():
-            self._genesis.set_result(offer.payload)
+        if own:
+            fulfil(self._genesis, offer.payload)
 
     async def genesis(self, address: str) -> bytes:
         """Wait for the genesis and return its bytes, saying now and then for whom.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from pyraftkv import codec, errors
 from pyraftkv.core import LEADER, ProposeDecided, Raft
+from pyraftkv.futures import fulfil
 from pyraftkv.protocol import Decided, DecidedCommand
 from pyraftkv.replica import DecisionApplied
 from pyraftkv.sessions import Outcome, Refusal
@@ -72,8 +73,8 @@ class Decisions:
     def applied(self, decision: DecisionApplied) -> None:
         """A decision was applied: one of ours, perhaps. O(1)."""
         term, _, future = self._pending.get(decision.number, (0, b"", None))
-        if future is not None and term == decision.term and not future.done():
-            future.set_result(decision.outcome)
+        if future is not None and term == decision.term:
+            fulfil(future, decision.outcome)
 
     def returned(self, payloads: list[bytes]) -> None:
         """The machine did not take these: nothing happened. O(decisions under way)."""

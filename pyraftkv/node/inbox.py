@@ -56,7 +56,7 @@ class Inbox:
         """Let `filled` return in the next pass of the event loop, even with nothing in it."""
         self._is_urgent = True
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is not None and not waiter.done():  # `fulfil` written out: once per message
             waiter.set_result(None)
 
     async def filled(self) -> None:

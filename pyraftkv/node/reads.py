@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from pyraftkv import errors
 from pyraftkv.core import ReadReady
+from pyraftkv.futures import fulfil
 from pyraftkv.server_turns import Turns
 from pyraftkv.store import Work
 
@@ -101,7 +102,7 @@ class ReadRounds:
             if read_index <= index:
                 self._count -= len(round_.waiters)
                 for future, _ in round_.waiters:
-                    if not future.done():
+                    if not future.done():  # `fulfil` written out: once per read
                         future.set_result(None)
             else:
                 waiting.append((read_index, round_))
@@ -192,9 +193,7 @@ class RevisionWaits:
         self._revision = revision
         waiting = self._waiting
         while waiting and waiting[0][0] <= revision:
-            future = heappop(waiting)[3]
-            if not future.done():
-                future.set_result(None)
+            fulfil(heappop(waiting)[3], None)
 
     def scan(self) -> None:
         """Give up reads past their deadline, and forget those that nobody waits for. Call every 100 ms or so."""

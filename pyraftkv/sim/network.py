@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from random import Random
 
+from pyraftkv.futures import fulfil
 from pyraftkv.sim.links import Link, Links
 from pyraftkv.sim.loop import SimLoop
 from pyraftkv.sim.process import SimProcess
@@ -100,8 +101,7 @@ class SimServer(asyncio.AbstractServer):
         if self._closed and not self._streams:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+                fulfil(waiter, None)
 
     def is_serving(self) -> bool:
         """Whether it listens."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyraftkv.codec import decode_hello, decode_rejection, encode_hello
 from pyraftkv.errors import FrameError, HandshakeRejected
+from pyraftkv.futures import fulfil
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.address import parse_address
 from pyraftkv.transport.base import Connection
@@ -42,8 +43,7 @@ class Introduction:
         if frame.kind == KIND_HELLO_ACK:
             other = decode_hello(frame.payload)
             self._wire.hold()
-            if not self.answer.done():
-                self.answer.set_result(other)
+            fulfil(self.answer, other)
         elif frame.kind == KIND_REJECTED:
             rejection = decode_rejection(frame.payload)
             self._fail(ConnectionRefusedError(str(rejection)) if rejection.reason == OVERLOADED else rejection)

@@ -18,6 +18,7 @@ from random import Random
 
 from pyraftkv.codec import PeerMessage, decode_message
 from pyraftkv.errors import FrameError, HandshakeRejected, TransportError
+from pyraftkv.futures import fulfil
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.base import Handler
 from pyraftkv.transport.connection import Wire
@@ -160,8 +161,8 @@ class Outlet:
         is_ours = self._wire.is_ours_to_end
         self._wire = None
         self._chunks, self._chunks_bytes = [], 0
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_result(None)
+        if self._broken is not None:
+            fulfil(self._broken, None)
         self._on_lost(is_ours)
 
 

@@ -19,7 +19,7 @@ from random import Random
 
 from pyraftkv.codec import PeerMessage, decode_hello, encode_hello, encode_message, encode_rejection
 from pyraftkv.errors import ConfigurationError, FrameError, HandshakeRejected
-from pyraftkv.futures import shared
+from pyraftkv.futures import fulfil, shared
 from pyraftkv.protocol import Hello
 from pyraftkv.transport.address import format_address, is_loopback, is_unspecified, parse_address
 from pyraftkv.transport.base import Dialer, Handler
@@ -427,8 +427,8 @@ class TcpTransport:
     def _forget(self, wire: Wire) -> None:
         self._wires.pop(wire, None)
         self._clients.discard(wire)
-        if self._emptied is not None and not self._wires and not self._emptied.done():
-            self._emptied.set_result(None)
+        if self._emptied is not None and not self._wires:
+            fulfil(self._emptied, None)
 
     def _sweep(self) -> None:
         """Close what has begun a frame and does not finish it."""
