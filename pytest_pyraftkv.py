@@ -7,7 +7,8 @@ the package and imports nothing of it: what it does when a test asks for a simul
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import argparse
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,13 +24,28 @@ MARKER = (
 )
 
 
+def _from(least: int) -> Callable[[str], int]:
+    """Return what reads a whole number of an option, from ``least`` on."""
+
+    def read(text: str) -> int:
+        number = int(text) if text.isdecimal() else least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} on")
+        return number
+
+    return read
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options that choose seeds and say where pictures go."""
     group = parser.getgroup("pyraftkv", "simulated clusters (pyraftkv)")
     group.addoption(
-        "--raft-seeds", type=int, metavar="N", help="run every simulated test under the seeds 0 to N-1 (default: 5)"
+        "--raft-seeds",
+        type=_from(1),
+        metavar="N",
+        help="run every simulated test under the seeds 0 to N-1 (default: 5)",
     )
-    group.addoption("--raft-seed", type=int, metavar="S", help="run every simulated test under this seed only")
+    group.addoption("--raft-seed", type=_from(0), metavar="S", help="run every simulated test under this seed only")
     group.addoption(
         "--raft-out", metavar="DIR", help="where pictures of failures go (default: .raft beside the configuration)"
     )

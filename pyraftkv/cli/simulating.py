@@ -12,6 +12,7 @@ from pyraftkv import errors
 from pyraftkv.cli.common import DONE, NOT_APPLIED
 from pyraftkv.cli.printing import emit
 from pyraftkv.cli.terminal import print_table
+from pyraftkv.node.bootstrap import MEMBERS_MAX
 from pyraftkv.sim import Fault, Run, SimFailure, SimReport, Trace, shrink, to_html, to_svg
 from pyraftkv.sim.kinds import kinds_table
 from pyraftkv.sim.run import SECONDS
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     if args.kinds:
         print_table(sys.stdout, KINDS_COLUMNS, kinds_table())
         return DONE
+    if args.members is not None and not 1 <= args.members <= MEMBERS_MAX:
+        raise errors.ConfigurationError(f"a cluster has 1 to {MEMBERS_MAX} members, not {args.members}")
     return _run_one(args) if args.seeds is None else _run_several(args)
 
 
@@ -93,20 +96,20 @@ def _run_one(args: argparse.Namespace) -> int:
     if isinstance(outcome, SimFailure) and args.shrink:
         outcome = _shrink(args, outcome)
         struck = outcome.faults
-    if args.html:
-        _write(args.html, page_of(outcome.trace, args.seed, command=command, faults=struck))
-    if args.svg:
-        _write(args.svg, to_svg(outcome.trace, title=f"seed {args.seed}"))
-    if args.trace:
-        _write(args.trace, "".join(f"{line}\n" for line in outcome.trace.lines()))
-    if isinstance(outcome, SimReport):
-        emit(f"{outcome}\n")
-        return DONE
-    outcome.command = command
+    has_failed = isinstance(outcome, SimFailure)
+    if isinstance(outcome, SimFailure):
+        outcome.command = command
     emit(f"{outcome}\n")
-    if args.shrink:
+    if has_failed and args.shrink:
         emit(f"the faults that matter, for a file and --script:\n{format_script(struck)}")
-    return NOT_APPLIED
+    # After the words, which nobody gets a second time for a file that cannot be written.
+    if args.html is not None:
+        _write(args.html, page_of(outcome.trace, args.seed, command=command, faults=struck))
+    if args.svg is not None:
+        _write(args.svg, to_svg(outcome.trace, title=f"seed {args.seed}"))
+    if args.trace is not None:
+        _write(args.trace, "".join(f"{line}\n" for line in outcome.trace.lines()))
+    return NOT_APPLIED if has_failed else DONE
 
 
 def _run_several(args: argparse.Namespace) -> int:

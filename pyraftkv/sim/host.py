@@ -304,7 +304,8 @@ class Host:
         """
         process = self.process
         if process is None:
-            raise HostDied(f"{self.name} is down")
+            why = "is down" if self.boots else "was not started yet: `start()` does it"
+            raise HostDied(f"{self.name} {why}")
         waiting: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         task = process.spawn(program(self), name=f"{process.name}-run")
         task.add_done_callback(partial(_hand_over, waiting))

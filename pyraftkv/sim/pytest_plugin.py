@@ -24,7 +24,7 @@ from typing import Any, cast
 
 import pytest
 
-from pyraftkv.sim.faults import FaultError
+from pyraftkv.errors import InvalidRequest
 from pyraftkv.sim.pytest_fixtures import Fixtures, NotRepeatable
 from pyraftkv.sim.trial import Breakage, Plan, Scenario, Trial, breakage, shrunk
 
@@ -56,7 +56,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     try:
         seeds = _seeds(metafunc.config, metafunc.definition)
         _plan(metafunc.definition, is_ready=False).check()
-    except (TypeError, FaultError) as error:
+    except (TypeError, InvalidRequest) as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: @pytest.mark.raft: {error}") from None
     metafunc.parametrize("raft_seed", seeds, ids=[f"seed{seed}" for seed in seeds])
 
@@ -89,7 +89,11 @@ def explained(item: pytest.Function, name: str, error: BaseException) -> BaseExc
         except NotRepeatable as why:
             obstacle = f"\nnot shrunk: {why}, so the test cannot run again with fewer faults"
     command = _command(item, broken.seed)
-    picture = _draw(item, broken, command)
+    picture: Path | None = None
+    try:
+        picture = _draw(item, broken, command)
+    except OSError as why:
+        obstacle += f"\nno picture: {why}"
     item.stash[_REPORT] = broken.report(command=command, picture=picture, longer=LONGER) + obstacle
     _detach(broken.error, error)
     return broken.error.with_traceback(_theirs(broken.error.__traceback__))
@@ -153,13 +157,16 @@ def _options(node: pytest.Item | Any) -> dict[str, Any]:
 
 
 def _seeds(config: pytest.Config, node: Any) -> Sequence[int]:
-    """Return the seeds of a test: the command line has the last word."""
+    """Return the seeds of a test: the command line has the last word. Raises `TypeError`."""
     one, count = config.getoption("--raft-seed"), config.getoption("--raft-seeds")
     if one is not None:
         return [one]
     if count is None:
         count = _options(node).get("seeds", SEEDS_DEFAULT)
-    return range(count) if isinstance(count, int) else list(count)
+    seeds = range(count) if type(count) is int else count
+    if not isinstance(seeds, Sequence) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise TypeError(f"seeds are how many, 1 or more, or a list of whole numbers from 0 on: not {count!r:.100}")
+    return seeds
 
 
 def _plan(node: Any, *, is_ready: bool) -> Plan:
@@ -179,7 +186,7 @@ def _command(item: pytest.Function, seed: int) -> str:
 
 
 def _draw(item: pytest.Function, broken: Breakage, command: str) -> Path:
-    """Write the picture of a failure; return where it is."""
+    """Write the picture of a failure; return where it is. Raises `OSError`."""
     out = item.config.getoption("--raft-out")
     folder = item.config.invocation_params.dir / out if out else item.config.rootpath / OUT_DEFAULT
     if not folder.exists():

@@ -44,8 +44,10 @@ LANES_MAX = 6
 LABEL_HEIGHT = 11
 WORDS_GAP = 12
 """Between the last moment and the words of a violation: the names of what happened then are seen above them."""
-MARK_LENGTH_MAX = 20
-"""Of the words of a mark; beside a client there is room for some more."""
+MARK_OFFSET = 13
+"""Of the words of a mark, from its lifeline."""
+MARK_LENGTH_MAX, MARK_LENGTH_MORE = 20, 6
+"""Of the words of a mark, and how much longer they are beside a client, where there is room."""
 TERM_COLOURS = 6
 TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TICK_HEIGHT_MIN = 45
@@ -118,7 +120,9 @@ class Picture:
             self._clients_x[host] = left + 26
             self._x.setdefault(host, left + 26)
             left += self._client_width
-        self.width = left + 10
+        # What is said of the last lifeline has no column beside it to reach into.
+        reach = MARK_OFFSET + (MARK_LENGTH_MAX + MARK_LENGTH_MORE) * CHARACTER_WIDTH
+        self.width = round(max(left + 10, max(self._x.values(), default=0.0) + reach))
 
     def _words_height(self) -> int:
         """Return the room that the words of violations need below the last moment."""
@@ -393,9 +397,9 @@ class Picture:
         of_client = mark.host in self._clients_x and mark.host not in self._scene.members
         shape = self._pin(
             self._tag(mark.event, kind, [mark.host], f"label mark-name {slug(mark.kind)}-name"),
-            x + 13,
+            x + MARK_OFFSET,
             mark.at,
-            f'<text y="4">{clean(cut(words, length_max=MARK_LENGTH_MAX + 6 * of_client))}</text>',
+            f'<text y="4">{clean(cut(words, length_max=MARK_LENGTH_MAX + MARK_LENGTH_MORE * of_client))}</text>',
         )
         at_fault = mark.kind == "note" and any(mark.at == each.at for each in self._scene.violations)
         lane = f"{'client' if of_client else 'right'} {mark.host}"

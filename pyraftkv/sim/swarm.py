@@ -190,7 +190,7 @@ def random_swarm(random: Random, *, members: int | None = None, changes_members:
         members: How many members.
         changes_members: Whether members may come and go.
     """
-    members = members or random.choice(MEMBERS_CHOICE)
+    members = random.choice(MEMBERS_CHOICE) if members is None else members
     kinds = random_kinds(random, members)
     fast, late = random.choice([0.0001, 0.0005, 0.002, 0.01]), random.choice([1.5, 4.0])
     quick, slow = random.choice([0.0001, 0.0005, 0.002, 0.008]), random.choice([1.5, 4.0])

@@ -89,8 +89,9 @@ class Plan:
 
     def check(self) -> None:
         """Raise `InvalidRequest` for what cannot be, as `FaultError` if it is the faults."""
-        if not 1 <= self.members <= MEMBERS_MAX:
-            raise errors.InvalidRequest(f"a cluster has 1 to {MEMBERS_MAX} members, not {self.members}")
+        if type(self.members) is not int or not 1 <= self.members <= MEMBERS_MAX:
+            raise errors.InvalidRequest(f"a cluster has 1 to {MEMBERS_MAX} members, not {self.members!r}")
+        self._check_faults()
         if not (0 <= self.seconds < inf and 0 <= self.faults_per_second < inf):
             raise FaultError(f"{self.faults_per_second} faults per second for {self.seconds} s cannot be")
         if self.seconds * self.faults_per_second > FAULTS_MAX:
@@ -101,6 +102,14 @@ class Plan:
                 "members that are removed, and members that are lost for good, may leave no majority: "
                 f"name orders, or {' and '.join(kind.name for kind in kinds if kind.is_fatal)}, not both"
             )
+
+    def _check_faults(self) -> None:
+        """See that each of them is one, in an order of its own: a set's is another one in every process."""
+        if not isinstance(self.faults, Sequence):
+            raise FaultError(f"faults are {ALL_KINDS!r}, or a list of names and records: not {self.faults!r:.100}")
+        for each in self.faults:
+            if not isinstance(each, str | Fault):
+                raise FaultError(f"a fault is the name of a kind, or a `Fault` record: not {each!r:.100}")
 
     @property
     def kinds(self) -> list[str]:
@@ -338,7 +347,8 @@ class Breakage:
             lines.append(f"replay: {command}")
         if picture is not None:
             lines.append(f"picture: {picture}")
-        shrunk = f", shrunk from {self.faults_before} in {self.runs} runs" if self.runs else ""
+        again = f"{self.runs} run{'s' if self.runs > 1 else ''}"
+        shrunk = f", shrunk from {self.faults_before} in {again}" if self.runs else ""
         early = f", stopped early: {longer} may leave fewer" if self.runs and not self.is_minimal else ""
         lines.append(f"faults: {len(self.faults)}{shrunk}{early}")
         lines += [f"    {line}" for line in script_lines(self.faults[:FAULTS_SHOWN_MAX])]

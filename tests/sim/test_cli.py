@@ -137,7 +137,8 @@ def test_a_failed_seed_has_a_row_too() -> None:
         (["--seeds=1..2", "--shrink"], "--shrink is for one seed: give --seed"),
         (["--seeds=1..200000"], "200000 seeds, over 100000"),
         (["--seed=1", "--script=/nowhere/x"], "cannot read /nowhere/x"),
-        (["--seed=9", "--seconds=200ms", "--members=1", "--svg=/nowhere/x"], "cannot write /nowhere/x"),
+        (["--seed=1", "--members=0"], "a cluster has 1 to 64 members, not 0"),
+        (["--seeds=1..2", "--members=65"], "a cluster has 1 to 64 members, not 65"),
     ],
 )
 def test_what_cannot_be_done_is_said(cli: Cli, arguments: list[str], said: str) -> None:
@@ -146,6 +147,16 @@ def test_what_cannot_be_done_is_said(cli: Cli, arguments: list[str], said: str) 
     assert (status, out) == (USAGE, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--svg", "--html", "--trace"])
+@pytest.mark.parametrize("path", ["/nowhere/x", ""])
+def test_a_file_that_cannot_be_written_costs_no_result(cli: Cli, option: str, path: str) -> None:
+    """What came of the run is said before: it may have been a long one."""
+    status, out, err = cli("--seed=9", "--seconds=10ms", "--members=1", f"{option}={path}")
+    assert (status, out.count("\n"), err.count("\n")) == (USAGE, 1, 1)
+    assert out.startswith("seed 9: ok: ")
+    assert f"cannot write {path}" in err
 
 
 def test_a_script_that_makes_no_sense_is_refused(cli: Cli, tmp_path: Path) -> None:

@@ -17,7 +17,17 @@ from pyraftkv.sim.diagram import TITLE_LENGTH_MAX, to_html, to_svg
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.page import NOTES_MAX, story
 from pyraftkv.sim.scene import WINDOW_SECONDS, Scene, group_of, natural, parted, read_scene
-from pyraftkv.sim.svg import AXIS_WIDTH, LABEL_HEIGHT, LANES_MAX, PAD, WORDS_GAP, Label, Picture, declutter
+from pyraftkv.sim.svg import (
+    AXIS_WIDTH,
+    CHARACTER_WIDTH,
+    LABEL_HEIGHT,
+    LANES_MAX,
+    PAD,
+    WORDS_GAP,
+    Label,
+    Picture,
+    declutter,
+)
 from pyraftkv.sim.trace import FATES, STEPS_TELLING_MAX, Event, Trace
 from pyraftkv.store.commands import PutKey
 from tests.sim.story import VIOLATION, stale_read
@@ -327,6 +337,20 @@ def test_layers_hold_only_what_the_page_can_move() -> None:
         else:
             assert shape.tag in {f"{SVG}line", f"{SVG}rect"}
             assert float(shape.get("y1" if shape.tag == f"{SVG}line" else "y", "")) >= 0
+
+
+@pytest.mark.parametrize("last", ["n3", "worker"])
+def test_what_the_last_lifeline_says_has_room(last: str) -> None:
+    """No column beside it takes what is longer than its own."""
+    trace = Trace()
+    for host in ("n1", "n2", "n3", last):
+        trace.add(0.0, host, "role", role="follower", term=0)
+    trace.add(0.5, last, "note", text="has seat 1 and seat 2 and seat 3")
+    scene = read_scene(trace)
+    (label,) = [shape for shape in drawn(scene).iter("g") if "note-name" in shape.get("class", "").split()]
+    left = float(label.get("transform", "")[len("translate(") :].partition(",")[0])
+    words = "".join(label.itertext()).partition("\n")[0]
+    assert left + len(words) * CHARACTER_WIDTH <= Picture(scene).width
 
 
 def drawn(scene: Scene) -> ET.Element:

@@ -178,7 +178,7 @@ def test_somebody_else_can_run_something_there(world: World) -> None:
         await asyncio.Event().wait()
 
     async def main() -> None:
-        with pytest.raises(HostDied, match="is down"):
+        with pytest.raises(HostDied, match=r"m was not started yet: `start\(\)` does it"):
             await world.host.run(answer)
         world.host.start()
         assert await world.host.run(answer) == "m, 1"
@@ -187,6 +187,8 @@ def test_somebody_else_can_run_something_there(world: World) -> None:
         world.loop.at(world.loop.now + 1, world.host.kill)
         with pytest.raises(HostDied, match="died"):
             await world.host.run(forever)
+        with pytest.raises(HostDied, match="is down"):
+            await world.host.run(answer)
 
     world.loop.run(main(), until=10)
 

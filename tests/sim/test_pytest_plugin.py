@@ -110,6 +110,23 @@ def test_the_command_line_chooses_the_seeds(pytester: pytest.Pytester, option: s
     assert names(result)[0] == expected
 
 
+@pytest.mark.parametrize("seeds", ["0", "-1", "True", "[]", "'3'", "[1, -1]", "['a']", "[0.5]", "{1, 2}", "None"])
+def test_no_seeds_are_an_error_and_no_skip(pytester: pytest.Pytester, seeds: str) -> None:
+    """Nothing would have run, and everything would be fine; or a seed that the command line cannot name."""
+    source = f"import pytest\n@pytest.mark.raft(seeds={seeds})\ndef test_it(raft_sim):\n    pass\n"
+    result = run(pytester, source, "--collect-only")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["test_it.py::test_it: @pytest.mark.raft: seeds are how many, 1 or more, *"])
+
+
+@pytest.mark.parametrize("option", ["--raft-seed=-1", "--raft-seed=x", "--raft-seeds=0", "--raft-seeds=-2"])
+def test_options_that_name_no_seed_are_refused(pytester: pytest.Pytester, option: str) -> None:
+    """They may come of a script's variable; `--raft-seeds=0` would have skipped every test."""
+    result = run(pytester, SEEDS, option)
+    assert result.ret is pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*error: argument --raft-seed*: '*' is no whole number from [01] on"])
+
+
 def test_a_failure_shows_how_to_see_it_again(pytester: pytest.Pytester) -> None:
     """The seed, the command, the fewest faults, what happened around them, and a picture that has them all."""
     result = run(pytester, BROKEN, "--raft-seed=0", "--raft-shrink-seconds=60")
@@ -176,6 +193,15 @@ def test_shrinking_and_the_folder_are_options(pytester: pytest.Pytester) -> None
         pages.append((pytester.path / folder / "test_it.py-test_lives_once-seed0.html").read_text(encoding="utf-8"))
     assert pages[0] == pages[1]
     assert not (pytester.path / ".raft").exists()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_report(pytester: pytest.Pytester) -> None:
+    """The test's own failure is told, and why there is no picture."""
+    (pytester.path / "file").touch()
+    result = run(pytester, BROKEN, "--raft-seed=0", "--raft-shrink-seconds=0", "--raft-out=file")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E  *assert 2 == 1", "seed: 0", "what happened:", "no picture: *Not a directory: *"])
+    assert "picture: /" not in result.stdout.str()
 
 
 def test_the_clusters_own_rules_and_pytests_words_fail_a_test_too(pytester: pytest.Pytester) -> None:
@@ -245,7 +271,8 @@ def test_a_wrong_marker_is_an_error_at_once(pytester: pytest.Pytester) -> None:
         ("secs=1", "there is no option 'secs'; there are seeds, members, *"),
         ("is_ready=True", "there is no option 'is_ready'; *"),
         ("'all'", "its options have names, such as faults='all'"),
-        ("seeds=1.5", "'float' object is not iterable"),
+        ("seeds=1.5", "seeds are how many, 1 or more, or a list of whole numbers from 0 on: not 1.5"),
+        ("members=0", "a cluster has 1 to 64 members, not 0"),
     ):
         result = run(pytester, f"import pytest\n@pytest.mark.raft({options})\ndef test_it(raft_sim):\n    pass\n")
         result.stdout.fnmatch_lines([f"test_it.py::test_it: @pytest.mark.raft: {words}"])

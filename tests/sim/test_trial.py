@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -386,6 +386,10 @@ def test_a_report_tells_what_happened_around_the_faults() -> None:
         Plan(faults_per_second=-1.0),
         Plan(faults_per_second=1e6),
         Plan(faults=["member_remove", "wipe"]),
+        Plan(members=cast(int, 2.5)),
+        Plan(faults=cast(list[str], {"kill", "pause"})),
+        Plan(faults=cast(list[str], [None])),
+        Plan(faults=cast(str, None)),
     ],
     ids=repr,
 )
