@@ -343,7 +343,7 @@ def test_layers_hold_only_what_the_page_can_move() -> None:
 def test_what_the_last_lifeline_says_has_room(last: str) -> None:
     """No column beside it takes what is longer than its own."""
     trace = Trace()
-    for host in ("n1", "n2", "n3", last):
+    for host in ("n1", "n2", "n3"):
         trace.add(0.0, host, "role", role="follower", term=0)
     trace.add(0.5, last, "note", text="has seat 1 and seat 2 and seat 3")
     scene = read_scene(trace)
