@@ -229,10 +229,11 @@ async def rebuild(
     Raises:
         DataDirLocked: The member runs.
         ForeignDataDir: The directory belongs to another cluster.
-        MemberNotFound: The cluster does not know the member, and no name was given.
+        MemberNotFound: The directory does not say whose it is, or the cluster does not know that member, and no name
+            was given.
         QuorumAtRisk: Too few would be left to decide anything.
         Unavailable: No majority answers. Nothing has happened; the quorum may be lost (`recover`).
-        ConfigurationError: Names or addresses that cannot work.
+        ConfigurationError: Names or addresses that cannot work, or a path that is no directory's.
     """
     if name is not None:
         _check_name(name)

@@ -12,6 +12,7 @@ import pytest
 import pyraftkv
 from pyraftkv import Node, errors
 from pyraftkv.cli import main
+from pyraftkv.cli.common import NOT_APPLIED, USAGE
 from pyraftkv.demo.processes import free_ports
 from pyraftkv.log import FileStorage
 from pyraftkv.node.aside import identity_at, put_in_place, read_note
@@ -57,7 +58,9 @@ async def stop(nodes: dict[str, Node]) -> None:
 
 
 @asynchronous
-async def test_a_member_whose_log_rots_is_rebuilt_and_nothing_is_lost(tmp_path: Path) -> None:
+async def test_a_member_whose_log_rots_is_rebuilt_and_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """1. Of three members one has a rotten log, and refuses to start. The others go on.
 
     2. It is rebuilt: another id and incarnation, the same name, everything that was acknowledged; the damage is kept.
@@ -79,8 +82,10 @@ async def test_a_member_whose_log_rots_is_rebuilt_and_nothing_is_lost(tmp_path: 
     assert not (tmp_path / f"c{NEW_SUFFIX}").exists()
 
     nodes["c"] = member(tmp_path, "c", members)
+    caplog.clear()
     await nodes["c"].start()
     assert (await nodes["c"].range(prefix="k")).count == WRITES
+    assert [row.getMessage() for row in caplog.records if row.levelname == "WARNING"] == []
     await nodes.pop("b").kill()
     await nodes["c"].put("with two of three", b"v", timeout=20)
     assert [row.role for row in await nodes["a"].members.list()] == ["voter"] * 3
@@ -192,6 +197,29 @@ async def test_who_nobody_knows_any_more_needs_a_name(tmp_path: Path) -> None:
     done = await pyraftkv.rebuild(tmp_path / "c", join=[members["a"]], name="c", advertise=members["c"], config=CONFIG)
     assert (done.replaced, done.aside, done.member.name) == (0, "", "c")
     await stop(nodes)
+
+
+@pytest.mark.parametrize(
+    ("there", "status", "told"),
+    [
+        ("nothing", NOT_APPLIED, "MemberNotFound: {path} does not exist: if that is right, say with name="),
+        ("an empty directory", NOT_APPLIED, "MemberNotFound: {path} does not say whose it is: if that is right, "),
+        ("a file", USAGE, "ConfigurationError: {path} is no directory"),
+    ],
+)
+def test_what_is_wrong_here_is_said_before_anybody_is_asked(
+    there: str, status: int, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip in the path needs no cluster to be seen, and waits for none."""
+    path = tmp_path / "c"
+    if there == "a file":
+        path.write_bytes(b"")
+    elif there != "nothing":
+        path.mkdir()
+    nobody = addresses(1)["a"]
+    assert main(["rebuild", str(path), "--join", nobody]) == status
+    assert capsys.readouterr().err.startswith(f"Error: {told.format(path=path)}")
+    assert {found.name for found in tmp_path.iterdir()} <= {"c"}
 
 
 @asynchronous

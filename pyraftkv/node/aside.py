@@ -17,6 +17,9 @@ from pyraftkv.log.fs import FileSystem, OsFileSystem, join, parent, write_all
 from pyraftkv.log.identity import IdentityFile
 from pyraftkv.log.inspect import is_in_use, read_only
 
+NOTHING, DIRECTORY, OTHER = range(3)
+"""What may stand at a path."""
+
 ASIDE_MAX = 1000
 """Directories that were set aside at one path."""
 
@@ -31,7 +34,7 @@ def identity_at(path: str | Path, *, fs: FileSystem | None = None) -> Identity |
     Raises: `DataDirLocked` if its member runs, `UnsupportedFormat`, `OSError`.
     """
     disk, directory = fs or read_only(), os.fspath(path)
-    if not _is_directory(disk, directory):
+    if what_stands_at(directory, fs=disk) != DIRECTORY:
         return None
     if is_in_use(disk, directory):
         raise DataDirLocked(f"{directory} is in use: stop its member first")
@@ -40,22 +43,15 @@ def identity_at(path: str | Path, *, fs: FileSystem | None = None) -> Identity |
     return identities.identity
 
 
-def _is_directory(disk: FileSystem, path: str) -> bool:
+def what_stands_at(path: str | Path, *, fs: FileSystem | None = None) -> int:
+    """Return `NOTHING`, `DIRECTORY` or `OTHER`. Raises `OSError` if a directory cannot be read."""
     try:
-        disk.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _is_free(disk: FileSystem, path: str) -> bool:
-    try:
-        disk.listdir(path)
+        (fs or read_only()).listdir(os.fspath(path))
     except FileNotFoundError:
-        return True
+        return NOTHING
     except NotADirectoryError:
-        return False
-    return False
+        return OTHER
+    return DIRECTORY
 
 
 def put_in_place(new: str | Path, path: str | Path, *, fs: FileSystem | None = None) -> str:
@@ -66,9 +62,9 @@ def put_in_place(new: str | Path, path: str | Path, *, fs: FileSystem | None = N
     disk, source, target, aside = fs or OsFileSystem(), os.fspath(new), os.fspath(path), ""
     above = parent(target)
     disk.listdir(source)
-    if _is_directory(disk, target):
+    if what_stands_at(target, fs=disk) == DIRECTORY:
         taken = (f"{target}.damaged-{number}" for number in range(1, ASIDE_MAX + 1))
-        aside = next(name for name in taken if _is_free(disk, name))
+        aside = next(name for name in taken if what_stands_at(name, fs=disk) == NOTHING)
         disk.rename(target, aside)
         disk.fsync_dir(above)
     disk.rename(source, target)

@@ -69,7 +69,7 @@ class Connections:
 
     def dial(self) -> None:
         """Keep connections to those that are known by now."""
-        self._transport.set_peers(self.peers.addresses)
+        self._transport.set_peers(self.peers.dialled(self._transport.address))
 
     def identify(self, own: Hello) -> None:
         """Say from now on who this node has turned out to be."""

@@ -72,6 +72,18 @@ class Peers:
         everybody = self._leaving | self._addresses
         return {id_: address for id_, address in everybody.items() if id_ != self._own.member_id}
 
+    def dialled(self, own_address: str) -> dict[int, str]:
+        """Return `addresses`, but for whom this member has taken the place of.
+
+        1. Member 3 is rebuilt: member 4, of its name and address. Its log begins with the first members.
+        2. So it dials member 3, which is nobody but itself, and refuses itself as the caller and as the one called.
+        """
+        return {
+            id_: address
+            for id_, address in self.addresses.items()
+            if address != own_address or not (id_ in self._leaving or self._names.get(id_) == self._own.name)
+        }
+
     def member_addresses(self, *, own: str) -> list[str]:
         """Return where clients reach the members, by id; this one at ``own``. A witness has nothing for them."""
         ids = sorted(self._table.keys() - self._roster.membership.witnesses)

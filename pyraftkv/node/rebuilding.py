@@ -46,7 +46,7 @@ from pyraftkv.log import FileStorage
 from pyraftkv.log.base import Identity
 from pyraftkv.log.fs import FileSystem
 from pyraftkv.log.worker import ThreadWorker, Worker, WorkerFactory, run_on
-from pyraftkv.node.aside import identity_at, put_in_place, read_note, write_note
+from pyraftkv.node.aside import NOTHING, OTHER, identity_at, put_in_place, read_note, what_stands_at, write_note
 from pyraftkv.node.node import Node
 from pyraftkv.protocol import AddMember, ChangeMembers, MemberChange, MemberInfo, MembersResult, RemoveMember
 from pyraftkv.transport.base import Dialer
@@ -113,13 +113,15 @@ class Rebuilding:
         Raises:
             DataDirLocked: The member runs.
             ForeignDataDir: The directory belongs to another cluster.
-            MemberNotFound: The cluster does not know the member, and no name was given.
+            MemberNotFound: The cluster does not know the member, or nothing here says which it was, and no name was
+                given.
             QuorumAtRisk: Too few would be left to decide anything.
             Unavailable: No majority answers: nothing has happened.
+            ConfigurationError: The path is no directory's.
         """
         disk = self._make_worker("pyraftkv-rebuild")
         try:
-            own = await run_on(disk, partial(identity_at, self._path, fs=self._fs))
+            own = await run_on(disk, self._examine)
             rng = Random(self._random.getrandbits(64))
             async with Client(self._join, dialer=self._dialer, name="rebuild", rng=rng) as client:
                 member, replaced, votes = await self._exchange(client, disk, own, address)
@@ -127,6 +129,21 @@ class Rebuilding:
         finally:
             disk.stop()
         return Rebuilt(member, replaced, aside, votes)
+
+    def _examine(self) -> Identity | None:
+        """Return whose the directory is, as `identity_at`: before anybody is asked, what here can be wrong.
+
+        Raises: `DataDirLocked`, `ConfigurationError`; `MemberNotFound` if no answer could say who the member was.
+        """
+        there = what_stands_at(self._path, fs=self._fs)
+        if there == OTHER:
+            raise errors.ConfigurationError(f"{self._path} is no directory")
+        own = identity_at(self._path, fs=self._fs)
+        is_begun = what_stands_at(self._new, fs=self._fs) != NOTHING  # and may be of a member by now
+        if self._name is None and not is_begun and (own is None or not own.member_id):
+            what = "does not exist" if there == NOTHING else "does not say whose it is"
+            raise errors.MemberNotFound(f"{self._path} {what}: if that is right, say with name= which member it was")
+        return own
 
     async def _exchange(
         self, client: Client, disk: Worker, own: Identity | None, address: str | None

@@ -159,6 +159,19 @@ def test_no_more_than_so_many_are_still_to_hear_that_they_were_removed() -> None
     assert list(peers.addresses) == [*range(7, 4 + LEAVING_MAX + 3), 2, 3]
 
 
+def test_who_has_taken_the_place_of_a_member_does_not_dial_it() -> None:
+    """Nor when its removal is news. Where a member of another name has our address, something is wrong: that shows."""
+    own = hello(4, name="c")
+    peers = Peers(own, {})
+    peers.adopt(own, roster())
+    assert peers.dialled("old:3") == {1: "old:1", 2: "old:2"}
+    assert peers.dialled("new:3") == peers.addresses == {1: "old:1", 2: "old:2", 3: "old:3"}
+    assert 2 in peers.dialled("old:2")
+    peers.adopt(own, roster(ChangeMembers([RemoveMember(3), AddMember("c", "old:3", 44, learner=True)])))
+    assert 3 in peers.addresses
+    assert peers.dialled("old:3") == {1: "old:1", 2: "old:2"}
+
+
 def test_a_name_is_a_label() -> None:
     """Who was renamed says its old name until it is started again; its directory is what counts."""
     peers = Peers(hello(1), {"a": "h:1"})
