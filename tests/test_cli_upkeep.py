@@ -19,7 +19,14 @@ from pyraftkv.cli.decoding import entry_lines
 from pyraftkv.cli.serving import config_of
 from pyraftkv.core import Entry
 from pyraftkv.protocol import Decided, Envelope
-from pyraftkv.settings import AlarmKind, ChangeAlarm, ChangeSettings, CompactionMode, Settings
+from pyraftkv.settings import (
+    QUOTA_BYTES_DEFAULT,
+    AlarmKind,
+    ChangeAlarm,
+    ChangeSettings,
+    CompactionMode,
+    Settings,
+)
 from pyraftkv.store.commands import Compact
 from tests.test_cli import FAST, WAIT_SECONDS, Cli, run_here
 
@@ -117,6 +124,13 @@ def test_settings_are_printed_and_set(cli: Cli) -> None:
     assert cli("settings", "quota_bytes=5", "--if-version", str(version))[0] == NOT_APPLIED
     assert cli("settings", "quota_bytes=5", "compaction_seconds=0")[0] == USAGE
     assert cli("settings") == (DONE, out, "")
+
+
+def test_the_quota_is_printed_as_it_holds(cli: Cli) -> None:
+    """Not set, it is the default's; and there may be none. What is printed can be set."""
+    assert f"quota_bytes={QUOTA_BYTES_DEFAULT}\n" in cli("settings", "quota_bytes=0")[1]
+    assert json.loads(cli("settings", "-w", "json")[1])["quota_bytes"] == QUOTA_BYTES_DEFAULT
+    assert "quota_bytes=-1\n" in cli("settings", "quota_bytes=-1")[1]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "lease_reads": {"true": True, "false": False},
 }
 """The values of settings that are no numbers."""
+NO_QUOTA = -1
 KINDS = {kind.name: kind for kind in AlarmKind if kind is not AlarmKind.NONE}
 SETTINGS = (
     "quota_bytes",
@@ -81,9 +82,13 @@ async def settings(args: argparse.Namespace) -> int:
 
 
 def settings_words(found: Settings) -> dict[str, Any]:
-    """Return settings by name, as they are written in an assignment."""
+    """Return settings by name, as they are written in an assignment; the quota as it holds, also where it is not set."""
     values = {name: getattr(found, name) for name in (*SETTINGS, "feature_level", "version")}
-    return values | {"compaction_mode": found.compaction_mode.name.lower(), "lease_reads": truth(found.lease_reads)}
+    return values | {
+        "quota_bytes": NO_QUOTA if found.quota_bytes_max is None else found.quota_bytes_max,
+        "compaction_mode": found.compaction_mode.name.lower(),
+        "lease_reads": truth(found.lease_reads),
+    }
 
 
 def assignment(text: str) -> tuple[str, Any]:
