@@ -82,7 +82,7 @@ async def settings(args: argparse.Namespace) -> int:
 
 
 def settings_words(found: Settings) -> dict[str, Any]:
-    """Return settings by name, as they are written in an assignment; the quota as it holds, also where it is not set."""
+    """Return settings by name, as they are written in an assignment; the quota as it holds where none is set."""
     values = {name: getattr(found, name) for name in (*SETTINGS, "feature_level", "version")}
     return values | {
         "quota_bytes": NO_QUOTA if found.quota_bytes_max is None else found.quota_bytes_max,
