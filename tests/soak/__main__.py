@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.soak.counters import Counters
-from tests.soak.runner import ROOT, Plan, Result, run_seeds
+from tests.soak.runner import ROOT, Ending, Plan, Result, run_seeds
 
 COUNTERS = Path(__file__).with_name("counters.json")
 OUT = ROOT / ".raft"
@@ -22,7 +22,7 @@ JOBS = 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what the command line asks for; return the exit status: 1 if a seed failed."""
+    """Run what the command line asks for; return the exit status: 1 if a seed failed, else that of a signal."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Seeds that nobody has run before.")
     parser.add_argument("--minutes", type=float, required=True, help="real time after which no further seed begins")
     parser.add_argument("--seeds-max", type=int, default=Plan.seeds_max, help="how many seeds, at the most")
@@ -43,14 +43,16 @@ def main(arguments: Sequence[str]) -> int:
     counters = Counters.load(options.counters)
     began = time.monotonic()
     results: list[Result] = []
-    for result in run_seeds(plan, counters, options.counters):
-        print(result.line, flush=True)
-        results.append(result)
+    ending = Ending()
+    with ending.by_signals():
+        for result in run_seeds(plan, counters, options.counters, ending):
+            print(result.line, flush=True)
+            results.append(result)
     print("\n".join(summary(results, counters, real_seconds=time.monotonic() - began)))
     failed = [result for result in results if result.failure]
     for result in failed:
         print(f"{result.line}\n    see {plan.out}/seed-{result.seed}.txt")
-    return 1 if failed else 0
+    return 1 if failed else ending.status
 
 
 def summary(results: Sequence[Result], counters: Counters, *, real_seconds: float) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,7 +19,7 @@ from typing import Any
 
 from pyraftkv.cli.simulating import replay_command
 from tests.soak.counters import Counters
-from tests.soak.nursery import ROOT, Nursery
+from tests.soak.nursery import ROOT, Nursery, Stopped
 from tests.soak.seed import STATUS_FAILED
 
 MODULE = "tests.soak.seed"
@@ -80,47 +80,95 @@ class Result:
         )
 
 
-def run_seeds(plan: Plan, counters: Counters, path: Path) -> Iterator[Result]:
+class Ending:
+    """The end of a run, by itself or by a signal: its nurseries are stopped, and what has come of seeds is counted.
+
+    1. A run is told to end: by Ctrl-C, or by SIGTERM. 2. It dies at once. What had ended, and waited for an earlier
+    seed, is not counted, and the processes of those under way run on.
+    """
+
+    def __init__(self) -> None:
+        self.is_near = False
+        self.status = 0
+        """What a run that was told to end exits with, as a shell has it."""
+        self._nurseries: list[Nursery] = []
+
+    def nursery(self, *, hash_seed: int) -> Nursery:
+        """Return a new one, to be stopped with the others."""
+        nursery = Nursery(MODULE, _environment(hash_seed=hash_seed))
+        self._nurseries.append(nursery)
+        if self.is_near:
+            nursery.stop()
+        return nursery
+
+    def now(self) -> None:
+        """Stop whatever runs. Idempotent."""
+        self.is_near = True
+        for nursery in self._nurseries.copy():
+            nursery.stop()
+
+    @contextmanager
+    def by_signals(self) -> Generator[None]:
+        """Take SIGINT and SIGTERM for the end; in the main thread."""
+
+        def end(number: int, _: object) -> None:
+            self.status = 128 + number
+            self.now()
+
+        before = [(number, signal.signal(number, end)) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+
+def run_seeds(plan: Plan, counters: Counters, path: Path, ending: Ending) -> Iterator[Result]:
     """Run seeds until it is time to stop, and yield what came of each, when it has been counted and written."""
-    over = threading.Event()
     first = counters.next_seed
     seeds = iter(range(first, first + plan.seeds_max))
     waiting: deque[Future[Result | None]] = deque()
     with ExitStack() as ends:
         nurseries: SimpleQueue[Nursery] = SimpleQueue()
         for _ in range(plan.jobs):
-            nurseries.put(ends.enter_context(Nursery(MODULE, _environment(hash_seed=0))))
+            nurseries.put(ends.enter_context(ending.nursery(hash_seed=0)))
         pool = ends.enter_context(ThreadPoolExecutor(plan.jobs))
         try:
             while True:
                 while len(waiting) < plan.jobs * WINDOW and (seed := next(seeds, None)) is not None:
-                    waiting.append(pool.submit(_run_in_time, plan, seed, over, nurseries))
+                    waiting.append(pool.submit(_run_in_time, plan, seed, ending, nurseries))
                 if not waiting or (result := waiting.popleft().result()) is None:
-                    return  # they begin in order, so after one that came too late none was run
+                    return  # they begin in order, so after one that came too late, or was stopped, none counts
                 counters.add(result.seed, result.told, is_pair=result.is_pair, failed=bool(result.failure))
                 counters.save(path)
                 yield result
         finally:
-            over.set()
+            ending.now()
 
 
-def _run_in_time(plan: Plan, seed: int, over: threading.Event, nurseries: SimpleQueue[Nursery]) -> Result | None:
-    if over.is_set() or time.monotonic() >= plan.deadline:
+def _run_in_time(plan: Plan, seed: int, ending: Ending, nurseries: SimpleQueue[Nursery]) -> Result | None:
+    if ending.is_near or time.monotonic() >= plan.deadline:
         return None
     nursery = nurseries.get()  # there is one for each thread
     try:
-        return run_seed(plan, seed, nursery)
+        return run_seed(plan, seed, nursery, ending)
+    except Stopped:
+        return None
     finally:
         nurseries.put(nursery)
 
 
-def run_seed(plan: Plan, seed: int, nursery: Nursery) -> Result:
-    """Run a seed, and every `pair_every`-th one twice, the second time in a new interpreter under another hash seed."""
+def run_seed(plan: Plan, seed: int, nursery: Nursery, ending: Ending) -> Result:
+    """Run a seed, and every `pair_every`-th one twice, the second time in a new interpreter under another hash seed.
+
+    Raises: `Stopped`.
+    """
     is_pair = seed % plan.pair_every == 0
     told, failure = run_process(plan, seed, hash_seed=0, digest=is_pair, nursery=nursery)
     if failure or not is_pair:
         return Result(seed, told, failure)
-    other, failure = run_process(plan, seed, hash_seed=seed, digest=True)
+    with ending.nursery(hash_seed=seed) as another:
+        other, failure = run_process(plan, seed, hash_seed=seed, digest=True, nursery=another)
     return Result(seed, told, failure or compare(plan, seed, told, other), is_pair=True)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.soak.nursery import Nursery
+from tests.soak.nursery import Nursery, Stopped
 from tests.soak.runner import MODULE, Plan, run_process
 
 SEED = 1001
@@ -32,3 +37,37 @@ def test_a_seed_is_the_same_in_a_nursery(tmp_path: Path) -> None:
         assert json.loads(ran.stdout)["digest"] == alone["digest"]
         told, failure = run_process(plan, SEED, hash_seed=0, digest=True, nursery=nursery)
         assert (told["digest"], failure) == (alone["digest"], "")
+
+
+@contextmanager
+def busy(nursery: Nursery, path: Path) -> Generator[int]:
+    """Let a nursery run what never ends; yield its number once it runs. Afterwards `run` is stopped, and it is gone."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(nursery.run, [str(path)], seconds_max=60.0)
+        while not path.exists():
+            time.sleep(0.01)  # another process makes it, and nobody tells
+        number = int(path.read_text(encoding="utf-8"))
+        yield number
+        with pytest.raises(Stopped):
+            running.result()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
+def test_a_child_is_ended_with_its_nursery(tmp_path: Path) -> None:
+    """And none begins any more."""
+    with Nursery("tests.soak.idler", os.environ) as nursery:
+        with busy(nursery, tmp_path / "pid"):
+            nursery.stop()
+        with pytest.raises(Stopped):
+            nursery.run([str(tmp_path / "again")], seconds_max=60.0)
+    assert not (tmp_path / "again").exists()
+
+
+def test_signals_are_for_whoever_asks(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to everybody, and a SIGTERM may go to a whole group: a child does not end by itself."""
+    with Nursery("tests.soak.idler", os.environ) as nursery, busy(nursery, tmp_path / "pid") as child:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child, number)
+        os.kill(child, 0)
+        nursery.stop()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,27 @@ def test_nothing_begins_after_the_time(tmp_path: Path) -> None:
     """No time, no seed, and no file."""
     assert soak(tmp_path, "--minutes=0") == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_told_to_end_ends_everything_and_has_counted_what_it_told(tmp_path: Path) -> None:
+    """It alone is told so, and nobody is left of its group. It exits as a shell has it."""
+    path = tmp_path / "counters.json"
+    Counters(next_seed=FIRST_SEED + 1).save(path)
+    command = ["-m", "tests.soak", "--minutes=5", "--seconds=1", "--jobs=1", f"--counters={path}", f"--out={tmp_path}"]
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as run:
+        assert run.stdout is not None
+        told = [run.stdout.readline()]
+        run.terminate()
+        told += run.stdout.readlines()
+    assert run.returncode == 128 + signal.SIGTERM
+    seeds = [line for line in told if line.startswith("seed ")]
+    counters = Counters.load(path)
+    assert (counters.seeds, counters.failures) == (len(seeds), 0)
+    assert told[-1].endswith(f"next is seed {counters.next_seed}\n")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.pid, 0)
 
 
 def test_what_fails_is_kept_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
