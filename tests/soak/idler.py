@@ -12,11 +12,8 @@ from tests.soak.nursery import serve
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the number of this process to the file that is named, in one step."""
-    path = Path(arguments[0])
-    fresh = path.with_suffix(".new")
-    fresh.write_text(str(os.getpid()), encoding="utf-8")
-    fresh.replace(path)
+    """Write the number of this process to what is named, and never return."""
+    Path(arguments[0]).write_text(str(os.getpid()), encoding="utf-8")
     while True:
         signal.pause()
 

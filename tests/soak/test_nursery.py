@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,10 +41,9 @@ def test_a_seed_is_the_same_in_a_nursery(tmp_path: Path) -> None:
 @contextmanager
 def busy(nursery: Nursery, path: Path) -> Generator[int]:
     """Let a nursery run what never ends; yield its number once it runs. Afterwards `run` is stopped, and it is gone."""
+    os.mkfifo(path)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(nursery.run, [str(path)], seconds_max=60.0)
-        while not path.exists():
-            time.sleep(0.01)  # another process makes it, and nobody tells
         number = int(path.read_text(encoding="utf-8"))
         yield number
         with pytest.raises(Stopped):
