@@ -160,6 +160,21 @@ class KeyIndex:
                 return (chunk, low, high) if high > low else None
         return None
 
+    def span_back(self, key: bytes, end: bytes | None) -> tuple[Chunk, int, int] | None:
+        """Return the last chunk with keys in ``[key, end)`` and their positions ``[lo, hi)`` in it. O(log n).
+
+        Call again with ``keys[lo]`` for the end for the rest: that stays right as for `span`, whose arguments it has.
+        """
+        last = len(self.chunks) - 1
+        for at in range(last if end is None else min(last, bisect_left(self.uppers, end)), -1, -1):
+            chunk = self.chunks[at]
+            keys = chunk.ordered()
+            high = len(keys) if end is None else bisect_left(keys, end)
+            if high:
+                low = bisect_left(keys, key, 0, high)
+                return (chunk, low, high) if high > low else None
+        return None
+
     def extend(self, keys: list[bytes], refs: list[int], *, newest: int) -> None:
         """Append keys that ascend, come after all that are here, and exist. O(n).
 

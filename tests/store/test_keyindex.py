@@ -43,7 +43,9 @@ def test_equals_a_sorted_list(seed):
             assert len(index) == len(twin)
             low, high = sorted([b"%d" % rng.randrange(6_000), b"%d" % rng.randrange(6_000)])
             for end in (high, None):
-                assert walk(index, low, end) == sorted(k for k in twin if low <= k and (end is None or k < end))
+                wanted = sorted(k for k in twin if low <= k and (end is None or k < end))
+                assert walk(index, low, end) == wanted
+                assert walk_back(index, low, end) == wanted[::-1]
 
 
 def walk(index: KeyIndex, low: bytes, end: bytes | None) -> list[bytes]:
@@ -53,6 +55,16 @@ def walk(index: KeyIndex, low: bytes, end: bytes | None) -> list[bytes]:
         chunk, start, stop = found
         keys += chunk.keys[start:stop]
         low = keys[-1] + b"\0"
+    return keys
+
+
+def walk_back(index: KeyIndex, low: bytes, end: bytes | None) -> list[bytes]:
+    """Return the keys in the range, span before span."""
+    keys: list[bytes] = []
+    while found := index.span_back(low, end):
+        chunk, start, stop = found
+        keys += chunk.keys[start:stop][::-1]
+        end = keys[-1]
     return keys
 
 
@@ -104,6 +116,7 @@ def test_emptied_chunks_are_joined():
     index.check()
     assert index.find(keys[0]) == 0
     assert index.span(b"\0", None) is None
+    assert index.span_back(b"\0", None) is None
 
 
 def test_the_hand_settles_every_chunk_but_the_last():

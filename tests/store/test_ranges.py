@@ -18,8 +18,9 @@ from pyraftkv.store.commands import (
     SortOrder,
     SortTarget,
 )
-from pyraftkv.store.ranges import Intervals
+from pyraftkv.store.ranges import SPARE_KEYS, Intervals, _Collector, _gather
 from pyraftkv.store.values import KeyValue
+from tests.store.model import range_of
 from tests.store.world import finish
 
 
@@ -122,6 +123,51 @@ def test_a_long_read_keeps_its_revision():
     store.check()
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_what_an_order_begins_with_is_what_all_of_it_begins_with(seed):
+    """Whatever is cut on the way: the same rows, equals by their keys, `more` and `count` as when all are gathered."""
+    rng = Random(seed)
+    store = Store(step_keys_max=1)
+    for i in range(2_500):
+        store.apply(PutKey(b"%04d" % rng.randrange(2_000), b"%d" % rng.randrange(9)))
+        if i % 5 == 0:
+            finish(store.apply(DeleteRange(b"%04d" % rng.randrange(2_000))))
+    for _ in range(6):
+        at = rng.randrange(1_000, store.revision)
+        everything = finish(store.read(RangeQuery(b"\0", FROM_KEY, at)), 10**6)
+        state = {kv.key: kv for kv in everything.kvs}
+        low, end = sorted(b"%04d" % rng.randrange(2_000) for _ in range(2))
+        query = RangeQuery(
+            low,
+            rng.choice((end, FROM_KEY)),
+            at,
+            limit=rng.choice((1, 7, 300, len(state) - 1)),
+            min_mod_revision=rng.choice((0, 0, at // 3)),
+            keys_only=rng.random() < 0.3,
+        )
+        for target in SortTarget:
+            for order in SortOrder:
+                asked = replace(query, sort_target=target, sort_order=order)
+                work = store.read(asked)
+                store.apply(PutKey(b"%04d" % rng.randrange(2_000), b"later"))
+                assert finish(work, 200) == range_of(state, asked, everything.revision), asked
+                everything = replace(everything, revision=everything.revision + 1)
+
+
+def test_no_more_is_gathered_than_may_be_wanted():
+    """The ten that changed last of many are found among few."""
+    store = Store()
+    for i in range(5_000):
+        store.apply(PutKey(b"%06d" % i, b""))
+    query = RangeQuery(
+        b"0", FROM_KEY, limit=10, sort_target=SortTarget.MOD, sort_order=SortOrder.DESCEND, min_mod_revision=2
+    )
+    collector = _Collector(store._history, query, store.revision)
+    most = max(len(collector.kvs) for _ in _gather(collector))
+    assert most <= 2 * 11 + SPARE_KEYS
+    assert collector.count == 5_000
+
+
 def test_a_read_that_would_be_too_large_is_given_up():
     """As soon as that is sure, and not when everything was gathered; what is left out does not count."""
     store = Store(step_keys_max=100)
@@ -156,19 +202,21 @@ def test_a_read_that_is_dropped_unpins():
 
 @pytest.mark.no_cover
 def test_counting_behind_the_limit_takes_a_step_per_chunk():
-    """Paging through many keys does not look at every key of the range for every page."""
+    """Paging through many keys does not look at every key of the range for every page; nor backwards, nor filtered."""
     store = Store(step_keys_max=10**9)
     for i in range(50_000):
         store.apply(PutKey(b"%06d" % i, b""))
     at = store.revision
     store.apply(PutKey(b"000001x", b""))
-    work = Store(step_keys_max=1, history=store._history).read(RangeQuery(b"0", FROM_KEY, at, limit=10))
-    assert isinstance(work, Work)
+    for order, least in ((SortOrder.NONE, 0), (SortOrder.ASCEND, 2), (SortOrder.DESCEND, 0), (SortOrder.DESCEND, 2)):
+        query = RangeQuery(b"0", FROM_KEY, at, limit=10, sort_order=order, min_mod_revision=least)
+        work = Store(step_keys_max=1, history=store._history).read(query)
+        assert isinstance(work, Work)
 
-    result = work.step(2_500)
+        result = work.step(2_500)
 
-    assert result is not None
-    assert (result.count, result.more, len(result.kvs)) == (50_000, True, 10)
+        assert result is not None
+        assert (result.count, result.more, len(result.kvs)) == (50_000, True, 10)
 
 
 @pytest.mark.no_cover
