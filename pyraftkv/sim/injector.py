@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import inf, isfinite
+from math import inf
 
 from pyraftkv._record import record
 from pyraftkv.sim.faults import BESIDE, FAULTS_MAX, LEADER, Fault, FaultError, FaultTarget, UnsupportedFault
@@ -60,7 +60,8 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
         if not (0 <= fault.at < inf and 0 <= fault.seconds < inf):
             raise FaultError(f"{fault.kind} at {fault.at} s for {fault.seconds} s is no time")
         if not _is_possible(fault.amount, kind):
-            raise FaultError(f"{fault.kind} at {fault.at} s: its amount, {fault.amount} {kind.unit}, cannot be")
+            what = f"its amount, {fault.amount} {kind.unit}, cannot be" if kind.unit else "it has no amount"
+            raise FaultError(f"{fault.kind} at {fault.at} s: {what}")
         if len(target.members) < kind.members_min:
             raise FaultError(f"{fault.kind} needs {kind.members_min} members, there are {len(target.members)}")
         for name in fault.targets:
@@ -68,6 +69,25 @@ def check_faults(faults: Sequence[Fault], target: FaultTarget) -> None:
                 raise FaultError(
                     f"{fault.kind} at {fault.at} s: there is no host {name!r}; there are {', '.join(here)}"
                 )
+        if complaint := _complaint_of_sides(fault, kind):
+            raise FaultError(f"{fault.kind} at {fault.at} s: {complaint}")
+
+
+def _complaint_of_sides(fault: Fault, kind: Kind) -> str:
+    """Return what is wrong with a fault's groups; nothing if there is but one.
+
+    1. A script says ``kill n1 | n2``, and means both. Only the first group would be struck, and nobody told.
+    """
+    groups = fault.groups
+    if len(groups) == 1:
+        return ""
+    if not kind.has_sides:
+        return f"it has no sides: leave out {BESIDE!r}"
+    if not kind.is_order and not all(groups):
+        return "nobody stands on one of its sides"
+    names = [name for group in groups for name in dict.fromkeys(group)]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return f"{twice[0]} stands on two of its sides" if twice else ""
 
 
 def _is_possible(amount: float, kind: Kind) -> bool:
@@ -77,7 +97,7 @@ def _is_possible(amount: float, kind: Kind) -> bool:
     """
     low, high = kind.amount
     if not kind.unit:
-        return isfinite(amount)
+        return amount == 0
     farthest = 1.0 if kind.unit.startswith("share") else AMOUNT_FACTOR_MAX * high
     return (0 if low >= 0 else -farthest) <= amount <= farthest
 

@@ -80,6 +80,11 @@ class Kind:
         """Whether it is an order to change the members."""
         return self.needs is Ability.MEMBERS
 
+    @property
+    def has_sides(self) -> bool:
+        """Whether it happens between groups of hosts, and not to each host by itself."""
+        return not isinstance(self.strike, _EachHost) and self.strike not in {_ring, _transfer, _compact, _burst}
+
 
 @record
 class Window:
@@ -92,18 +97,19 @@ class Window:
 # --- Processes -----------------------------------------------------------------------------------------------------
 
 
-def _each_host(verb: Callable[[Grip, str], None]) -> Strike:
-    """Return what does this to every host of the first group."""
+class _EachHost:
+    """Does something to every host, whoever stands beside it."""
 
-    def strike(grip: Grip) -> None:
+    def __init__(self, verb: Callable[[Grip, str], None]) -> None:
+        self._verb = verb
+
+    def __call__(self, grip: Grip) -> None:
         for host in grip.hosts:
-            verb(grip, host)
-
-    return strike
+            self._verb(grip, host)
 
 
 def _mid_write(grip: Grip, host: str) -> None:
-    grip.power_loss_at(host, round(grip.amount))
+    grip.power_loss_at(host, max(1, round(grip.amount)))
 
 
 # --- Partitions ----------------------------------------------------------------------------------------------------
@@ -183,7 +189,7 @@ def _reset(grip: Grip) -> None:
 
 def _bad_disk(worse: Callable[[float], DiskFault]) -> Strike:
     """Return what makes the disk of each host worse, by the fault's amount."""
-    return _each_host(lambda grip, host: grip.worsen_disk(host, worse(grip.amount)))
+    return _EachHost(lambda grip, host: grip.worsen_disk(host, worse(grip.amount)))
 
 
 def _rot(grip: Grip, host: str) -> None:
@@ -247,7 +253,7 @@ _RATE: Range = (0.02, 0.3)
 def _processes() -> Iterator[Kind]:
     """Yield what befalls single processes, all of them at once, and their machines' power."""
     needs = Ability.PROCESSES
-    kill, pause, end = _each_host(Grip.kill), _each_host(Grip.pause), _each_host(Grip.shut_down)
+    kill, pause, end = _EachHost(Grip.kill), _EachHost(Grip.pause), _EachHost(Grip.shut_down)
     yield Kind(
         "kill", "the process ends at once (SIGKILL), and starts again when the time is up", needs, kill, Aim.ONE, _SHORT
     )
@@ -267,7 +273,7 @@ def _processes() -> Iterator[Kind]:
     yield Kind("pause", "the process does nothing for a moment (SIGSTOP)", needs, pause, Aim.SOME, _BLINK)
     yield Kind("pause_long", "the same, for longer than an election takes", needs, pause, Aim.ONE, _LONG)
     yield Kind("pause_leader", "the same, of whoever leads", needs, pause, Aim.LEADER, _LONG)
-    needs, power_loss = Ability.POWER, _each_host(Grip.power_loss)
+    needs, power_loss = Ability.POWER, _EachHost(Grip.power_loss)
     yield Kind(
         "power_loss",
         "the machine goes dark: what was not synced is lost or torn, connections go silent",
@@ -282,7 +288,7 @@ def _processes() -> Iterator[Kind]:
         "power_loss_mid_write",
         "the same, in the middle of a later disk operation",
         needs,
-        _each_host(_mid_write),
+        _EachHost(_mid_write),
         Aim.SOME,
         _SHORT,
         (1, 400),
@@ -293,7 +299,7 @@ def _processes() -> Iterator[Kind]:
 def _partitions() -> Iterator[Kind]:
     """Yield what closes links between hosts."""
     needs = Ability.LINKS
-    isolate, mute, deafen = _each_host(_isolate), _each_host(_mute), _each_host(_deafen)
+    isolate, mute, deafen = _EachHost(_isolate), _EachHost(_mute), _EachHost(_deafen)
     yield Kind("partition", "nothing passes between two sides", needs, _partition, Aim.SIDES, _LONG, members_min=2)
     yield Kind(
         "partition_one_way",
@@ -454,18 +460,18 @@ def _disks() -> Iterator[Kind]:
         (0.1, 0.9),
         "share of writes",
     )
-    yield Kind("rot", "bits flip in what the disk holds", needs, _each_host(_rot), Aim.DOOMED)
-    yield Kind("wipe", "the disk is lost, and the host stays down", needs, _each_host(_wipe), Aim.DOOMED)
+    yield Kind("rot", "bits flip in what the disk holds", needs, _EachHost(_rot), Aim.DOOMED)
+    yield Kind("wipe", "the disk is lost, and the host stays down", needs, _EachHost(_wipe), Aim.DOOMED)
 
 
 def _clocks() -> Iterator[Kind]:
     """Yield what befalls clocks. Raft's safety rests on none of them."""
-    needs, rate = Ability.CLOCKS, _each_host(_set_rate)
+    needs, rate = Ability.CLOCKS, _EachHost(_set_rate)
     yield Kind(
         "jump_clock",
         "the monotonic clock jumps ahead",
         needs,
-        _each_host(_jump_clock),
+        _EachHost(_jump_clock),
         Aim.SOME,
         _INSTANT,
         (0.5, 30.0),
@@ -473,13 +479,13 @@ def _clocks() -> Iterator[Kind]:
     )
     yield Kind("fast_clock", "the clocks run fast", needs, rate, Aim.SOME, _LONG, (1.2, 3.0), "times")
     yield Kind("slow_clock", "the clocks run slow", needs, rate, Aim.SOME, _LONG, (0.3, 0.9), "times")
-    yield Kind("suspend", "the machine sleeps, its monotonic clock too", needs, _each_host(Grip.freeze), Aim.ONE, _LONG)
-    yield Kind("suspend_leader", "the same, of whoever leads", needs, _each_host(Grip.freeze), Aim.LEADER, _LONG)
+    yield Kind("suspend", "the machine sleeps, its monotonic clock too", needs, _EachHost(Grip.freeze), Aim.ONE, _LONG)
+    yield Kind("suspend_leader", "the same, of whoever leads", needs, _EachHost(Grip.freeze), Aim.LEADER, _LONG)
     yield Kind(
         "jump_wall_clock",
         "the wall clock jumps",
         needs,
-        _each_host(_jump_wall_clock),
+        _EachHost(_jump_wall_clock),
         Aim.SOME,
         _INSTANT,
         (-86_400, 86_400),
@@ -495,7 +501,7 @@ def _requests() -> Iterator[Kind]:
     much: Range = (50_000, 300_000)
     yield Kind("burst", "much is written at once", needs, _burst, Aim.ALL, _INSTANT, much, "bytes")
     needs |= Ability.LINKS
-    behind, does = _each_host(_leave_behind), "no other member sees the host, and much is written without it"
+    behind, does = _EachHost(_leave_behind), "no other member sees the host, and much is written without it"
     yield Kind("left_behind", does, needs, behind, Aim.ONE, _LONG, much, "bytes", members_min=3)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from itertools import combinations
 from random import Random
 
@@ -18,9 +19,10 @@ from pyraftkv.sim.faults import (
     faults_from_json,
     faults_to_json,
 )
-from pyraftkv.sim.injector import Injector, timeline
+from pyraftkv.sim.injector import Injector, check_faults, timeline
 from pyraftkv.sim.kinds import KINDS, STRIKES, Aim, kind_named
 from pyraftkv.sim.schedule import random_faults
+from pyraftkv.sim.script import parse_script
 from pyraftkv.sim.swarm import Swarm
 from tests.sim.machines import Machines
 
@@ -59,7 +61,8 @@ def test_there_are_enough_kinds_of_every_sort() -> None:
 def test_every_kind_does_something_and_undoes_it(name: str) -> None:
     """A fault of each kind reaches the target when it begins, and when it ends nothing temporary is left."""
     target = Machines(5)
-    fault = Fault(1.0, name, () if KINDS[name].aim is Aim.ALL else ("n2", BESIDE, "n3"), 2.0)
+    sides = ("n2", BESIDE, "n3") if KINDS[name].has_sides else ("n2",)
+    fault = Fault(1.0, name, () if KINDS[name].aim is Aim.ALL else sides, 2.0)
     injector = Injector(target, [fault])
     assert injector.is_quiet
     injector.do(injector.steps[0])
@@ -135,6 +138,7 @@ def test_a_power_loss_in_mid_write_comes_by_the_end() -> None:
     target = Machines()
     run(target, [Fault(0.0, "power_loss_mid_write", ("n1",), 1.0, amount=7)])
     assert target.calls == [("power_loss_at", "n1", 7), ("power_loss", "n1"), ("start", "n1")]
+    assert ("power_loss_at", "n1", 1) in struck(Fault(0.0, "power_loss_mid_write", ("n1",), 1.0, amount=0.2)).calls
 
 
 def test_partitions_separate_their_sides_and_nobody_else() -> None:
@@ -375,6 +379,29 @@ def test_nonsense_is_refused_before_anything_happens(fault: Fault) -> None:
     assert target.calls == []
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("kill n1 | n2", "it has no sides: leave out '|'"),
+        ("compact |", "it has no sides: leave out '|'"),
+        ("partition n1 |", "nobody stands on one of its sides"),
+        ("delay | n1", "nobody stands on one of its sides"),
+        ("partition n1 n2 | n3 n1", "n1 stands on two of its sides"),
+        ("member_joint n1 | n1", "n1 stands on two of its sides"),
+    ],
+)
+def test_sides_that_say_nothing_are_refused(line: str, words: str) -> None:
+    """What stands behind a `|` would else be left alone, and nobody told."""
+    with pytest.raises(FaultError, match=re.escape(words)):
+        check_faults(parse_script(f"at 1s {line}"), Machines(3))
+
+
+def test_sides_that_say_something_are_not() -> None:
+    """More than two of them, none named, and members that only come or only go."""
+    lines = ["partition n1 | n2 | n3", "partition n1 n1", "reset n1 | n2", "member_joint n1 |", "member_joint | n4"]
+    check_faults(parse_script("\n".join(f"at 1s {line}" for line in lines)), Machines(4))
+
+
 def test_a_list_has_a_bound() -> None:
     """More faults than anyone means are refused, in memory and as JSON."""
     faults = [Fault(0, "reset")] * (FAULTS_MAX + 1)
@@ -425,6 +452,7 @@ def test_what_is_no_list_of_faults_is_refused(text: str) -> None:
         ("power_loss_mid_write", -4.0),
         ("lose", 7.0),
         ("kill", math.nan),
+        ("kill", 5.0),
     ],
 )
 def test_an_amount_that_cannot_be_is_refused(kind: str, amount: float) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from enum import IntEnum
 from math import inf
-from typing import Any, cast, get_args
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from pyraftkv.errors import from_wire, to_wire
 from pyraftkv.kv import Consistency
@@ -46,6 +46,7 @@ _RECORDS: dict[str, Any] = {
         values.Event,
     )
 }
+_HINTS: dict[str, dict[str, Any]] = {name: get_type_hints(cls) for name, cls in _RECORDS.items()}
 _ENUMS: dict[tuple[str, str], type[IntEnum]] = {
     ("RangeQuery", "sort_target"): commands.SortTarget,
     ("RangeQuery", "sort_order"): commands.SortOrder,
@@ -233,7 +234,22 @@ def from_json(value: Any) -> Any:
     if len(items) == 2 and isinstance(items[0], str) and isinstance(items[1], dict):
         name: str = items[0]
         said: dict[str, Any] = items[1]
-        return _RECORDS[name](
-            **{key: _ENUMS[name, key](each) if (name, key) in _ENUMS else from_json(each) for key, each in said.items()}
-        )
+        fields_said = {
+            key: _ENUMS[name, key](each) if (name, key) in _ENUMS else from_json(each) for key, each in said.items()
+        }
+        made = _RECORDS[name](**fields_said)
+        for key, each in fields_said.items():
+            if not _fits(each, _HINTS[name][key]):
+                raise TypeError(f"{said[key]!r:.100} is no {key} of a {name}")
+        return made
     return [from_json(each) for each in items]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is what an annotation says: a truth value is no number, and text none either."""
+    inner = get_args(hint)
+    if isinstance(value, list):
+        return get_origin(hint) is list and all(_fits(each, inner[0]) for each in value)
+    if get_origin(hint) is list:
+        return False
+    return type(value) is hint or any(_fits(value, each) for each in inner)

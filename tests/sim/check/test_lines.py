@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -96,6 +97,14 @@ def test_without_an_order_times_count_and_the_same_time_is_concurrent() -> None:
         ),
         ('{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok", "request": %s, "result": 5}', "5 is no result"),
         (
+            '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["PutKey", {"key": 5, "value": "1"}]}',
+            "5 is no key of a PutKey",
+        ),
+        (
+            '{"client": "a", "invoked": 0, "outcome": "unknown", "request": ["Compact", {"revision": [1]}]}',
+            "1. is no revision of a Compact",
+        ),
+        (
             '{"client": "a", "invoked": 0, "consistency": "some", "outcome": "unknown", "request": %s}',
             "'some' is no consistency",
         ),
@@ -105,6 +114,26 @@ def test_a_line_that_is_none_is_named(line: str, words: str) -> None:
     """Garbage is told by its line, and by what is wrong with it."""
     with pytest.raises(ValueError, match=f"^line 2: .*{words}"):
         from_lines(["", line.replace("%s", '["PutKey", {"key": "x", "value": "1"}]')])
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ('["PutResult", {"revision": "2"}]', "'2' is no revision of a PutResult"),
+        ('["PutResult", {"revision": true}]', "True is no revision of a PutResult"),
+        ('["PutResult", {"revision": 2, "prev_kv": 5}]', "5 is no prev_kv of a PutResult"),
+        (
+            '["DeleteResult", {"revision": 2, "deleted": 1, "prev_kvs": ["x"]}]',
+            "['x'] is no prev_kvs of a DeleteResult",
+        ),
+        ('["DeleteResult", {"revision": 2, "deleted": 1, "prev_kvs": "x"}]', "'x' is no prev_kvs of a DeleteResult"),
+    ],
+)
+def test_what_has_another_type_is_named(result: str, words: str) -> None:
+    """A checker would fail over it, and say nothing of the line; or take it for something else."""
+    line = '{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok", "request": ["PutKey", {"key": "x", "value": "1"}]'
+    with pytest.raises(ValueError, match=f"^line 1: {re.escape(words)}$"):
+        from_lines([f'{line}, "result": {result}}}'])
 
 
 def test_two_histories_that_are_put_together_have_no_order() -> None:
