@@ -131,7 +131,7 @@ def test_a_line_that_is_none_is_named(line: str, words: str) -> None:
 )
 def test_what_has_another_type_is_named(result: str, words: str) -> None:
     """A checker would fail over it, and say nothing of the line; or take it for something else."""
-    line = '{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok", "request": ["PutKey", {"key": "x", "value": "1"}]'
+    line = '{"client": "a", "invoked": 0, "returned": 1, "outcome": "ok", "request": ["Compact", {"revision": 1}]'
     with pytest.raises(ValueError, match=f"^line 1: {re.escape(words)}$"):
         from_lines([f'{line}, "result": {result}}}'])
 
