@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.time_limit import TimedOut, TimeLimit
 
 COVERED = frozenset(("core", "log", "store"))
 """The folders whose tests `coverage` measures: a test takes two to six times as long under it."""
@@ -35,6 +38,9 @@ LONG = (
     "test_examples.py",
 )
 """The modules that take longest, which go first where several run: in turn one that computes and one that waits."""
+
+LIMIT = pytest.StashKey[TimeLimit]()
+"""Where a test has its time limit."""
 
 FIGURE = "figure"
 """The property of a test report that is printed at the end."""
@@ -95,6 +101,48 @@ def shared_out(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
         ordered += [*piece, *others[: max(count, 0)]]
         del others[: max(count, 0)]
     return [*ordered, *others]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """Take over from pytest-timeout, whose limit does not end whatever a test may do (`tests.time_limit`)."""
+    if settings.method != "signal":
+        return None
+    from pytest_timeout import is_debugging
+
+    item.stash[LIMIT] = limit = TimeLimit(settings.timeout, is_off=is_debugging)
+    item.cancel_timeout = limit.end  # type: ignore[attr-defined]  # which it calls
+    return True
+
+
+def _in_time() -> Generator[None, Any, Any]:
+    """Make a failure of what a time limit raises."""
+    try:
+        return (yield)
+    except TimedOut as late:
+        pytest.fail(str(late))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    """Hold the fixtures of a test to its time limit."""
+    return (yield from _in_time())
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Hold a test to its time limit, also one that takes no notice of it."""
+    result = yield from _in_time()
+    limit = item.stash.get(LIMIT, None)
+    if limit is not None and limit.is_over:
+        pytest.fail(str(limit))
+    return result
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, Any, Any]:
+    """Hold what tidies up behind a test to its time limit."""
+    return (yield from _in_time())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
