@@ -37,7 +37,7 @@ from pyraftkv.sim.check.history import History, Op
 from pyraftkv.sim.check.raft import RaftInvariants
 from pyraftkv.sim.check.recorded import RecordedKV
 from pyraftkv.sim.disk import DiskProfile, SimDisk
-from pyraftkv.sim.faults import Fault
+from pyraftkv.sim.faults import BESIDE, LEADER, Fault
 from pyraftkv.sim.host import Host, Program
 from pyraftkv.sim.injector import Injector, Step
 from pyraftkv.sim.links import LinkProfile
@@ -174,8 +174,13 @@ class Simulation:
         Args:
             name: Its name and network address.
             program: What it runs at each start.
+
+        Raises: `InvalidRequest` if it cannot be called so.
         """
-        assert name not in self.hosts, f"there is a host {name!r}"
+        if name in self.hosts:
+            raise errors.InvalidRequest(f"there is a host {name!r} already")
+        if name in {"", LEADER, BESIDE}:
+            raise errors.InvalidRequest(f"no host is called {name!r}: faults mean something else by that")
         swarm = self.swarm
         profile = DiskProfile(
             sync_seconds=swarm.sync_seconds,

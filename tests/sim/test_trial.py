@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -397,6 +398,15 @@ def test_a_plan_that_cannot_be_is_refused(plan: Plan) -> None:
     """At once, and not by hanging or by doing something else."""
     with pytest.raises(InvalidRequest):
         Trial(1, plan)
+
+
+@pytest.mark.parametrize("name", ["n1", "worker", "", "leader", "|"])
+def test_a_host_has_a_name_of_its_own(name: str) -> None:
+    """Faults would take it for somebody else."""
+    with Trial(1) as sim:
+        sim.host("worker")
+        with pytest.raises(InvalidRequest, match=re.escape(repr(name))):
+            sim.host(name)
 
 
 def test_a_program_may_exit() -> None:
