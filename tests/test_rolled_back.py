@@ -57,6 +57,23 @@ async def test_a_member_on_an_older_directory_stops_by_name_until_it_is_rebuilt(
 
 
 @asynchronous
+async def test_a_copy_that_is_started_beside_its_member_stops_and_harms_nobody(tmp_path: Path) -> None:
+    """The same directory twice, and the same boot count: the others have heard of one life, and refuse the other."""
+    members = addresses()
+    nodes = await started(tmp_path, members)
+    await nodes["c"].close()
+    shutil.copytree(tmp_path / "c", tmp_path / "elsewhere" / "c")
+    nodes["c"] = member(tmp_path, "c", members)
+    await nodes["c"].start()
+    await nodes["c"].put("later", b"v")
+    copy = member(tmp_path / "elsewhere", "c", {**members, "c": addresses(1)["a"]})
+    assert "it is another life" in str(await refused(_run(copy), errors.DataDirRolledBack))
+    assert all(node.failed is not None and not node.failed.done() for node in nodes.values())
+    await nodes["c"].put("later", b"w")
+    await stop(nodes)
+
+
+@asynchronous
 async def test_what_is_left_can_be_made_a_cluster_although_it_was_rolled_back(tmp_path: Path) -> None:
     """Nobody of the new one was promised anything by it."""
     members = addresses(1)
