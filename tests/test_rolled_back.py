@@ -11,7 +11,7 @@ import pytest
 import pyraftkv
 from pyraftkv import errors
 from pyraftkv.cli import main
-from tests.node.support import asynchronous, refused
+from tests.node.support import asynchronous, refused, until
 from tests.test_rebuild import CONFIG, WRITES, addresses, member, started, stop
 
 
@@ -65,7 +65,8 @@ async def test_a_copy_that_is_started_beside_its_member_stops_and_harms_nobody(t
     shutil.copytree(tmp_path / "c", tmp_path / "elsewhere" / "c")
     nodes["c"] = member(tmp_path, "c", members)
     await nodes["c"].start()
-    await nodes["c"].put("later", b"v")
+    others = [node._member for name, node in nodes.items() if name != "c" and node._member is not None]
+    await until(lambda: [other.peers._boots[3] for other in others] == [2, 2])
     copy = member(tmp_path / "elsewhere", "c", {**members, "c": addresses(1)["a"]})
     assert "it is another life" in str(await refused(_run(copy), errors.DataDirRolledBack))
     assert all(node.failed is not None and not node.failed.done() for node in nodes.values())
