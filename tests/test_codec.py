@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import math
+import tracemalloc
 import typing
 from collections.abc import Callable
 from dataclasses import fields
@@ -693,8 +694,8 @@ def test_the_depth_of_maps_is_bounded() -> None:
 
 
 @given(plain_values)
-def test_the_depth_scan_agrees_with_a_walk_over_the_decoded_value(value: Any) -> None:
-    """The scan over bytes measures what a recursive walk over the value does."""
+def test_the_depth_agrees_with_a_walk_over_the_value(value: Any) -> None:
+    """The levels are counted, and what is at most so deep comes back."""
 
     def depth(item: Any) -> int:
         if isinstance(item, list):
@@ -705,17 +706,43 @@ def test_the_depth_scan_agrees_with_a_walk_over_the_decoded_value(value: Any) ->
 
     data = msgpack.packb(value)
     if depth(value) <= _wire.DEPTH_MAX:
-        _wire.check_depth(data)
+        assert _wire.unpack_deep(data) == value
     else:
-        with pytest.raises(_wire.Malformed):
-            _wire.check_depth(data)
+        with pytest.raises(_wire.Malformed, match="nested deeper"):
+            _wire.unpack_deep(data)
 
 
-def test_the_depth_scan_refuses_what_is_cut_short() -> None:
-    """An array that claims more than there is."""
-    for data in (b"", b"\x92\x01", b"\x81\xa1a"):
-        with pytest.raises(_wire.Malformed, match="short"):
-            _wire.check_depth(data)
+def test_nothing_is_reserved_for_claims_that_are_not_honest() -> None:
+    """1. Each of a thousand headers claims as many items as the text has bytes, all of them within one another.
+
+    2. Whoever reserves what they claim reserves gigabytes for a text of a few kilobytes.
+    """
+    for bomb in (
+        (b"\xdd" + (5_000).to_bytes(4, "big")) * 1_000,
+        (b"\xdf" + (3_000).to_bytes(4, "big") + b"\xa1a") * 1_000,
+    ):
+        tracemalloc.start()
+        try:
+            with pytest.raises(_wire.Malformed, match="incomplete"):
+                _wire.unpack_deep(bomb)
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_text_that_is_none_is_refused() -> None:
+    """Cut short, followed by more, of an extension type, or deeper than the unpacker goes."""
+    for data, why in (
+        (b"", "incomplete"),
+        (b"\x92\x01", "incomplete"),
+        (b"\x81\xa1a", "incomplete"),
+        (b"\x01\x01", "extra data"),
+        (b"\xc7\x00\x05", "extension"),
+        (b"\x91\xd4\x05\x01", "max_ext_len"),
+        (b"\x91" * 2_000 + b"\x01", "not msgpack"),
+    ):
+        with pytest.raises(_wire.Malformed, match=why):
+            _wire.unpack_deep(data)
 
 
 def test_control_data_is_bounded_in_bytes() -> None:

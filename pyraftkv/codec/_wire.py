@@ -7,7 +7,9 @@ Whatever is decoded here was written by somebody else, so three rules hold:
 2. **Nesting costs memory before it costs bytes.** Every array header in a msgpack text reserves its claimed
    length at once, and the C unpacker goes 1,024 levels deep, so a text of a few kilobytes can reserve megabytes.
    Flat texts are unpacked with at most `FIELDS_MAX` items per array, nested ones with `ITEMS_MAX` (8 MiB reserved
-   at the very worst); the few texts that may hold maps are scanned for depth first (`check_depth`).
+   at the very worst). The few texts that may hold maps, or long arrays, are skipped through first if they are long,
+   which reserves nothing: of one that is not cut short every claim is honest, and all of them together are no more
+   than its bytes. Then they are unpacked, and their levels counted (`unpack_deep`).
 3. **One exception leaves.** Everything wrong ends as `Malformed`, which the public functions turn into the typed
    error of their family; no msgpack, struct, unicode or recursion error ever escapes.
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from itertools import chain
 from operator import attrgetter
 from struct import Struct
 from typing import Any, Final
@@ -83,17 +86,7 @@ def unpack_nested(data: Buffer) -> tuple[Any, ...]:
 
 def unpack_control(data: Buffer) -> list[Any]:
     """Unpack an array that may hold maps; every array in it becomes a list. O(bytes). Raises `Malformed`."""
-    check_depth(data)
-    try:
-        fields = unpackb(
-            data,
-            object_pairs_hook=_unique_keys,
-            max_array_len=ITEMS_MAX,
-            max_map_len=MAP_LENGTH_MAX,
-            max_ext_len=0,
-        )
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"not msgpack: {error}") from None
+    fields = unpack_deep(data, object_pairs_hook=_unique_keys, max_array_len=ITEMS_MAX, max_map_len=MAP_LENGTH_MAX)
     if type(fields) is not list:
         raise Malformed("not an array")
     array: list[Any] = fields
@@ -113,60 +106,52 @@ def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 # --- Depth ---------------------------------------------------------------------------------------------------------
 
-_SCALAR, _BLOB, _ARRAY, _MAP = range(4)
 
+def unpack_deep(data: Buffer, **options: Any) -> Any:
+    """Unpack a text of `CONTROL_BYTES_MAX` bytes and `DEPTH_MAX` levels at most. O(bytes). Raises `Malformed`.
 
-def _lead_table() -> list[tuple[int, int, int]]:
-    """Return what each first byte of a msgpack value opens: (family, bytes of length field, fixed length)."""
-    table = [(_SCALAR, 0, 0)] * 256
-    for lead in range(0x80, 0x90):
-        table[lead] = (_MAP, 0, lead - 0x80)
-    for lead in range(0x90, 0xA0):
-        table[lead] = (_ARRAY, 0, lead - 0x90)
-    for lead in range(0xA0, 0xC0):
-        table[lead] = (_BLOB, 0, lead - 0xA0)
-    for first in (0xC4, 0xD9):  # bin 8/16/32, str 8/16/32
-        for step, width in enumerate((1, 2, 4)):
-            table[first + step] = (_BLOB, width, 0)
-    for lead, size in zip(range(0xCA, 0xD4), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8), strict=True):
-        table[lead] = (_SCALAR, 0, size)
-    for first, family in ((0xDC, _ARRAY), (0xDE, _MAP)):
-        for step, width in enumerate((2, 4)):
-            table[first + step] = (family, width, 0)
-    for lead in (0xC1, *range(0xC7, 0xCA), *range(0xD4, 0xD9)):  # never used; ext
-        table[lead] = (_SCALAR, 0, -1)
-    return table
-
-
-_LEADS: Final = _lead_table()
-
-
-def check_depth(data: Buffer) -> None:
-    """Refuse a msgpack text nested deeper than `DEPTH_MAX`, before anything is allocated for it. O(values)."""
+    Args:
+        data: The text.
+        options: Those of `msgpack.unpackb`.
+    """
     if len(data) > CONTROL_BYTES_MAX:
         raise Malformed(f"{len(data)} bytes of control data, over {CONTROL_BYTES_MAX}")
-    missing = [1]  # how many values are still to come, level by level
-    position, end = 0, len(data)
-    while missing:
-        if not missing[-1]:
-            missing.pop()
-            continue
-        missing[-1] -= 1
-        if position >= end:
-            raise Malformed("cut short")
-        family, width, length = _LEADS[data[position]]
-        position += 1
-        if length < 0:
-            raise Malformed("an extension type")
-        if width:
-            length = int.from_bytes(data[position : position + width], "big")
-            position += width
-        if family in (_SCALAR, _BLOB):
-            position += length
-        elif len(missing) > DEPTH_MAX:
+    try:
+        if len(data) > ITEMS_MAX:  # one that is shorter reserves as little as a nested one, whatever it claims
+            unpacker = _msgpack.Unpacker(max_buffer_size=len(data))
+            unpacker.feed(data)
+            unpacker.skip()
+        value = unpackb(data, max_ext_len=0, ext_hook=_refuse_extension, **options)
+    except _msgpack.OutOfData:
+        raise Malformed("not msgpack: incomplete") from None
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"not msgpack: {error}") from None
+    # What holds something has a first byte of its own: few such bytes are no depth, and take 0.1 us to count, not 2.
+    if len(bytes(data).translate(None, _NOT_OPENING)) > DEPTH_MAX:
+        _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raise `Malformed` for what is nested deeper than `DEPTH_MAX`. O(values), level by level."""
+    items, depth = [value], 0
+    while kinds := _CONTAINERS & set(map(type, items)):
+        depth += 1
+        if depth > DEPTH_MAX:
             raise Malformed(f"nested deeper than {DEPTH_MAX}")
-        else:
-            missing.append(length * (1 if family == _ARRAY else 2))
+        lists = [item for item in items if type(item) is list] if list in kinds else ()
+        tables = [item.values() for item in items if type(item) is dict] if dict in kinds else ()
+        items = [*chain.from_iterable(lists), *chain.from_iterable(tables)]
+
+
+_CONTAINERS: Final = {list, dict}
+
+_NOT_OPENING: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+"""Bytes that are not the first one of an array or a map."""
+
+
+def _refuse_extension(_code: int, _data: bytes) -> Any:
+    raise ValueError("an extension type")
 
 
 # --- Runs and columns ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyraftkv.codec._wire import CONTROL_BYTES_MAX, DEPTH_MAX, Buffer, Malformed, check_depth, pack, unpackb
+from pyraftkv.codec._wire import CONTROL_BYTES_MAX, DEPTH_MAX, Buffer, Malformed, pack, unpack_deep, unpackb
 from pyraftkv.errors import InvalidRequest
 
 
@@ -25,9 +25,8 @@ def encode_plain(value: Any) -> bytes:
 def decode_plain(data: Buffer) -> Any:
     """Decode what `encode_plain` made. O(bytes). Raises `InvalidRequest`."""
     try:
-        check_depth(data)
-        return unpackb(data, max_ext_len=0, object_pairs_hook=_text_keys)
-    except (Malformed, ValueError, RecursionError) as error:
+        return unpack_deep(data, object_pairs_hook=_text_keys)
+    except Malformed as error:
         text = f"no plain value of {CONTROL_BYTES_MAX} bytes and {DEPTH_MAX} levels at most: {error}"
         raise InvalidRequest(text) from None
 
