@@ -134,16 +134,18 @@ def unpack_deep(data: Buffer, **options: Any) -> Any:
 
 def _check_depth(value: Any) -> None:
     """Raise `Malformed` for what is nested deeper than `DEPTH_MAX`. O(values), level by level."""
-    items, depth = [value], 0
-    while kinds := _CONTAINERS & set(map(type, items)):
+    items: list[Any] = [value]
+    depth, kind_of = 0, _kind_of
+    while kinds := _CONTAINERS & set(map(kind_of, items)):
         depth += 1
         if depth > DEPTH_MAX:
             raise Malformed(f"nested deeper than {DEPTH_MAX}")
-        lists = [item for item in items if type(item) is list] if list in kinds else ()
-        tables = [item.values() for item in items if type(item) is dict] if dict in kinds else ()
+        lists = [item for item in items if kind_of(item) is list] if list in kinds else []
+        tables = [item.values() for item in items if kind_of(item) is dict] if dict in kinds else []
         items = [*chain.from_iterable(lists), *chain.from_iterable(tables)]
 
 
+_kind_of: Callable[[Any], type] = type  # what is in a list or a map is of no type that is known
 _CONTAINERS: Final = {list, dict}
 
 _NOT_OPENING: Final = bytes({*range(256)} - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
