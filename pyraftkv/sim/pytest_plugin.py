@@ -163,8 +163,9 @@ def _seeds(config: pytest.Config, node: Any) -> Sequence[int]:
         return [one]
     if count is None:
         count = _options(node).get("seeds", SEEDS_DEFAULT)
-    seeds = range(count) if type(count) is int else count
-    if not isinstance(seeds, Sequence) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+    given = range(count) if type(count) is int else count
+    seeds = cast(Sequence[Any], given) if isinstance(given, Sequence) else ()
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise TypeError(f"seeds are how many, 1 or more, or a list of whole numbers from 0 on: not {count!r:.100}")
     return seeds
 
