@@ -10,7 +10,7 @@ from random import Random
 
 from pyraftkv._record import record
 from pyraftkv.core.types import SnapshotMeta
-from pyraftkv.errors import DataDirLocked, SnapshotCorruption, StorageError, WalCorruption
+from pyraftkv.errors import DataDirLocked, SnapshotCorruption, StorageError, StorageFailed, WalCorruption
 from pyraftkv.log.base import Recovered
 from pyraftkv.log.fs import FileSystem, is_unreadable, join, parent
 from pyraftkv.log.identity import SLOT_NAMES, IdentityFile
@@ -121,32 +121,37 @@ def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[Snapshot
     Without any snapshot the log alone must reach back to its first entry. What is passed over is set aside once
     something else will do: a start that is refused leaves all as it is, so that the next one is refused for the same.
     """
-    damaged: list[SnapshotCorruption] = []
+    damaged: list[tuple[str, SnapshotCorruption | StorageFailed]] = []
     chosen: SnapshotMeta | None = None
     size_bytes = 0
     refuse_short(wal)
     for meta in reversed(wal.snapshots.copy()):
         if meta.index > wal.hard_state.commit:
-            raise damaged[0] if damaged else ahead(wal, meta)
+            raise damaged[0][1] if damaged else ahead(wal, meta)
         if meta.index + 1 < wal.first_index:
             lacking = gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
-            raise damaged[0] if damaged else lacking
-        found = _examine(fs, directory, meta)
+            raise damaged[0][1] if damaged else lacking
+        file = join(directory, snapshot_name(term=meta.term, index=meta.index))
+        found = _examine(fs, directory, file, meta)
         if isinstance(found, int):
             chosen, size_bytes = meta, found
             break
-        damaged.append(found)
+        damaged.append((file, found))
         wal.forget_snapshot(meta)
     if chosen is None and wal.first_index != 1:
         lacking = gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
-        raise damaged[0] if damaged else lacking
-    for damage in damaged:
-        _set_aside(fs, damage.path)
-    return chosen, size_bytes, f"passed over a damaged snapshot: {damaged[0]}" if damaged else ""
+        raise damaged[0][1] if damaged else lacking
+    for file, _ in damaged:
+        _set_aside(fs, file)
+    return chosen, size_bytes, f"passed over a damaged snapshot: {damaged[0][1]}" if damaged else ""
 
 
-def _examine(fs: FileSystem, directory: str, meta: SnapshotMeta) -> int | SnapshotCorruption:
-    """Return how long a snapshot is, or what is wrong with it. Raises `OSError` that says nothing about it."""
+def _examine(fs: FileSystem, directory: str, file: str, meta: SnapshotMeta) -> int | SnapshotCorruption | StorageFailed:
+    """Return how long a snapshot is, or what is wrong with it. Raises `OSError` that says nothing about it.
+
+    A disk that does not read it is a reason to take an older one, but no corruption: who has no older one is refused
+    by an error that may pass, and finds the file as it was when the disk reads again.
+    """
     try:
         reader = SnapshotReader(fs, directory, term=meta.term, index=meta.index)
         try:
@@ -159,8 +164,7 @@ def _examine(fs: FileSystem, directory: str, meta: SnapshotMeta) -> int | Snapsh
     except OSError as error:
         if not is_unreadable(error):
             raise
-        path = join(directory, snapshot_name(term=meta.term, index=meta.index))
-        return SnapshotCorruption(f"{path} cannot be read: {error}", path=path)
+        return StorageFailed(f"{file} cannot be read: {error}")
 
 
 def _set_aside(fs: FileSystem, path: str) -> None:

@@ -720,6 +720,30 @@ def test_a_newest_snapshot_that_cannot_be_read_falls_back_to_the_older_and_the_l
     run(main())
 
 
+def test_an_only_snapshot_that_cannot_be_read_for_now_is_no_corruption():
+    """Who has nothing else to start from is refused by an error that may pass, and all stays as it is: the simulator
+    found members given up for a disk that read again a moment later."""
+
+    async def main():
+        fs = blank()
+        storage = simulated(fs)
+        await storage.start(failed=unexpected)
+        await take(storage, meta(500), received=True)
+        await save(storage, 1, state=HardState(1, 1, 500), snapshot=meta(500))
+        await storage.close()
+        (only,) = snapshots(fs)
+        fs.disk.fault = DiskFaults(unreadable_sectors=frozenset({(only, 0)}))
+        with pytest.raises(StorageFailed, match=f"{only} cannot be read"):
+            await simulated(fs).start(failed=unexpected)
+        heal(fs)
+        storage = simulated(fs)
+        recovered = await storage.start(failed=unexpected)
+        assert (recovered.snapshot, recovered.repaired) == (meta(500), "")
+        await storage.close()
+
+    run(main())
+
+
 def test_a_missing_only_snapshot_falls_back_to_the_whole_log():
     """One snapshot purges nothing, so the log can do without it."""
 

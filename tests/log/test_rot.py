@@ -69,7 +69,7 @@ def outcome(fs: FileSystem, scenario: Scenario, promise: Promise, *, is_readable
         recovered = FileStorage("/data", fs=fs, random=Random(1), segment_bytes_max=size)._open().recovered
     except (WalCorruption, SnapshotCorruption, ForeignDataDir) as error:
         return type(error).__name__
-    except OSError as error:
+    except (OSError, StorageFailed) as error:
         if is_readable:
             raise AssertionError("everything can be read") from error
         return StorageFailed.__name__
