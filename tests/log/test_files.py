@@ -722,7 +722,8 @@ def test_a_newest_snapshot_that_cannot_be_read_falls_back_to_the_older_and_the_l
 
 def test_an_only_snapshot_that_cannot_be_read_for_now_is_no_corruption():
     """Who has nothing else to start from is refused by an error that may pass, and all stays as it is: the simulator
-    found members given up for a disk that read again a moment later."""
+    found members given up for a disk that read again a moment later.
+    """
 
     async def main():
         fs = blank()
