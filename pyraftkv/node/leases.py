@@ -77,11 +77,13 @@ PAUSE_SECONDS = 1.0
 class _Clearing:
     """Leases whose checkpoints are to be taken back in one decision."""
 
-    __slots__ = ("leases", "task")
+    __slots__ = ("is_done", "leases", "task")
 
     def __init__(self) -> None:
         self.leases: dict[int, None] = {}
         self.task: asyncio.Task[None] | None = None
+        self.is_done = False
+        """Whether the log has taken them back."""
 
 
 class LeaseKeeper:
@@ -355,14 +357,26 @@ class LeaseKeeper:
         clearing.leases[lease] = None
         assert clearing.task is not None
         await asyncio.wait([clearing.task])
-        if clearing.task.cancelled() or clearing.task.exception() is not None:
+        if not clearing.is_done:
             raise errors.NoLeader("what is left of the lease could not be written down")
 
     async def _clear_all(self, clearing: _Clearing) -> None:
+        """Do it, and note whether it was done: nobody may be left to be told.
+
+        1. A leader is cut off, and a renewal has it take a checkpoint back: nobody is there to commit that.
+        2. The renewal's deadline passes before the leader steps down: it is told so, and waits no longer.
+        3. The leader steps down, and the decision fails. As the exception of a task it would never be retrieved: an
+           error that was answered for stands in the log as one that was not.
+        """
         await asyncio.sleep(0)
         if self._clearing is clearing:
             self._clearing = None
-        await self._decide(CheckpointLeases([number for lease in clearing.leases for number in (lease, 0)]))
+        try:
+            await self._decide(CheckpointLeases([number for lease in clearing.leases for number in (lease, 0)]))
+        except (errors.NotApplied, errors.MaybeApplied) as error:
+            logger.info("checkpoints of %d leases may stand still: %s", len(clearing.leases), error)
+        else:
+            clearing.is_done = True
 
     async def _write_down(self) -> None:
         """Write down what is left of long leases, if it is time."""

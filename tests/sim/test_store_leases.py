@@ -231,6 +231,30 @@ def test_a_checkpoint_does_not_cut_a_renewal_short() -> None:
     run(main, swarm=CHECKPOINTED)
 
 
+def test_a_renewal_that_was_given_up_leaves_no_error_behind_that_nobody_handles() -> None:
+    """1. A leader is cut off, and a renewal has it take a checkpoint back. 2. The renewal gives up in time.
+
+    3. The leader steps down: what it decided fails, and nobody is left to hear that. Yet it is no error that
+    nobody handled, as which asyncio would report it, and fail the simulation.
+    """
+
+    async def main(sim: Simulation) -> None:
+        old = await leader_of(sim)
+        lease = await held(old, 20)
+        node = node_of(old)
+        await until(lambda: node._running().replica.store.leases.left(lease) > 0, sim)
+        cut(sim, old, *[host for host in sim.members if host is not old])
+        with pytest.raises(errors.ReadTimeout):
+            await on(old, lambda node: node.leases.keep_alive(lease, timeout=0.1))
+        assert node.is_leader
+        assert len(node._running().decisions) == 1
+        await until(lambda: not node.is_leader, sim)
+        sim.network.links.heal_all()
+        assert await renew(old, lease) == 20
+
+    run(main, swarm=CHECKPOINTED)
+
+
 def test_a_held_lease_is_renewed_over_changes_of_leader() -> None:
     """Its owner notices nothing; at the end of the block it is revoked at once."""
 
