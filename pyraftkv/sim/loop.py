@@ -501,7 +501,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         error = context.get("exception")
         if not isinstance(error, Exception):
             error = RuntimeError(f"{context['message']}: {error!r}" if error else context["message"])
-        error.add_note(f"in {self.current.name} at {self.now:.6f} virtual seconds: {context['message']}")
+        failed = context.get("task") or context.get("future")
+        whose = f", {failed.get_name()}" if isinstance(failed, asyncio.Task) else ""
+        error.add_note(f"in {self.current.name} at {self.now:.6f} virtual seconds: {context['message']}{whose}")
         self.errors_count += 1
         if len(self.errors) < ERRORS_MAX:
             self.errors.append(error)

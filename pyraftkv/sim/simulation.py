@@ -312,7 +312,9 @@ class Simulation:
         except SimFailure:
             raise
         except ExceptionGroup as group:
-            raise self.failed("no callback fails", f"{group.exceptions[0]!r}") from group
+            first = group.exceptions[0]
+            notes = getattr(first, "__notes__", ())
+            raise self.failed("no callback fails", ", ".join([repr(first), *notes])) from group
         self.check()
         return result
 

@@ -363,13 +363,14 @@ def test_an_exception_that_nobody_asked_for_fails_the_run() -> None:
         raise ValueError("unasked")
 
     async def main() -> None:
-        task = asyncio.create_task(fail())
+        task = asyncio.create_task(fail(), name="the culprit")
         await asyncio.sleep(1)
         del task
 
     with pytest.raises(ExceptionGroup) as caught:
         simulate(main())
     assert [str(error) for error in caught.value.exceptions] == ["unasked"]
+    assert "the culprit" in caught.value.exceptions[0].__notes__[0], "the time is only that of who found it"
 
 
 def test_the_main_coroutines_error_wins() -> None:

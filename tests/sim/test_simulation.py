@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -188,6 +189,25 @@ def test_an_error_of_the_program_under_test_reaches_the_caller() -> None:
 
     with Simulation(seed=7) as sim, pytest.raises(errors.KeyNotFound, match="mine"):
         sim.run(main)
+
+
+def test_a_failed_callback_says_whose_it_was() -> None:
+    """A seed's one line is what people see first: the error alone has sent them looking in the wrong place."""
+
+    async def fail() -> None:
+        raise ValueError("unasked")
+
+    async def main(sim: Simulation) -> None:
+        task = asyncio.create_task(fail(), name="the culprit")
+        await sim.sleep(1)
+        del task
+
+    with (
+        Simulation(seed=8) as sim,
+        pytest.raises(SimFailure, match=r"ValueError\('unasked'\), in .*, the culprit") as caught,
+    ):
+        sim.run(main)
+    assert caught.value.rule == "no callback fails"
 
 
 FAULTS = [
