@@ -277,7 +277,7 @@ class LeaderRules(WitnessRules):
             if progress.fetch != lo:
                 continue
             progress.fetch = 0
-            if not progress.can_send:
+            if progress.state is REPLICATE and not progress.can_send:
                 continue
             prev_term = self._log.term_at(progress.next - 1)
             found = entries
@@ -286,6 +286,7 @@ class LeaderRules(WitnessRules):
             if prev_term is None or not found:
                 self._send_snapshot(progress)
             elif found[0].index == progress.next:
+                found = found if progress.can_send else []  # A probe that is repeated, for which the term was read.
                 size_bytes = sum(len(entry.payload) + ENTRY_OVERHEAD_BYTES for entry in found)
                 self._emit_append(progress, prev_term=prev_term, entries=found, size_bytes=size_bytes)
 
@@ -358,12 +359,20 @@ class LeaderRules(WitnessRules):
                 self._maybe_time_out(progress)
 
     def _on_heartbeat_response(self, message: HeartbeatResponse) -> None:
+        """Count its sender as alive, and ask it what it has if it lacks anything: what was sent may be lost.
+
+        It may as well be on its way, and heartbeats do not wait for it. So the question carries no entries:
+
+        1. A follower lacks a megabyte, which its link carries in a second. The probe with all that leaves.
+        2. Every read opens a round, forty in that second. Each is answered at once: a lane of its own carries it.
+        3. Forty answers, and forty times the megabyte is sent again. The acknowledgement of the first comes, and the
+           next entries stand behind forty seconds of copies, for the follower never to catch up.
+        """
         progress = self._progress.get(message.sender)
         if progress is None:
             return
         progress.active_tick = self._ticks
         progress.heard()
-        progress.probe_sent = False
         if progress.match < self._log.last_index or progress.state is PROBE:
             progress.due = True
         if message.context:

@@ -30,7 +30,7 @@ class ProgressState(IntEnum):
     """How entries are sent to a follower."""
 
     PROBE = 0
-    """Where its log ends is unknown: one message, then wait for the answer."""
+    """Where its log ends is unknown: one message with entries, then wait for the answer."""
     REPLICATE = 1
     """Its log is known to match: send without waiting, as far as the window allows."""
     SNAPSHOT = 2
@@ -130,7 +130,8 @@ class Progress:
         """The index of the next entry to send."""
         self.state = PROBE
         self.probe_sent = False
-        """PROBE only: a message is on its way, nothing more goes until an answer or a heartbeat's answer."""
+        """PROBE only: a message is on its way, and until it is answered no entries go. Heartbeats' answers repeat it
+        without any: it may be lost, or slow."""
         self.due = False
         """An append is owed even if it is empty: a heartbeat's answer showed that something was lost or is missing."""
         self.sent_commit = 0

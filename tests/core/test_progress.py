@@ -285,11 +285,6 @@ class ProgressTwins:
             after = self.naive.snapshot if ok else 0
             self.naive.enter(PROBE, guess=max(self.naive.match, after) + 1, answered=False)
 
-    def heard(self) -> None:
-        """It answered a heartbeat: a probe may have been lost."""
-        self.real.probe_sent = False
-        self.naive.answered = True
-
     def fetch(self) -> None:
         """The disk is read for it, or was."""
         self.naive.fetching = not self.naive.fetching
@@ -318,7 +313,6 @@ def test_a_followers_progress_agrees_with_its_history(data: st.DataObject) -> No
         twins.lost,
         twins.begin_snapshot,
         twins.end_snapshot,
-        twins.heard,
         twins.fetch,
     ]
     for step in data.draw(st.lists(st.sampled_from(steps), min_size=1, max_size=30)):

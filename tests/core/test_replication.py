@@ -223,6 +223,33 @@ def test_an_unreachable_follower_is_probed() -> None:
     assert raft.status().peers[2].state is REPLICATE
 
 
+def test_a_probe_is_repeated_without_its_entries() -> None:
+    """Heartbeats are answered however slow the entries are: those go once, until something is known of them."""
+    raft = _leader()
+    (probe,) = _appends(step(raft, PeerUnreachable(2), Propose([b"x"])), 2)
+    assert (probe.prev_index, [entry.index for entry in probe.entries]) == (1, [2])
+    for _ in range(3):
+        (message,) = _appends(step(raft, Propose([b"y"]), HeartbeatResponse(1, 2, raft.term, 0)), 2)
+        assert (message.prev_index, message.entries) == (1, [])
+    (message,) = _appends(step(raft, ack(raft, 2, 1)), 2)
+    assert [entry.index for entry in message.entries] == [2, 3, 4, 5], "the probe was lost, and its repetition was not"
+
+
+def test_a_probe_whose_place_only_the_disk_knows_is_repeated_without_its_entries() -> None:
+    """The term before it is read again for each, and no entry that is read with it goes twice."""
+    stored = Stored(HardState(1, 0, 4), snapshot(4, 1, 1, 2), [], 1)
+    raft = lead(Raft(machine(size=2)._config, stored=stored, rng=random.Random(1)))
+    (fetch,) = step(raft, AppendResponse(1, 2, raft.term, 4, True, 2, 1)).fetches
+    (probe,) = _appends(step(raft, Fetched(fetch.lo, entries(2, 1, 1, 1))), 2)
+    assert (probe.prev_index, probe.entries) == (2, entries(3, 1, 1))
+    for _ in range(2):
+        (fetch,) = step(raft, HeartbeatResponse(1, 2, raft.term, 0)).fetches
+        (message,) = _appends(step(raft, Fetched(fetch.lo, entries(2, 1, 1, 1))), 2)
+        assert (message.prev_index, message.prev_term, message.entries) == (2, 1, [])
+    step(raft, ack(raft, 2, 2))
+    assert raft.status().peers[2].state is REPLICATE
+
+
 def test_a_follower_that_lost_what_it_acknowledged_gets_it_again() -> None:
     """Its disk lied about a sync, and it comes back with less: from then on its rejections are no echoes."""
     raft = _leader()

@@ -23,6 +23,7 @@ from pyraftkv.sim.check.raft import TermLog
 from pyraftkv.sim.disk import SimDisk
 from pyraftkv.sim.faults import Fault
 from pyraftkv.sim.host import Host
+from pyraftkv.sim.links import LinkProfile
 from pyraftkv.sim.report import SimReport
 from pyraftkv.sim.run import simulate
 from pyraftkv.sim.simulation import Simulation
@@ -276,6 +277,35 @@ def test_messages_in_any_order_move_nothing_back() -> None:
     ]
     report = simulate(39, seconds=8.0, swarm=CRAMPED, faults=faults)
     assert report.acknowledged > 100
+
+
+# --- Links that are slow -------------------------------------------------------------------------------------------
+
+
+def test_reads_do_not_keep_a_follower_behind_whose_link_is_slow() -> None:
+    """Its link carries what it lacks in five seconds, and heartbeats beside it: each answer sent all of it again."""
+
+    async def main(sim: Simulation) -> None:
+        leader = await leader_of(sim)
+        late = next(host for host in sim.members if host is not leader)
+        cut = sim.inject([Fault(0.0, "isolate", (late.name,), 60.0)])
+        await write(sim, 64, size_bytes=16 * KIB)
+        sim.network.links.set_profile(leader.name, late.name, LinkProfile(bandwidth_bytes=200 * KIB))
+        cut.end_all()
+
+        async def read(host: Host) -> None:
+            while True:
+                await node_of(host).get("k0", timeout=20)
+
+        assert leader.process is not None
+        reading = leader.process.spawn(read(leader))
+        healed_at = sim.now()
+        await until(lambda: is_level(sim), sim)
+        assert sim.now() - healed_at < 10.0
+        reading.cancel()
+
+    with Simulation(seed=40) as sim:
+        sim.run(main, until=SECONDS_MAX)
 
 
 # --- Snapshots -----------------------------------------------------------------------------------------------------
