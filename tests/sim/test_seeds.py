@@ -12,7 +12,7 @@ import pytest
 from pyraftkv.sim.kinds import KINDS
 from tests.soak.__main__ import summary
 from tests.soak.counters import Counters
-from tests.soak.runner import ROOT, Plan, run_seeds
+from tests.soak.runner import ROOT, Ending, Plan, run_seeds
 
 SEEDS = int(os.environ.get("PYRAFTKV_SIM_SEEDS", "200"))
 """Fewer are for whoever edits the simulator; what must hold over many seeds is then not asked for."""
@@ -34,7 +34,7 @@ def test_no_seed_breaks_a_rule(tmp_path: Path, report: Callable[[str], None]) ->
     counters = Counters(next_seed=FIRST_SEED)
     plan = Plan(seconds=SECONDS, out=ROOT / ".raft", seeds_max=SEEDS, jobs=os.cpu_count() or 1, pair_every=PAIR_EVERY)
     began = time.monotonic()
-    results = list(run_seeds(plan, counters, tmp_path / "counters.json"))
+    results = list(run_seeds(plan, counters, tmp_path / "counters.json", Ending()))
     report(summary(results, counters, real_seconds=time.monotonic() - began)[0])
     assert [result.line for result in results if result.failure] == []
     assert counters.pairs == SEEDS // PAIR_EVERY
