@@ -388,7 +388,7 @@ def test_a_report_tells_what_happened_around_the_faults() -> None:
         Plan(faults_per_second=1e6),
         Plan(faults=["member_remove", "wipe"]),
         Plan(members=cast(int, 2.5)),
-        Plan(faults=cast(list[str], {"kill", "pause"})),
+        Plan(faults=cast(list[str], {"kill"})),  # a set of one: the test's name, too, must be the same in every process
         Plan(faults=cast(list[str], [None])),
         Plan(faults=cast(str, None)),
     ],
