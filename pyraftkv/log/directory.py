@@ -127,10 +127,10 @@ def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[Snapshot
     refuse_short(wal)
     for meta in reversed(wal.snapshots.copy()):
         if meta.index > wal.hard_state.commit:
-            raise damaged[0][1] if damaged else ahead(wal, meta)
+            raise _refusal(damaged) or ahead(wal, meta)
         if meta.index + 1 < wal.first_index:
             lacking = gap(wal, meta.index + 1, wal.first_index, "it does not continue its snapshot")
-            raise damaged[0][1] if damaged else lacking
+            raise _refusal(damaged) or lacking
         file = join(directory, snapshot_name(term=meta.term, index=meta.index))
         found = _examine(fs, directory, file, meta)
         if isinstance(found, int):
@@ -140,10 +140,16 @@ def _choose_snapshot(fs: FileSystem, directory: str, wal: Wal) -> tuple[Snapshot
         wal.forget_snapshot(meta)
     if chosen is None and wal.first_index != 1:
         lacking = gap(wal, 1, wal.first_index, "its first entries are gone, and there is no snapshot")
-        raise damaged[0][1] if damaged else lacking
+        raise _refusal(damaged) or lacking
     for file, _ in damaged:
         _set_aside(fs, file)
     return chosen, size_bytes, f"passed over a damaged snapshot: {damaged[0][1]}" if damaged else ""
+
+
+def _refusal(damaged: list[tuple[str, SnapshotCorruption | StorageFailed]]) -> StorageError | None:
+    """Return what to say of snapshots none of which will do: what may pass, if any of it may."""
+    wrong = [error for _, error in damaged]
+    return next((error for error in wrong if isinstance(error, StorageFailed)), wrong[0] if wrong else None)
 
 
 def _examine(fs: FileSystem, directory: str, file: str, meta: SnapshotMeta) -> int | SnapshotCorruption | StorageFailed:

@@ -35,7 +35,7 @@ LINES = {
         "files.py",
         'raise ValueError("fsync=False is for the operating system\'s files; a given file system decides by itself")',
     ): "before anything is opened",
-    ("directory.py", "raise damaged[0][1] if damaged else ahead(wal, meta)"): "nothing is written there",
+    ("directory.py", "raise _refusal(damaged) or ahead(wal, meta)"): "nothing is written there",
     ("identity.py", 'raise StorageFailed(f"{self._directory}: neither identity slot can be read")'): "a start has one",
     (
         "record.py",

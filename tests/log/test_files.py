@@ -745,6 +745,25 @@ def test_an_only_snapshot_that_cannot_be_read_for_now_is_no_corruption():
     run(main())
 
 
+def test_of_a_damaged_snapshot_and_an_unreadable_one_the_second_may_yet_serve():
+    """So that is what a start is refused for; and the next one goes on from it."""
+
+    async def main():
+        fs = await with_snapshots(300, 600)
+        older, newest = snapshots(fs)
+        damage(fs, newest)
+        fs.disk.fault = DiskFaults(unreadable_sectors=frozenset({(older, 0)}))
+        with pytest.raises(StorageFailed, match=f"{older} cannot be read"):
+            await simulated(fs, segment_bytes_max=8192).start(failed=unexpected)
+        heal(fs)
+        storage = simulated(fs, segment_bytes_max=8192)
+        recovered = await storage.start(failed=unexpected)
+        assert (recovered.snapshot, recovered.entries) == (meta(300), entries(301, 680))
+        await storage.close()
+
+    run(main())
+
+
 def test_a_missing_only_snapshot_falls_back_to_the_whole_log():
     """One snapshot purges nothing, so the log can do without it."""
 
